@@ -1,0 +1,106 @@
+//! The stable codes by which clients tell refusals and failures apart, each with its HTTP status.
+//!
+//! `schema/errors.md` is written from this table.
+
+macro_rules! error_codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $status:literal;)*) => {
+        /// Clients match on it; a code never changes its meaning and is never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code, in the order of `schema/errors.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as clients see it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// The HTTP status when the code answers a whole request.
+            pub const fn http_status(self) -> u16 {
+                match self {
+                    $(Self::$name => $status,)*
+                }
+            }
+
+            /// What the code means, for `schema/errors.md`.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+),)*
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The endpoint's URL is not an absolute HTTPS URL that we may post to, or its host does not resolve.
+    WebhookInvalidUrl = "WEBHOOK_INVALID_URL", 422;
+    /// An event filter is not made of dot-separated names, `*` and `**`, or the profile does not allow it.
+    WebhookFilterInvalid = "WEBHOOK_FILTER_INVALID", 422;
+    /// The endpoint did not answer a test delivery within the test timeout.
+    WebhookTestTimeout = "WEBHOOK_TEST_TIMEOUT", 422;
+    /// The endpoint answered a test delivery with a status that is no success.
+    WebhookBadResponseCode = "WEBHOOK_BAD_RESPONSE_CODE", 422;
+    /// The endpoint could not be reached for a test delivery.
+    WebhookTestFailed = "WEBHOOK_TEST_FAILED", 422;
+    /// A supplied secret is too short, too long, or not made of visible ASCII characters.
+    WebhookSecretInvalid = "WEBHOOK_SECRET_INVALID", 422;
+    /// The event type is neither in the catalogue nor registered by the tenant.
+    EventTypeUnknown = "EVENT_TYPE_UNKNOWN", 422;
+    /// The event type is registered already, with another definition.
+    EventTypeExists = "EVENT_TYPE_EXISTS", 409;
+    /// The message is larger than the limit.
+    MessageTooLarge = "MESSAGE_TOO_LARGE", 413;
+    /// The idempotency key was used before, with another message.
+    IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", 409;
+    /// There is no such thing, or it belongs to somebody else.
+    NotFound = "NOT_FOUND", 404;
+    /// The thing was changed since the version that the caller expects.
+    VersionConflict = "VERSION_CONFLICT", 409;
+    /// A limit on the number of things is reached.
+    LimitExceeded = "LIMIT_EXCEEDED", 422;
+    /// The delivery cannot be sent again as things stand.
+    NotRedeliverable = "NOT_REDELIVERABLE", 409;
+    /// An argument does not have the form or range that its description gives.
+    InvalidInput = "INVALID_INPUT", 422;
+    /// A paging cursor is damaged or belongs to another list.
+    InvalidCursor = "INVALID_CURSOR", 400;
+    /// No valid credential was sent.
+    Unauthenticated = "UNAUTHENTICATED", 401;
+    /// The credential does not carry the scope that the operation needs.
+    Forbidden = "FORBIDDEN", 403;
+    /// The request is not well formed.
+    BadRequest = "BAD_REQUEST", 400;
+    /// The GraphQL document does not parse.
+    GraphqlParseFailed = "GRAPHQL_PARSE_FAILED", 400;
+    /// The GraphQL document does not fit the schema.
+    GraphqlValidationFailed = "GRAPHQL_VALIDATION_FAILED", 400;
+    /// The GraphQL document expands to more selections than are allowed.
+    QueryTooComplex = "QUERY_TOO_COMPLEX", 400;
+    /// The request body is larger than the limit.
+    QueryTooLarge = "QUERY_TOO_LARGE", 413;
+    /// A queue is full; try again after the time in `Retry-After`.
+    Overloaded = "OVERLOADED", 503;
+    /// Something failed on our side; the request id finds it in the logs.
+    Internal = "INTERNAL", 500;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_stands_for_one_thing() {
+        let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(texts.len(), ErrorCode::ALL.len());
+        assert!(ErrorCode::ALL.iter().all(|code| (400..600).contains(&code.http_status())));
+    }
+}

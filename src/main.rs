@@ -1,0 +1,2 @@
+//! Tidings.
+fn main() {}
