@@ -3,10 +3,17 @@
 //! No I/O, clock, randomness or `async`: what a decision needs, the command brings. `decide` says what happens,
 //! `evolve` remembers it, `due` says what is to be done now. All state is a fold over recorded events.
 
-pub mod catalogue;
-pub mod filter;
+pub mod time;
 pub mod id;
+pub mod filter;
 pub mod json;
+pub mod catalogue;
 pub mod outcome;
 pub mod profile;
-pub mod time;
+pub mod secret;
+pub mod signing;
+pub mod scope;
+pub mod event;
+pub mod tenant;
+pub mod message;
+pub mod subscription;

@@ -1,1 +1,417 @@
-//! Placeholder.
+//! Delivery profiles: everything in which one product's webhooks differ from another's, as data.
+//!
+//! A profile is immutable and its name carries its version: deliveries record the name, and the bytes of a body follow
+//! from the profile and the recorded message alone. The files stand in `schema/profiles/`.
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::filter::Filter;
+use super::outcome::Response;
+use super::time::Timestamp;
+
+/// How one kind of receiver wants its webhooks.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Name with version: `axie-v1`.
+    pub name: String,
+    /// One sentence for people who choose.
+    pub description: String,
+    /// The body's fields, in order.
+    pub envelope: Vec<Field>,
+    /// The signature headers.
+    pub signatures: Vec<Signature>,
+    /// All other headers but `Content-Type`, which is always `application/json`.
+    pub headers: Vec<Header>,
+    /// Which statuses end a delivery well.
+    pub success: Success,
+    /// When to try again.
+    pub retry: Retry,
+    /// How the delays are spread.
+    pub jitter: Jitter,
+    /// Limit for one attempt, the reading of the answer included, in milliseconds.
+    pub timeout_ms: u64,
+    /// The same for a test delivery.
+    pub test_timeout_ms: u64,
+    /// Whether a new subscription sends at once when its creator does not say (C12).
+    pub enabled_default: bool,
+    /// What filters a subscription may have (C13).
+    pub filters: FilterRules,
+    /// Whether the creator may bring a secret of their own (C10).
+    pub secret_supplied: bool,
+    /// The longest time for which an old secret may go on signing beside the new one, in seconds (C11).
+    pub rotation_overlap_max_s: u64,
+    /// The same when the caller does not say.
+    pub rotation_overlap_default_s: u64,
+    /// Which deliveries may be sent again (C17).
+    pub redelivery: Redelivery,
+}
+
+/// One field of the body.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Field {
+    /// Its key.
+    pub name: String,
+    /// What stands in it.
+    pub value: FieldValue,
+}
+
+/// What may stand in a field of the body: nothing that changes from attempt to attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldValue {
+    /// The message's id.
+    MessageId,
+    /// The event type.
+    Type,
+    /// When the event happened, in whole seconds.
+    OccurredAtSeconds,
+    /// When the event happened, in milliseconds.
+    OccurredAtMs,
+    /// The tenant's public id.
+    Tenant,
+    /// The publisher's data.
+    Data,
+    /// A fixed text.
+    Text(String),
+}
+
+/// One header.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Its name, as written on the wire.
+    pub name: String,
+    /// What stands in it.
+    pub value: HeaderValue,
+}
+
+/// What may stand in a header.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeaderValue {
+    /// The message's id, the same on every attempt.
+    MessageId,
+    /// The event type.
+    Type,
+    /// When this attempt began, in Unix seconds (A27).
+    AttemptedAt,
+    /// A fixed text.
+    Text(String),
+}
+
+/// One signature header.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// The header's name.
+    pub header: String,
+    /// What stands before the encoded signature.
+    pub prefix: String,
+    /// How the 32 bytes are written.
+    pub encoding: Encoding,
+    /// Which bytes are signed.
+    pub content: SignedContent,
+    /// How the secret's text becomes the key.
+    pub key: KeyForm,
+    /// Whether secrets in their overlap sign too, separated by a space. Receivers that compare the whole header must
+    /// not see a second signature (A26, S17).
+    pub overlap: bool,
+}
+
+/// How a signature's bytes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Lower-case hexadecimal.
+    Hex,
+    /// Standard base64 with padding.
+    Base64,
+}
+
+/// Which bytes a signature covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignedContent {
+    /// The body alone.
+    Body,
+    /// `timestamp.body`, the timestamp in Unix seconds.
+    TimestampBody,
+    /// `id.timestamp.body`, as Standard Webhooks has it.
+    IdTimestampBody,
+}
+
+/// How the secret's text becomes the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyForm {
+    /// The UTF-8 bytes of the whole text.
+    Text,
+    /// What base64 decodes to behind `whsec_`; of any other text its UTF-8 bytes.
+    Whsec,
+}
+
+/// Which statuses end a delivery well.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Success {
+    /// Any status from 200 to 299 (S19).
+    #[serde(rename = "any_2xx")]
+    Any2xx,
+    /// Only these (A30).
+    Exactly(Vec<u16>),
+}
+
+/// When to try again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Retry {
+    /// A delay after each failed attempt; one attempt more than there are delays (A29).
+    List {
+        /// In milliseconds, counted from the end of the failed attempt.
+        delays_ms: Vec<u64>,
+    },
+    /// Delays that grow, inside a bounded window (S21).
+    Exponential {
+        /// The first delay, in milliseconds.
+        base_ms: u64,
+        /// How many times longer the next one is.
+        factor: u64,
+        /// The longest one.
+        cap_ms: u64,
+        /// Attempts in all.
+        attempts: u32,
+        /// No attempt becomes due later than this after the delivery was scheduled, in milliseconds.
+        window_ms: u64,
+    },
+}
+
+/// How delays are spread, so that many deliveries do not come back at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Jitter {
+    /// Exactly the delay.
+    None,
+    /// Evenly between half the delay and the delay.
+    Equal,
+    /// Evenly between the delay and a tenth more: never earlier than published.
+    Additive,
+}
+
+/// What filters a subscription may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterRules {
+    /// Whether `*` and `**` may be used; exact types otherwise.
+    pub globs: bool,
+    /// Whether none at all is accepted, which delivers nothing (S5).
+    pub empty: bool,
+}
+
+/// Which deliveries may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redelivery {
+    /// Those that failed (A35).
+    Failed,
+    /// Any that has ended (S26).
+    Any,
+}
+
+/// A profile that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no delivery profile '{0}'")]
+pub struct UnknownProfile(pub String);
+
+/// The profile of new tenants.
+pub const DEFAULT: &str = "standard-v1";
+
+static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {
+    [
+        include_str!("../../schema/profiles/axie-v1.json"),
+        include_str!("../../schema/profiles/axissynapse-v1.json"),
+        include_str!("../../schema/profiles/standard-v1.json"),
+    ]
+    .iter()
+    .map(|text| serde_json::from_str(text).expect("a test reads every built-in profile"))
+    .collect()
+});
+
+/// Every profile that this program brings.
+pub fn built_in() -> &'static [Profile] {
+    &BUILT_IN
+}
+
+/// The profile of that name.
+pub fn find(name: &str) -> Result<&'static Profile, UnknownProfile> {
+    BUILT_IN.iter().find(|profile| profile.name == name).ok_or_else(|| UnknownProfile(name.to_owned()))
+}
+
+/// Why a profile refuses a subscription's filters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FiltersRefused {
+    /// The profile wants exact event types.
+    #[error("profile '{profile}' takes exact event types, and '{filter}' is a pattern")]
+    Glob {
+        /// The profile.
+        profile: String,
+        /// The first offending filter.
+        filter: String,
+    },
+    /// The profile wants at least one.
+    #[error("profile '{0}' wants at least one event type")]
+    Empty(String),
+    /// More than a subscription may have.
+    #[error("at most {MAX_FILTERS} filters are allowed")]
+    TooMany,
+}
+
+/// The most filters that a subscription may have.
+pub const MAX_FILTERS: usize = 50;
+
+impl Profile {
+    /// Whether the profile's rules accept these filters.
+    pub fn check_filters(&self, filters: &[Filter]) -> Result<(), FiltersRefused> {
+        if filters.is_empty() && !self.filters.empty {
+            return Err(FiltersRefused::Empty(self.name.clone()));
+        }
+        if filters.len() > MAX_FILTERS {
+            return Err(FiltersRefused::TooMany);
+        }
+        match filters.iter().find(|filter| !self.filters.globs && !filter.is_exact()) {
+            Some(filter) => Err(FiltersRefused::Glob { profile: self.name.clone(), filter: filter.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an answer ends the delivery well.
+    pub fn accepts(&self, response: &Response) -> bool {
+        match &self.success {
+            Success::Any2xx => (200..300).contains(&response.status),
+            Success::Exactly(statuses) => statuses.contains(&response.status),
+        }
+    }
+
+    /// Attempts in all.
+    pub fn max_attempts(&self) -> u32 {
+        match &self.retry {
+            Retry::List { delays_ms } => delays_ms.len() as u32 + 1,
+            Retry::Exponential { attempts, .. } => *attempts,
+        }
+    }
+
+    /// When to try again after the given number of failed attempts, the last of which ended at `ended_at`; `None`
+    /// when the schedule has come to its end. `random` spreads the delay.
+    pub fn retry_at(&self, failures: u32, scheduled_at: Timestamp, ended_at: Timestamp, random: u64) -> Option<Timestamp> {
+        match &self.retry {
+            Retry::List { delays_ms } => {
+                let delay = *delays_ms.get(failures.checked_sub(1)? as usize)?;
+                Some(ended_at.plus_ms(self.jitter.spread(delay, random)))
+            }
+            Retry::Exponential { base_ms, factor, cap_ms, attempts, window_ms } => {
+                if failures == 0 || failures >= *attempts {
+                    return None;
+                }
+                let delay = base_ms.saturating_mul(factor.saturating_pow(failures - 1)).min(*cap_ms);
+                let due = ended_at.plus_ms(self.jitter.spread(delay, random));
+                (due <= scheduled_at.plus_ms(*window_ms)).then_some(due)
+            }
+        }
+    }
+}
+
+impl Jitter {
+    fn spread(self, delay_ms: u64, random: u64) -> u64 {
+        match self {
+            Self::None => delay_ms,
+            Self::Equal => delay_ms / 2 + random % (delay_ms - delay_ms / 2 + 1),
+            Self::Additive => delay_ms.saturating_add(random % (delay_ms / 10 + 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_ms(1_000_000);
+
+    fn delays(profile: &str, random: u64) -> Vec<u64> {
+        let profile = find(profile).unwrap();
+        (1..)
+            .map_while(|failures| profile.retry_at(failures, START, START, random))
+            .map(|due| due.ms_since(START))
+            .collect()
+    }
+
+    #[test]
+    fn axie_waits_2_4_8_and_16_seconds_and_tries_five_times() {
+        // A29
+        assert_eq!(delays("axie-v1", 12_345), [2_000, 4_000, 8_000, 16_000]);
+        assert_eq!(find("axie-v1").unwrap().max_attempts(), 5);
+    }
+
+    #[test]
+    fn axissynapse_retries_seconds_later_at_first_and_minutes_later_at_last() {
+        // S21, C2
+        let longest = [5_000, 15_000, 45_000, 135_000, 405_000, 600_000, 600_000];
+        for random in [0, 1, 7_919, u64::MAX] {
+            for (delay, longest) in delays("axissynapse-v1", random).into_iter().zip(longest) {
+                assert!((longest / 2..=longest).contains(&delay), "{delay} of {longest} at {random}");
+            }
+        }
+        assert_eq!(delays("axissynapse-v1", 3).len(), 7);
+    }
+
+    #[test]
+    fn no_retry_becomes_due_behind_the_window() {
+        // S21
+        let profile = find("axissynapse-v1").unwrap();
+        let late = START.plus_ms(3_600_000 - 1_000);
+        assert_eq!(profile.retry_at(1, START, late, 0), None);
+        assert!(profile.retry_at(1, START, START, 0).is_some());
+    }
+
+    #[test]
+    fn standard_webhooks_delays_are_never_shorter_than_published() {
+        let published = [5_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 36_000_000];
+        for (delay, published) in delays("standard-v1", u64::MAX).into_iter().zip(published) {
+            assert!((published..=published + published / 10).contains(&delay));
+        }
+    }
+
+    #[test]
+    fn axie_counts_only_200_as_success_and_the_others_any_2xx() {
+        // A30, S19, C1
+        let answer = |status| Response { status, preview: String::new(), truncated: false };
+        for (status, axie, others) in
+            [(200, true, true), (202, false, true), (204, false, true), (301, false, false), (400, false, false), (503, false, false)]
+        {
+            assert_eq!(find("axie-v1").unwrap().accepts(&answer(status)), axie, "{status}");
+            assert_eq!(find("axissynapse-v1").unwrap().accepts(&answer(status)), others, "{status}");
+            assert_eq!(find("standard-v1").unwrap().accepts(&answer(status)), others, "{status}");
+        }
+    }
+
+    #[test]
+    fn axie_wants_exact_types_and_at_least_one_where_axissynapse_takes_globs_and_none() {
+        // A6, S5, S10, C13
+        let glob = [Filter::parse("platform.**").unwrap()];
+        let exact = [Filter::parse("user.created").unwrap()];
+        let axie = find("axie-v1").unwrap();
+        assert!(axie.check_filters(&exact).is_ok());
+        assert_eq!(axie.check_filters(&[]).unwrap_err().to_string(), "profile 'axie-v1' wants at least one event type");
+        assert!(axie.check_filters(&glob).unwrap_err().to_string().contains("'platform.**' is a pattern"));
+        let synapse = find("axissynapse-v1").unwrap();
+        assert!(synapse.check_filters(&[]).is_ok());
+        assert!(synapse.check_filters(&glob).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_profile_is_refused_by_name() {
+        assert_eq!(find("axie-v9").unwrap_err().to_string(), "there is no delivery profile 'axie-v9'");
+    }
+}

@@ -1,1 +1,201 @@
-//! Placeholder.
+//! From a decision to an append, and from the log to a state.
+//!
+//! Names the streams, puts events into the form that the log takes, and folds what it returns. Every writer of a
+//! stream goes through here, so that a stream has one name and one way to be read.
+
+pub mod vault;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::codec::{self, DecodeError};
+use crate::domain::event::Event;
+use crate::domain::id::{RequestId, SubscriptionId, TenantId};
+use crate::domain::subscription::{self, Subscription};
+use crate::domain::tenant::Tenant;
+use crate::domain::time::Timestamp;
+use crate::event_store::log::Log;
+use crate::event_store::{NewEvent, ReadError, Recorded, StreamName, StreamWrite};
+
+/// Who caused an event, and in which request; stands beside the payload in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Who.
+    pub actor: Actor,
+    /// In which request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    /// From which address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+}
+
+/// Who caused an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// What kind of actor.
+    pub kind: ActorKind,
+    /// Its id.
+    pub id: String,
+}
+
+/// Kinds of actors. Stored by these names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorKind {
+    /// A caller with an API key.
+    ApiKey,
+    /// This program.
+    System,
+}
+
+impl Meta {
+    /// This program, on its own account.
+    pub fn system() -> Self {
+        Self { actor: Actor { kind: ActorKind::System, id: "system".into() }, request: None, ip: None }
+    }
+}
+
+/// A stream could not be folded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An event cannot be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// Events are folded in pages of this many.
+const PAGE: usize = 500;
+
+/// Stream of a tenant's own life.
+pub fn tenant_stream(tenant: TenantId) -> StreamName {
+    format!("tenant-{}", tenant.suffix())
+}
+
+/// Stream of a tenant's messages.
+pub fn messages_stream(tenant: TenantId) -> StreamName {
+    format!("messages-{}", tenant.suffix())
+}
+
+/// Category of the streams of subscriptions' own lives.
+pub const SUBSCRIPTION_CATEGORY: &str = "subscription";
+
+/// Stream of a subscription's own life.
+pub fn subscription_stream(subscription: SubscriptionId) -> StreamName {
+    format!("{SUBSCRIPTION_CATEGORY}-{}", subscription.suffix())
+}
+
+/// Stream of what a subscription owes.
+pub fn deliveries_stream(subscription: SubscriptionId) -> StreamName {
+    format!("deliveries-{}", subscription.suffix())
+}
+
+/// Puts an event into the log's form.
+pub fn new_event(event: &Event, at: Timestamp, meta: Option<&Meta>, content: Option<Bytes>, clock: &dyn Clock) -> NewEvent {
+    let encoded = codec::encode(event);
+    NewEvent {
+        id: clock.event_id(),
+        kind: encoded.kind.into(),
+        schema: encoded.schema,
+        at,
+        data: encoded.data,
+        meta: meta.map(|meta| serde_json::to_string(meta).expect("meta data has string keys")),
+        content,
+    }
+}
+
+/// A subscription as the log tells it, with the versions of its two streams.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The state.
+    pub state: Subscription,
+    /// Version of `subscription-…`.
+    pub life_version: u64,
+    /// Version of `deliveries-…`.
+    pub deliveries_version: u64,
+}
+
+impl Loaded {
+    /// Folds one event in, and gives it its version.
+    pub fn evolve(&mut self, event: &Event, at: Timestamp) {
+        let version = match event {
+            Event::Delivery(_) => &mut self.deliveries_version,
+            Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => &mut self.life_version,
+        };
+        *version += 1;
+        subscription::evolve(&mut self.state, event, at, *version);
+    }
+
+    /// The writes that append these events, which were folded in already.
+    pub fn writes(&self, id: SubscriptionId, life: Vec<NewEvent>, deliveries: Vec<NewEvent>) -> Vec<StreamWrite> {
+        [
+            (subscription_stream(id), self.life_version, life),
+            (deliveries_stream(id), self.deliveries_version, deliveries),
+        ]
+        .into_iter()
+        .filter(|(_, _, events)| !events.is_empty())
+        .map(|(stream, version, events)| StreamWrite {
+            stream,
+            first_version: version + 1 - events.len() as u64,
+            events,
+        })
+        .collect()
+    }
+}
+
+/// Folds a subscription from its two streams, in the order of the log.
+pub async fn load_subscription(log: &Log, id: SubscriptionId) -> Result<Loaded, LoadError> {
+    let mut life = read_all(log, &subscription_stream(id)).await?.into_iter().peekable();
+    let stream = deliveries_stream(id);
+    let mut loaded = Loaded::default();
+    loop {
+        let page = log.read_stream(&stream, loaded.deliveries_version + 1, PAGE).await?;
+        let last_page = page.len() < PAGE;
+        for recorded in &page {
+            while let Some(earlier) = life.next_if(|earlier| earlier.position < recorded.position) {
+                loaded.evolve(&codec::decode(&earlier)?, earlier.at);
+            }
+            loaded.evolve(&codec::decode(recorded)?, recorded.at);
+        }
+        if last_page {
+            break;
+        }
+    }
+    for recorded in life {
+        loaded.evolve(&codec::decode(&recorded)?, recorded.at);
+    }
+    Ok(loaded)
+}
+
+/// Folds a tenant, and says at which version its stream is.
+pub async fn load_tenant(log: &Log, id: TenantId) -> Result<(Tenant, u64), LoadError> {
+    let mut tenant = Tenant::default();
+    let events = read_all(log, &tenant_stream(id)).await?;
+    for recorded in &events {
+        if let Event::Tenant(event) = codec::decode(recorded)? {
+            tenant.evolve(&event);
+        }
+    }
+    Ok((tenant, events.len() as u64))
+}
+
+/// The version of a stream: that of its newest event, 0 if it has none.
+pub async fn stream_version(log: &Log, stream: &str) -> Result<u64, ReadError> {
+    log.stream_version(stream).await
+}
+
+async fn read_all(log: &Log, stream: &str) -> Result<Vec<Recorded>, ReadError> {
+    let mut events = Vec::new();
+    loop {
+        let page = log.read_stream(stream, events.len() as u64 + 1, PAGE).await?;
+        let last_page = page.len() < PAGE;
+        events.extend(page);
+        if last_page {
+            return Ok(events);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Everything that is ever recorded.
+//!
+//! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
+//! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
+
+use serde::{Deserialize, Serialize};
+
+use super::filter::{EventType, Filter};
+use super::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use super::outcome::{FailureCode, Response};
+use super::scope::Scope;
+use super::time::Timestamp;
+
+/// Any recorded event, by the kind of its stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// In `tenant-…`.
+    Tenant(TenantEvent),
+    /// In `messages-…`, one stream for each tenant.
+    Message(MessageEvent),
+    /// In `subscription-…`.
+    Subscription(SubscriptionEvent),
+    /// In `deliveries-…`, one stream for each subscription.
+    Delivery(DeliveryEvent),
+}
+
+/// What happens to a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TenantEvent {
+    /// It came into being.
+    Created(TenantCreated),
+    /// It announced an event type of its own.
+    EventTypeRegistered(EventTypeRegistered),
+    /// An API key was made for it.
+    ApiKeyIssued(ApiKeyIssued),
+    /// An API key was withdrawn.
+    ApiKeyRevoked(ApiKeyRevoked),
+}
+
+/// A tenant came into being.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TenantCreated {
+    /// Its id.
+    pub tenant: TenantId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its public id, which receivers see in the envelope (`ent_…`, `ws_…`).
+    pub slug: String,
+    /// The delivery profile of its new subscriptions.
+    pub profile: String,
+}
+
+/// A tenant announced an event type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventTypeRegistered {
+    /// The name.
+    pub name: EventType,
+    /// What it belongs to.
+    pub category: String,
+    /// What it tells, for people.
+    pub description: String,
+    /// JSON Schema of the data.
+    pub schema: serde_json::Value,
+    /// Data that conforms to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub example: Option<serde_json::Value>,
+}
+
+/// An API key was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKeyIssued {
+    /// Its id, which is part of the key.
+    pub key: ApiKeyId,
+    /// What it is for.
+    pub name: String,
+    /// SHA-256 of its 256-bit secret, in hex.
+    pub hash: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it stops working.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An API key was withdrawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKeyRevoked {
+    /// Its id.
+    pub key: ApiKeyId,
+}
+
+/// What happens to messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MessageEvent {
+    /// One was accepted for delivery.
+    Published(MessagePublished),
+}
+
+/// A message was accepted. Its data stands beside the event, where it can be erased.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessagePublished {
+    /// Its id.
+    pub message: MessageId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The tenant's public id at that time; part of the bodies.
+    pub tenant_slug: String,
+    /// What kind of event it tells of.
+    pub event_type: EventType,
+    /// When that event happened.
+    pub occurred_at: Timestamp,
+    /// Size of the canonical data.
+    pub size_bytes: u32,
+    /// SHA-256 of salt and data, in hex; the salt stands with the data.
+    pub digest: String,
+    /// Whether the data is not a fixed point of a JavaScript parser, so that receivers that re-serialise it will fail
+    /// to verify (A25).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unstable: bool,
+    /// The publisher's key against publishing twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// What happens to a subscription, its deliveries aside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubscriptionEvent {
+    /// It came into being.
+    Created(SubscriptionCreated),
+    /// Its settings changed.
+    Updated(SubscriptionUpdated),
+    /// It began, or began again, to send.
+    Enabled(SubscriptionEnabled),
+    /// It stopped sending.
+    Disabled(SubscriptionDisabled),
+    /// It has a new signing secret.
+    SecretRotated(SecretRotated),
+    /// A test delivery was sent.
+    TestSent(TestSent),
+    /// A delivery was asked for again.
+    RedeliveryRequested(RedeliveryRequested),
+    /// It is gone, and with it every delivery that had not ended.
+    Deleted(SubscriptionDeleted),
+}
+
+/// A subscription came into being.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionCreated {
+    /// Its id.
+    pub subscription: SubscriptionId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its delivery profile.
+    pub profile: String,
+    /// Where to send.
+    pub url: String,
+    /// What it is for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What to send.
+    pub filters: Vec<Filter>,
+    /// Whether it sends at once.
+    pub enabled: bool,
+    /// Keyed fingerprint of the signing secret, which is version 1.
+    pub secret_fingerprint: String,
+}
+
+/// From one value to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<T> {
+    /// Before.
+    pub from: T,
+    /// After.
+    pub to: T,
+}
+
+/// A subscription's settings changed; what is absent stayed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionUpdated {
+    /// Where to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Change<String>>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<Change<Option<String>>>,
+    /// What to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Change<Vec<Filter>>>,
+}
+
+/// A subscription began, or began again, to send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionEnabled {}
+
+/// A subscription stopped sending.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionDisabled {
+    /// In the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A subscription has a new signing secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SecretRotated {
+    /// Version of the new one.
+    pub version: u32,
+    /// Its keyed fingerprint.
+    pub fingerprint: String,
+    /// Until when the one before goes on signing beside it; absent if it stopped at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_retires_at: Option<Timestamp>,
+}
+
+/// A test delivery was sent. It changes nothing (S27).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestSent {
+    /// The event type that it pretended to tell of.
+    pub event_type: EventType,
+    /// Whether the profile counts the answer as success.
+    pub verified: bool,
+    /// The answer's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no usable answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureCode>,
+    /// How long it took.
+    pub latency_ms: u64,
+}
+
+/// Somebody asked for a delivery again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RedeliveryRequested {
+    /// The delivery that had ended.
+    pub original: DeliveryId,
+    /// The new one.
+    pub delivery: DeliveryId,
+    /// Of this message.
+    pub message: MessageId,
+}
+
+/// A subscription is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionDeleted {
+    /// How many deliveries were cancelled with it.
+    pub cancelled: u64,
+}
+
+/// What happens to a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeliveryEvent {
+    /// A message is owed to the subscription.
+    Scheduled(DeliveryScheduled),
+    /// An attempt failed.
+    AttemptFailed(AttemptFailed),
+    /// An attempt succeeded; the delivery has ended.
+    Succeeded(DeliverySucceeded),
+    /// The last attempt failed; the delivery has ended.
+    Exhausted(DeliveryExhausted),
+}
+
+/// A message is owed to the subscription; its first attempt is due at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryScheduled {
+    /// Its id.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// The subscription's revision when it was scheduled.
+    pub revision: u64,
+    /// The ended delivery that this one repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redelivery_of: Option<DeliveryId>,
+}
+
+/// An attempt failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptFailed {
+    /// Of this delivery.
+    pub delivery: DeliveryId,
+    /// The attempt's number, from 1.
+    pub number: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub latency_ms: u64,
+    /// Why it failed.
+    pub code: FailureCode,
+    /// The same in a sentence.
+    pub detail: String,
+    /// What the endpoint said, if it said anything whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<Response>,
+    /// The subscription's revision that it was sent under.
+    pub revision: u64,
+    /// When the next attempt is due; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Timestamp>,
+}
+
+/// An attempt succeeded; the delivery has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliverySucceeded {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The attempt's number, from 1.
+    pub number: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub latency_ms: u64,
+    /// What the endpoint said.
+    pub response: Response,
+    /// The subscription's revision that it was sent under.
+    pub revision: u64,
+}
+
+/// The schedule came to its end; the delivery has failed (A31).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryExhausted {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// How many attempts were made.
+    pub attempts: u32,
+}

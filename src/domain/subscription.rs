@@ -1,0 +1,610 @@
+//! A subscription and the deliveries it owes: the one aggregate of delivery.
+//!
+//! Its state is a fold over two streams, `subscription-…` (what people do to it) and `deliveries-…` (what it owes and
+//! how each attempt went). Both have this one writer, so one decision may extend both.
+//!
+//! - A message is scheduled at most once: positions at or below the highest matched one are ignored.
+//! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
+//! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::event::{
+    AttemptFailed, Change, DeliveryEvent, DeliveryExhausted, DeliveryScheduled, DeliverySucceeded, Event,
+    RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted, SubscriptionDisabled,
+    SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
+};
+use super::filter::Filter;
+use super::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use super::outcome::{Exchange, FailureCode};
+use super::profile::{self, FiltersRefused, Profile, Redelivery, UnknownProfile};
+use super::time::Timestamp;
+use crate::error_code::ErrorCode;
+
+/// The most characters of a description (S6).
+pub const MAX_DESCRIPTION_CHARS: usize = 200;
+
+/// A subscription with what it owes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Subscription {
+    /// Whether there is one, and how it is set.
+    pub life: Life,
+    /// What it owes.
+    pub deliveries: Deliveries,
+}
+
+/// From nothing to gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Life {
+    /// Never created.
+    #[default]
+    Absent,
+    /// There, with its settings.
+    Live(Settings),
+    /// Deleted; it was this tenant's.
+    Deleted(TenantId),
+}
+
+/// How a subscription is set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Its id.
+    pub id: SubscriptionId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its delivery profile.
+    pub profile: String,
+    /// Where to send.
+    pub url: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// What to send.
+    pub filters: Vec<Filter>,
+    /// Whether it sends.
+    pub enabled: bool,
+    /// The signing secrets' versions, the current one first.
+    pub secrets: Vec<SecretVersion>,
+    /// Grows with every change of these settings, from 1.
+    pub revision: u64,
+}
+
+/// What is known of a signing secret: everything but the secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretVersion {
+    /// From 1.
+    pub version: u32,
+    /// Until when it signs beside its successor; `None` for the current one.
+    pub retires_at: Option<Timestamp>,
+}
+
+/// Everything owed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Deliveries {
+    open: HashMap<DeliveryId, Open>,
+    /// The open ones by the time of their next attempt.
+    agenda: BTreeSet<(Timestamp, DeliveryId)>,
+    matched_through: u64,
+}
+
+/// A delivery that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// When it was scheduled.
+    pub scheduled_at: Timestamp,
+    /// When its next attempt is due.
+    pub due_at: Timestamp,
+    /// Attempts that failed.
+    pub failures: u32,
+    /// The version of its last event in the deliveries stream: not to be acted on before that is durable.
+    pub version: u64,
+}
+
+/// What a subscription can be asked to do. Brings all that the decision needs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Come into being.
+    Create(SubscriptionCreated),
+    /// Change settings; what is `None` stays.
+    Update(Update),
+    /// Begin to send.
+    Enable,
+    /// Stop sending.
+    Disable {
+        /// Why, for the audit log.
+        reason: Option<String>,
+    },
+    /// Take a new secret, which the caller has sealed already.
+    RotateSecret {
+        /// Its keyed fingerprint.
+        fingerprint: String,
+        /// For how long the old one goes on signing; the profile's default if `None`.
+        overlap_s: Option<u64>,
+        /// Now.
+        at: Timestamp,
+    },
+    /// Remember a test delivery.
+    RecordTest(TestSent),
+    /// Owe these messages, in log order.
+    Match(Vec<Match>),
+    /// Remember how an attempt went.
+    FinishAttempt(Finished),
+    /// Owe a message again.
+    Redeliver(Redeliver),
+    /// Cease to be.
+    Delete {
+        /// The revision that the caller has seen.
+        expected_revision: Option<u64>,
+    },
+}
+
+/// New settings; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// The revision that the caller has seen.
+    pub expected_revision: Option<u64>,
+    /// Where to send.
+    pub url: Option<String>,
+    /// What it is for; `Some(None)` clears it.
+    pub description: Option<Option<String>>,
+    /// What to send.
+    pub filters: Option<Vec<Filter>>,
+}
+
+/// A message that the filters matched as of its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Id for the delivery, if there is to be one.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// Its number in the shard's log.
+    pub message_seq: u64,
+}
+
+/// An attempt that ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Of this delivery.
+    pub delivery: DeliveryId,
+    /// The attempt's number, from 1.
+    pub number: u32,
+    /// The revision that it was sent under.
+    pub revision: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How it went.
+    pub exchange: Exchange,
+    /// Spreads the delay until the next one.
+    pub random: u64,
+}
+
+/// A request to send an ended delivery again, with what the caller has read of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redeliver {
+    /// The ended one.
+    pub original: DeliveryId,
+    /// Whether it failed.
+    pub original_failed: bool,
+    /// Id of the new one.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// Its number in the shard's log.
+    pub message_seq: u64,
+}
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such subscription.
+    #[error("there is no such webhook")]
+    NotFound,
+    /// The id is in use.
+    #[error("the webhook exists already")]
+    Exists,
+    /// The settings changed meanwhile.
+    #[error("the webhook is at version {actual}, not {expected}")]
+    RevisionConflict {
+        /// What the caller has seen.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// The profile refuses the filters.
+    #[error(transparent)]
+    Filters(#[from] FiltersRefused),
+    /// The profile does not exist.
+    #[error(transparent)]
+    Profile(#[from] UnknownProfile),
+    /// Too long a description.
+    #[error("the description has {0} characters; at most {MAX_DESCRIPTION_CHARS} are allowed")]
+    DescriptionTooLong(usize),
+    /// The profile does not let the old secret live so long.
+    #[error("the old secret may go on for {max_s} seconds at most under profile '{profile}'")]
+    OverlapTooLong {
+        /// The profile.
+        profile: String,
+        /// What it allows.
+        max_s: u64,
+    },
+    /// The delivery has not ended.
+    #[error("delivery {0} is still under way")]
+    StillOpen(DeliveryId),
+    /// The profile sends only failed ones again.
+    #[error("delivery {0} succeeded, and profile '{1}' sends only failed deliveries again")]
+    Succeeded(DeliveryId, String),
+    /// Nothing is sent while disabled.
+    #[error("the webhook is disabled")]
+    Disabled,
+    /// The attempt's delivery has ended, or another attempt has counted in its place.
+    #[error("delivery {0} awaits no such attempt")]
+    NotPending(DeliveryId),
+}
+
+impl Refusal {
+    /// The code that clients match on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound | Self::NotPending(_) => ErrorCode::NotFound,
+            Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
+            Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
+            Self::Profile(_) | Self::DescriptionTooLong(_) | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
+            Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
+        }
+    }
+}
+
+/// Says what happens. Reads nothing but its arguments. No events: nothing is to change.
+pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refusal> {
+    match command {
+        Command::Create(created) => create(state, created),
+        Command::Update(update) => change(state.settings()?, update),
+        Command::Enable => Ok(match state.settings()?.enabled {
+            true => vec![],
+            false => vec![subscription(SubscriptionEvent::Enabled(SubscriptionEnabled {}))],
+        }),
+        Command::Disable { reason } => Ok(match state.settings()?.enabled {
+            true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason }))],
+            false => vec![],
+        }),
+        Command::RotateSecret { fingerprint, overlap_s, at } => rotate(state.settings()?, fingerprint, overlap_s, at),
+        Command::RecordTest(sent) => state.settings().map(|_| vec![subscription(SubscriptionEvent::TestSent(sent))]),
+        Command::Match(matches) => Ok(schedule(state, &matches)),
+        Command::FinishAttempt(finished) => finish(state, finished),
+        Command::Redeliver(request) => redeliver(state, request),
+        Command::Delete { expected_revision } => {
+            check_revision(state.settings()?, expected_revision)?;
+            let cancelled = state.deliveries.open.len() as u64;
+            Ok(vec![subscription(SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled }))])
+        }
+    }
+}
+
+fn subscription(event: SubscriptionEvent) -> Event {
+    Event::Subscription(event)
+}
+
+fn create(state: &Subscription, created: SubscriptionCreated) -> Result<Vec<Event>, Refusal> {
+    match state.life {
+        Life::Absent => {}
+        Life::Live(_) | Life::Deleted(_) => return Err(Refusal::Exists),
+    }
+    profile::find(&created.profile)?.check_filters(&created.filters)?;
+    check_description(created.description.as_deref())?;
+    Ok(vec![subscription(SubscriptionEvent::Created(created))])
+}
+
+fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
+    check_revision(settings, update.expected_revision)?;
+    if let Some(filters) = &update.filters {
+        profile::find(&settings.profile)?.check_filters(filters)?;
+    }
+    check_description(update.description.as_ref().and_then(|description| description.as_deref()))?;
+    let event = SubscriptionUpdated {
+        url: difference(&settings.url, update.url),
+        description: difference(&settings.description, update.description),
+        filters: difference(&settings.filters, update.filters),
+    };
+    Ok(if event == SubscriptionUpdated::default() { vec![] } else { vec![subscription(SubscriptionEvent::Updated(event))] })
+}
+
+fn difference<T: Clone + PartialEq>(from: &T, to: Option<T>) -> Option<Change<T>> {
+    to.filter(|to| to != from).map(|to| Change { from: from.clone(), to })
+}
+
+fn check_revision(settings: &Settings, expected: Option<u64>) -> Result<(), Refusal> {
+    match expected {
+        Some(expected) if expected != settings.revision => {
+            Err(Refusal::RevisionConflict { expected, actual: settings.revision })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_description(description: Option<&str>) -> Result<(), Refusal> {
+    match description.map_or(0, |text| text.chars().count()) {
+        count if count > MAX_DESCRIPTION_CHARS => Err(Refusal::DescriptionTooLong(count)),
+        _ => Ok(()),
+    }
+}
+
+fn rotate(
+    settings: &Settings,
+    fingerprint: String,
+    overlap_s: Option<u64>,
+    at: Timestamp,
+) -> Result<Vec<Event>, Refusal> {
+    let profile = profile::find(&settings.profile)?;
+    let overlap_s = overlap_s.unwrap_or(profile.rotation_overlap_default_s);
+    if overlap_s > profile.rotation_overlap_max_s {
+        return Err(Refusal::OverlapTooLong { profile: profile.name.clone(), max_s: profile.rotation_overlap_max_s });
+    }
+    let previous_retires_at = (overlap_s > 0).then(|| at.plus_ms(overlap_s * 1_000));
+    let version = settings.next_secret_version();
+    Ok(vec![subscription(SubscriptionEvent::SecretRotated(SecretRotated { version, fingerprint, previous_retires_at }))])
+}
+
+fn schedule(state: &Subscription, matches: &[Match]) -> Vec<Event> {
+    let Life::Live(settings) = &state.life else { return vec![] };
+    matches
+        .iter()
+        .filter(|matched| matched.message_seq > state.deliveries.matched_through)
+        .map(|matched| {
+            Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
+                delivery: matched.delivery,
+                message: matched.message,
+                message_seq: matched.message_seq,
+                revision: settings.revision,
+                redelivery_of: None,
+            }))
+        })
+        .collect()
+}
+
+fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
+    let Finished { delivery, number, revision, started_at, ended_at, exchange, random } = finished;
+    let settings = state.settings()?;
+    let open = state
+        .deliveries
+        .open
+        .get(&delivery)
+        .filter(|open| open.failures + 1 == number)
+        .ok_or(Refusal::NotPending(delivery))?;
+    let profile = profile::find(&settings.profile)?;
+    let latency_ms = exchange.latency_ms;
+    let (code, detail, response) = match exchange.result {
+        Ok(response) if profile.accepts(&response) => {
+            let succeeded = DeliverySucceeded { delivery, number, started_at, latency_ms, response, revision };
+            return Ok(vec![Event::Delivery(DeliveryEvent::Succeeded(succeeded))]);
+        }
+        Ok(response) => {
+            (FailureCode::Status, format!("the endpoint answered with status {}", response.status), Some(response))
+        }
+        Err(failure) => (failure.code, failure.detail, None),
+    };
+    let due_at = profile.retry_at(number, open.scheduled_at, ended_at, random);
+    let failed = AttemptFailed { delivery, number, started_at, latency_ms, code, detail, response, revision, due_at };
+    let mut events = vec![Event::Delivery(DeliveryEvent::AttemptFailed(failed))];
+    if due_at.is_none() {
+        events.push(Event::Delivery(DeliveryEvent::Exhausted(DeliveryExhausted { delivery, attempts: number })));
+    }
+    Ok(events)
+}
+
+fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Refusal> {
+    let Redeliver { original, original_failed, delivery, message, message_seq } = request;
+    let settings = state.settings()?;
+    let profile = profile::find(&settings.profile)?;
+    if state.deliveries.open.contains_key(&original) {
+        return Err(Refusal::StillOpen(original));
+    }
+    if !settings.enabled {
+        return Err(Refusal::Disabled);
+    }
+    match profile.redelivery {
+        Redelivery::Failed if !original_failed => return Err(Refusal::Succeeded(original, profile.name.clone())),
+        Redelivery::Failed | Redelivery::Any => {}
+    }
+    let revision = settings.revision;
+    Ok(vec![
+        subscription(SubscriptionEvent::RedeliveryRequested(RedeliveryRequested { original, delivery, message })),
+        Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
+            delivery,
+            message,
+            message_seq,
+            revision,
+            redelivery_of: Some(original),
+        })),
+    ])
+}
+
+/// Remembers what happened. Never fails, never judges: a recorded event is a fact.
+///
+/// `version` is the event's version in its stream.
+pub fn evolve(state: &mut Subscription, event: &Event, at: Timestamp, version: u64) {
+    match event {
+        Event::Subscription(event) => state.evolve_life(event),
+        Event::Delivery(event) => state.deliveries.evolve(event, at, version),
+        Event::Tenant(_) | Event::Message(_) => {}
+    }
+}
+
+impl Subscription {
+    /// The settings of a living subscription.
+    pub fn settings(&self) -> Result<&Settings, Refusal> {
+        match &self.life {
+            Life::Live(settings) => Ok(settings),
+            Life::Absent | Life::Deleted(_) => Err(Refusal::NotFound),
+        }
+    }
+
+    /// Whether anything may be sent now.
+    pub fn may_send(&self) -> bool {
+        self.settings().is_ok_and(|settings| settings.enabled)
+    }
+
+    /// What is due at `now`, the oldest first. The same question after a restart has the same answer.
+    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (DeliveryId, &Open)> {
+        let agenda = if self.may_send() { Some(self.deliveries.agenda.iter()) } else { None };
+        agenda
+            .into_iter()
+            .flatten()
+            .take_while(move |(due_at, _)| *due_at <= now)
+            .map(|(_, delivery)| (*delivery, &self.deliveries.open[delivery]))
+    }
+
+    /// When something is due next; `None` if nothing is owed or nothing may be sent.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.deliveries.agenda.first().map(|(due_at, _)| *due_at).filter(|_| self.may_send())
+    }
+
+    /// The next due time that lies after `now`.
+    pub fn next_due_after(&self, now: Timestamp) -> Option<Timestamp> {
+        let after = (now.plus_ms(1), DeliveryId::from_parts(0, 0));
+        self.deliveries.agenda.range(after..).next().map(|(due_at, _)| *due_at).filter(|_| self.may_send())
+    }
+
+    /// How many deliveries have not ended.
+    pub fn open_count(&self) -> usize {
+        self.deliveries.open.len()
+    }
+
+    fn evolve_life(&mut self, event: &SubscriptionEvent) {
+        if let SubscriptionEvent::Created(created) = event {
+            self.life = Life::Live(Settings::created(created));
+            return;
+        }
+        if let SubscriptionEvent::Deleted(_) = event {
+            self.deliveries.open.clear();
+            self.deliveries.agenda.clear();
+            if let Life::Live(settings) = &self.life {
+                self.life = Life::Deleted(settings.tenant);
+            }
+            return;
+        }
+        if let Life::Live(settings) = &mut self.life {
+            settings.evolve(event);
+        }
+    }
+}
+
+impl Settings {
+    /// The profile.
+    pub fn profile(&self) -> Result<&'static Profile, UnknownProfile> {
+        profile::find(&self.profile)
+    }
+
+    /// Versions of the secrets that sign at `now`, the current one first.
+    pub fn signing_secrets(&self, now: Timestamp) -> Vec<u32> {
+        self.secrets
+            .iter()
+            .filter(|secret| secret.retires_at.is_none_or(|retires_at| now < retires_at))
+            .map(|secret| secret.version)
+            .collect()
+    }
+
+    /// The version that the next secret will have.
+    pub fn next_secret_version(&self) -> u32 {
+        self.secrets.first().map_or(1, |current| current.version + 1)
+    }
+
+    /// The settings that a creation makes.
+    pub fn created(created: &SubscriptionCreated) -> Self {
+        Self {
+            id: created.subscription,
+            tenant: created.tenant,
+            profile: created.profile.clone(),
+            url: created.url.clone(),
+            description: created.description.clone(),
+            filters: created.filters.clone(),
+            enabled: created.enabled,
+            secrets: vec![SecretVersion { version: 1, retires_at: None }],
+            revision: 1,
+        }
+    }
+
+    /// Remembers what happened to a living subscription.
+    pub fn evolve(&mut self, event: &SubscriptionEvent) {
+        match event {
+            SubscriptionEvent::Updated(updated) => {
+                if let Some(change) = &updated.url {
+                    self.url.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.description {
+                    self.description.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.filters {
+                    self.filters.clone_from(&change.to);
+                }
+            }
+            SubscriptionEvent::Enabled(_) => self.enabled = true,
+            SubscriptionEvent::Disabled(_) => self.enabled = false,
+            SubscriptionEvent::SecretRotated(rotated) => {
+                match (rotated.previous_retires_at, self.secrets.first_mut()) {
+                    (Some(retires_at), Some(current)) => current.retires_at = Some(retires_at),
+                    // Without an overlap every older secret stops at once, also one still in an earlier overlap.
+                    (None, _) | (_, None) => self.secrets.clear(),
+                }
+                self.secrets.insert(0, SecretVersion { version: rotated.version, retires_at: None });
+            }
+            SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::Created(_)
+            | SubscriptionEvent::Deleted(_) => return,
+        }
+        self.revision += 1;
+    }
+}
+
+impl Deliveries {
+    fn evolve(&mut self, event: &DeliveryEvent, at: Timestamp, version: u64) {
+        match event {
+            DeliveryEvent::Scheduled(scheduled) => {
+                if scheduled.redelivery_of.is_none() {
+                    self.matched_through = self.matched_through.max(scheduled.message_seq);
+                }
+                let open = Open {
+                    message: scheduled.message,
+                    message_seq: scheduled.message_seq,
+                    scheduled_at: at,
+                    due_at: at,
+                    failures: 0,
+                    version,
+                };
+                self.open.insert(scheduled.delivery, open);
+                self.agenda.insert((at, scheduled.delivery));
+            }
+            DeliveryEvent::AttemptFailed(failed) => {
+                let Some(open) = self.open.get_mut(&failed.delivery) else { return };
+                self.agenda.remove(&(open.due_at, failed.delivery));
+                open.failures = failed.number;
+                open.version = version;
+                match failed.due_at {
+                    Some(due_at) => {
+                        open.due_at = due_at;
+                        self.agenda.insert((due_at, failed.delivery));
+                    }
+                    None => {
+                        self.open.remove(&failed.delivery);
+                    }
+                }
+            }
+            DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
+            | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. }) => {
+                if let Some(open) = self.open.remove(delivery) {
+                    self.agenda.remove(&(open.due_at, *delivery));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "subscription_tests.rs"]
+mod tests;

@@ -1,0 +1,260 @@
+//! A tenant: its name, its API keys and the event types it announced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::catalogue;
+use super::event::{ApiKeyIssued, ApiKeyRevoked, EventTypeRegistered, TenantCreated, TenantEvent};
+use super::filter::EventType;
+use super::id::{ApiKeyId, TenantId};
+use super::profile::{self, UnknownProfile};
+use crate::error_code::ErrorCode;
+
+/// The most characters of a name.
+pub const MAX_NAME_CHARS: usize = 200;
+/// The most characters of a slug.
+pub const MAX_SLUG_CHARS: usize = 64;
+/// The most event types that a tenant may announce.
+pub const MAX_EVENT_TYPES: usize = 1_000;
+/// The most API keys that a tenant may have at one time.
+pub const MAX_API_KEYS: usize = 100;
+
+/// A tenant; `created` is `None` before it exists.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tenant {
+    /// How it came into being.
+    pub created: Option<TenantCreated>,
+    /// The event types it announced.
+    pub event_types: BTreeMap<EventType, EventTypeRegistered>,
+    /// The API keys that work.
+    pub api_keys: BTreeSet<ApiKeyId>,
+}
+
+/// What can be asked of a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Come into being.
+    Create(TenantCreated),
+    /// Announce an event type, which the caller has checked.
+    RegisterEventType(EventTypeRegistered),
+    /// Get an API key.
+    IssueApiKey(ApiKeyIssued),
+    /// Withdraw an API key.
+    RevokeApiKey(ApiKeyId),
+}
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such tenant.
+    #[error("there is no such tenant")]
+    NotFound,
+    /// The id is in use.
+    #[error("tenant {0} exists already")]
+    Exists(TenantId),
+    /// Another tenant has the slug.
+    #[error("the slug '{0}' is taken")]
+    SlugTaken(String),
+    /// The slug is not of the form that envelopes and URLs can carry.
+    #[error("'{0}' is no slug: 1 to {MAX_SLUG_CHARS} letters, digits, '_' and '-'")]
+    InvalidSlug(String),
+    /// A name is empty or too long.
+    #[error("a name has 1 to {MAX_NAME_CHARS} characters")]
+    InvalidName,
+    /// The profile does not exist.
+    #[error(transparent)]
+    Profile(#[from] UnknownProfile),
+    /// The event type exists with another definition, or in the built-in catalogue.
+    #[error("the event type '{0}' is registered already")]
+    EventTypeExists(EventType),
+    /// No more event types.
+    #[error("a tenant may register {MAX_EVENT_TYPES} event types at most")]
+    TooManyEventTypes,
+    /// No more keys.
+    #[error("a tenant may have {MAX_API_KEYS} API keys at most")]
+    TooManyApiKeys,
+    /// A key that may do nothing.
+    #[error("an API key needs at least one scope")]
+    NoScopes,
+    /// There is no such key.
+    #[error("there is no such API key")]
+    NoSuchApiKey,
+}
+
+impl Refusal {
+    /// The code that clients match on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound | Self::NoSuchApiKey => ErrorCode::NotFound,
+            Self::Exists(_) => ErrorCode::VersionConflict,
+            Self::SlugTaken(_) | Self::InvalidSlug(_) | Self::InvalidName | Self::Profile(_) | Self::NoScopes => {
+                ErrorCode::InvalidInput
+            }
+            Self::EventTypeExists(_) => ErrorCode::EventTypeExists,
+            Self::TooManyEventTypes | Self::TooManyApiKeys => ErrorCode::LimitExceeded,
+        }
+    }
+}
+
+/// Says what happens. No events: it is so already.
+pub fn decide(state: &Tenant, command: Command) -> Result<Vec<TenantEvent>, Refusal> {
+    match command {
+        Command::Create(created) => create(state, created),
+        Command::RegisterEventType(registered) => register(state.living()?, registered),
+        Command::IssueApiKey(issued) => issue(state.living()?, issued),
+        Command::RevokeApiKey(key) if state.living()?.api_keys.contains(&key) => {
+            Ok(vec![TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key })])
+        }
+        Command::RevokeApiKey(_) => Err(Refusal::NoSuchApiKey),
+    }
+}
+
+fn create(state: &Tenant, created: TenantCreated) -> Result<Vec<TenantEvent>, Refusal> {
+    if state.created.is_some() {
+        return Err(Refusal::Exists(created.tenant));
+    }
+    check_name(&created.name)?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if created.slug.is_empty() || created.slug.len() > MAX_SLUG_CHARS || !created.slug.bytes().all(fits) {
+        return Err(Refusal::InvalidSlug(created.slug.chars().take(MAX_SLUG_CHARS).collect()));
+    }
+    profile::find(&created.profile)?;
+    Ok(vec![TenantEvent::Created(created)])
+}
+
+fn register(state: &Tenant, registered: EventTypeRegistered) -> Result<Vec<TenantEvent>, Refusal> {
+    match state.event_types.get(&registered.name) {
+        Some(known) if *known == registered => return Ok(vec![]),
+        Some(_) => return Err(Refusal::EventTypeExists(registered.name)),
+        None if catalogue::find(registered.name.as_str()).is_some() => {
+            return Err(Refusal::EventTypeExists(registered.name));
+        }
+        None if state.event_types.len() >= MAX_EVENT_TYPES => return Err(Refusal::TooManyEventTypes),
+        None => {}
+    }
+    Ok(vec![TenantEvent::EventTypeRegistered(registered)])
+}
+
+fn issue(state: &Tenant, issued: ApiKeyIssued) -> Result<Vec<TenantEvent>, Refusal> {
+    check_name(&issued.name)?;
+    if issued.scopes.is_empty() {
+        return Err(Refusal::NoScopes);
+    }
+    if state.api_keys.len() >= MAX_API_KEYS {
+        return Err(Refusal::TooManyApiKeys);
+    }
+    Ok(vec![TenantEvent::ApiKeyIssued(issued)])
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    match name.trim().chars().count() {
+        1..=MAX_NAME_CHARS => Ok(()),
+        _ => Err(Refusal::InvalidName),
+    }
+}
+
+impl Tenant {
+    /// Whether messages of this type may be published.
+    pub fn knows(&self, event_type: &EventType) -> bool {
+        self.event_types.contains_key(event_type) || catalogue::find(event_type.as_str()).is_some()
+    }
+
+    /// Remembers what happened.
+    pub fn evolve(&mut self, event: &TenantEvent) {
+        match event {
+            TenantEvent::Created(created) => self.created = Some(created.clone()),
+            TenantEvent::EventTypeRegistered(registered) => {
+                self.event_types.insert(registered.name.clone(), registered.clone());
+            }
+            TenantEvent::ApiKeyIssued(issued) => {
+                self.api_keys.insert(issued.key);
+            }
+            TenantEvent::ApiKeyRevoked(revoked) => {
+                self.api_keys.remove(&revoked.key);
+            }
+        }
+    }
+
+    fn living(&self) -> Result<&Self, Refusal> {
+        self.created.as_ref().map(|_| self).ok_or(Refusal::NotFound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::scope::Scope;
+
+    fn created() -> TenantCreated {
+        TenantCreated {
+            tenant: TenantId::from_parts(1, 1),
+            name: "Acme".into(),
+            slug: "ent_abc123".into(),
+            profile: "axie-v1".into(),
+        }
+    }
+
+    fn acme() -> Tenant {
+        let mut tenant = Tenant::default();
+        tenant.evolve(&TenantEvent::Created(created()));
+        tenant
+    }
+
+    fn registered(name: &str, description: &str) -> EventTypeRegistered {
+        EventTypeRegistered {
+            name: EventType::parse(name).unwrap(),
+            category: "own".into(),
+            description: description.into(),
+            schema: serde_json::json!({}),
+            example: None,
+        }
+    }
+
+    #[test]
+    fn a_slug_must_fit_into_envelopes() {
+        for slug in ["", "a b", "ent.abc", "ä", "\"", &"x".repeat(65)] {
+            let refusal = decide(&Tenant::default(), Command::Create(TenantCreated { slug: slug.into(), ..created() }));
+            assert!(matches!(refusal, Err(Refusal::InvalidSlug(_))), "{slug}");
+        }
+        assert!(decide(&Tenant::default(), Command::Create(created())).is_ok());
+        assert!(matches!(decide(&acme(), Command::Create(created())), Err(Refusal::Exists(_))));
+    }
+
+    #[test]
+    fn an_event_type_is_registered_once_and_never_over_the_catalogue() {
+        // A8
+        let mut tenant = acme();
+        let events = decide(&tenant, Command::RegisterEventType(registered("chat.opened", "one"))).unwrap();
+        events.iter().for_each(|event| tenant.evolve(event));
+        assert!(tenant.knows(&EventType::parse("chat.opened").unwrap()));
+        assert!(tenant.knows(&EventType::parse("user.created").unwrap()));
+        assert!(!tenant.knows(&EventType::parse("chat.closed").unwrap()));
+        assert_eq!(decide(&tenant, Command::RegisterEventType(registered("chat.opened", "one"))), Ok(vec![]));
+        for name in ["chat.opened", "user.created"] {
+            let refusal = decide(&tenant, Command::RegisterEventType(registered(name, "two"))).unwrap_err();
+            assert_eq!(refusal.code(), ErrorCode::EventTypeExists);
+        }
+    }
+
+    #[test]
+    fn a_key_works_until_it_is_revoked() {
+        let mut tenant = acme();
+        let key = ApiKeyId::from_parts(1, 7);
+        let issued =
+            ApiKeyIssued { key, name: "ci".into(), hash: "00".into(), scopes: vec![Scope::AuditRead], expires_at: None };
+        let nothing = ApiKeyIssued { scopes: vec![], ..issued.clone() };
+        assert_eq!(decide(&tenant, Command::IssueApiKey(nothing)), Err(Refusal::NoScopes));
+        for event in decide(&tenant, Command::IssueApiKey(issued)).unwrap() {
+            tenant.evolve(&event);
+        }
+        for event in decide(&tenant, Command::RevokeApiKey(key)).unwrap() {
+            tenant.evolve(&event);
+        }
+        assert_eq!(decide(&tenant, Command::RevokeApiKey(key)), Err(Refusal::NoSuchApiKey));
+    }
+
+    #[test]
+    fn nothing_can_be_asked_of_a_tenant_that_is_not_there() {
+        let refusal = decide(&Tenant::default(), Command::RegisterEventType(registered("a.b", ""))).unwrap_err();
+        assert_eq!(refusal, Refusal::NotFound);
+    }
+}
