@@ -1,1 +1,89 @@
-//! Placeholder.
+//! The running system: who owns which state, and how a message becomes deliveries.
+//!
+//! ```text
+//! Root            starts everything, restarts a region that dies
+//! ├─ Intake       task: the one writer of tenants and messages
+//! ├─ Matcher      task: reads the log, casts matches to the regions, saves how far all of them are durable
+//! └─ Region[n]    slots of subscriptions, one heap of timers, activation and passivation
+//!    └─ Subscription   only while there is work; decides, appends, and lets effects out once they are durable
+//!       └─ Attempt     task: one HTTP exchange; always reports
+//! ```
+//!
+//! - An actor orders messages; every rule is in `domain`. No handler waits for I/O.
+//! - Nothing leaves a subscription (an answer, an attempt, a timer) before the events behind it are durable.
+//! - Everything here can be lost at any moment: after a restart the wake-ups in the log say whom to activate, the log
+//!   says what is owed, and the matcher begins where every earlier match was durable. The cost is an attempt sent
+//!   twice with the same id and bytes; never a delivery lost.
+//! - Queues have bounds with names: see [`Config`]. ractor's mailboxes have none, so whatever can fill one holds a
+//!   credit: matches, attempts, and requests through the engine.
+
+mod attempt;
+mod engine;
+mod intake;
+mod matcher;
+mod region;
+mod root;
+mod subscription;
+mod timers;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::event_store::log::Log;
+use crate::execute::vault::Vault;
+use crate::outbound::Transport;
+
+pub use attempt::{Target, TestDelivery};
+pub use engine::{Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use root::{Running, start};
+
+/// Bounds of the running system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Regions that share the subscriptions, 1 to 1024. Default: 16.
+    pub regions: u16,
+    /// Attempts under way at one time in this process. Default: 512.
+    pub max_attempts: usize,
+    /// Attempts under way at one time for one subscription. Default: 16.
+    pub max_attempts_per_subscription: usize,
+    /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
+    pub idle_after_ms: u64,
+    /// Matches that may be on their way to subscriptions and not yet durable. Default: 2000.
+    pub match_credits: u32,
+    /// Publications and tenant changes that may wait for their turn; beyond it callers get 503. Default: 4096.
+    pub intake_queue: usize,
+    /// Requests to subscriptions that may be under way; beyond it callers get 503. Default: 1024.
+    pub request_credits: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            regions: 16,
+            max_attempts: 512,
+            max_attempts_per_subscription: 16,
+            idle_after_ms: 120_000,
+            match_credits: 2_000,
+            intake_queue: 4_096,
+            request_credits: 1_024,
+        }
+    }
+}
+
+/// The store has one shard on SQLite; every actor here belongs to it.
+const SHARD: u16 = 0;
+
+/// What every actor shares.
+pub(crate) struct Context {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    vault: Arc<Vault>,
+    transport: Arc<dyn Transport>,
+    /// One permit for each attempt under way in this process.
+    attempts: Semaphore,
+    config: Config,
+}

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use crate::domain::id::{ApiKeyId, DeliveryId, EventId, MessageId, RequestId, SubscriptionId, TenantId};
+use crate::domain::id::{ApiKeyId, DeliveryId, EventId, MessageId, RequestId, SecretId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 
 /// Time and chance.
@@ -94,6 +94,8 @@ new_ids! {
     api_key_id -> ApiKeyId;
     /// A new request's id.
     request_id -> RequestId;
+    /// A new secret's id.
+    secret_id -> SecretId;
     /// A new event's id.
     event_id -> EventId;
 }

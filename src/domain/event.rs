@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::filter::{EventType, Filter};
-use super::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use super::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::outcome::{FailureCode, Response};
 use super::scope::Scope;
 use super::time::Timestamp;
@@ -161,8 +161,10 @@ pub struct SubscriptionCreated {
     pub filters: Vec<Filter>,
     /// Whether it sends at once.
     pub enabled: bool,
-    /// Keyed fingerprint of the signing secret, which is version 1.
-    pub secret_fingerprint: String,
+    /// The signing secret, which is version 1.
+    pub secret: SecretId,
+    /// Its keyed fingerprint.
+    pub fingerprint: String,
 }
 
 /// From one value to another.
@@ -203,7 +205,9 @@ pub struct SubscriptionDisabled {
 /// A subscription has a new signing secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecretRotated {
-    /// Version of the new one.
+    /// The new one.
+    pub secret: SecretId,
+    /// Its version.
     pub version: u32,
     /// Its keyed fingerprint.
     pub fingerprint: String,

@@ -94,7 +94,9 @@ ids! {
     ApiKeyId = "key_";
     /// One request to the API, for logs and audit rows.
     RequestId = "req_";
-    /// One append, so that a repeated one is known as the same.
+    /// A sealed signing secret; events refer to secrets by this id alone.
+    SecretId = "sec_";
+    /// One recorded event, so that a repeated append is known as the same.
     EventId = "evn_";
 }
 

@@ -110,22 +110,22 @@ pub fn prepare(publish: Publish) -> Result<Draft, Refusal> {
         return Err(Refusal::TooLarge(data.len()));
     }
     let canonical = json::canonicalise(data.as_bytes())?;
-    if canonical.text.len() > MAX_DATA_BYTES {
-        return Err(Refusal::TooLarge(canonical.text.len()));
+    if canonical.text().len() > MAX_DATA_BYTES {
+        return Err(Refusal::TooLarge(canonical.text().len()));
     }
-    if !canonical.text.starts_with('{') {
+    if !canonical.text().starts_with('{') {
         return Err(Refusal::NotAnObject);
     }
     let idempotency = idempotency_key
         .map(|key| match key.chars().count() {
             1..=MAX_IDEMPOTENCY_KEY_CHARS => {
-                let digest = request_digest(&event_type, occurred_at, &canonical.text);
+                let digest = request_digest(&event_type, occurred_at, canonical.text());
                 Ok(Idempotency { key, digest })
             }
             _ => Err(Refusal::InvalidIdempotencyKey),
         })
         .transpose()?;
-    Ok(Draft { event_type, unstable: !canonical.stable, data: canonical.text, occurred_at, idempotency })
+    Ok(Draft { event_type, unstable: !canonical.is_stable(), data: canonical.into_text(), occurred_at, idempotency })
 }
 
 fn request_digest(event_type: &EventType, occurred_at: Option<Timestamp>, data: &str) -> String {

@@ -15,7 +15,7 @@ use super::event::{
     SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
 };
 use super::filter::Filter;
-use super::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use super::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::outcome::{Exchange, FailureCode};
 use super::profile::{self, FiltersRefused, Profile, Redelivery, UnknownProfile};
 use super::time::Timestamp;
@@ -71,6 +71,8 @@ pub struct Settings {
 /// What is known of a signing secret: everything but the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretVersion {
+    /// Under which it is sealed.
+    pub id: SecretId,
     /// From 1.
     pub version: u32,
     /// Until when it signs beside its successor; `None` for the current one.
@@ -119,6 +121,8 @@ pub enum Command {
     },
     /// Take a new secret, which the caller has sealed already.
     RotateSecret {
+        /// Under which it is sealed.
+        secret: SecretId,
         /// Its keyed fingerprint.
         fingerprint: String,
         /// For how long the old one goes on signing; the profile's default if `None`.
@@ -128,8 +132,8 @@ pub enum Command {
     },
     /// Remember a test delivery.
     RecordTest(TestSent),
-    /// Owe these messages, in log order.
-    Match(Vec<Match>),
+    /// Owe these messages.
+    Match(Matches),
     /// Remember how an attempt went.
     FinishAttempt(Finished),
     /// Owe a message again.
@@ -152,6 +156,15 @@ pub struct Update {
     pub description: Option<Option<String>>,
     /// What to send.
     pub filters: Option<Vec<Filter>>,
+}
+
+/// Messages that the filters matched, in log order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matches {
+    /// Number of the match before the first of these; `None` if everything before them is known to be durable.
+    pub after: Option<u64>,
+    /// The messages.
+    pub found: Vec<Match>,
 }
 
 /// A message that the filters matched as of its position.
@@ -242,6 +255,12 @@ pub enum Refusal {
     /// Nothing is sent while disabled.
     #[error("the webhook is disabled")]
     Disabled,
+    /// A match between the last one seen and these was lost on the way: they would hide it.
+    #[error("a match after message {after} is missing")]
+    MatchMissing {
+        /// The last one seen.
+        after: u64,
+    },
     /// The attempt's delivery has ended, or another attempt has counted in its place.
     #[error("delivery {0} awaits no such attempt")]
     NotPending(DeliveryId),
@@ -251,7 +270,7 @@ impl Refusal {
     /// The code that clients match on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound | Self::NotPending(_) => ErrorCode::NotFound,
+            Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } => ErrorCode::NotFound,
             Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
             Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
             Self::Profile(_) | Self::DescriptionTooLong(_) | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
@@ -273,9 +292,11 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
             true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason }))],
             false => vec![],
         }),
-        Command::RotateSecret { fingerprint, overlap_s, at } => rotate(state.settings()?, fingerprint, overlap_s, at),
+        Command::RotateSecret { secret, fingerprint, overlap_s, at } => {
+            rotate(state.settings()?, secret, fingerprint, overlap_s, at)
+        }
         Command::RecordTest(sent) => state.settings().map(|_| vec![subscription(SubscriptionEvent::TestSent(sent))]),
-        Command::Match(matches) => Ok(schedule(state, &matches)),
+        Command::Match(matches) => schedule(state, &matches),
         Command::FinishAttempt(finished) => finish(state, finished),
         Command::Redeliver(request) => redeliver(state, request),
         Command::Delete { expected_revision } => {
@@ -336,6 +357,7 @@ fn check_description(description: Option<&str>) -> Result<(), Refusal> {
 
 fn rotate(
     settings: &Settings,
+    secret: SecretId,
     fingerprint: String,
     overlap_s: Option<u64>,
     at: Timestamp,
@@ -347,24 +369,26 @@ fn rotate(
     }
     let previous_retires_at = (overlap_s > 0).then(|| at.plus_ms(overlap_s * 1_000));
     let version = settings.next_secret_version();
-    Ok(vec![subscription(SubscriptionEvent::SecretRotated(SecretRotated { version, fingerprint, previous_retires_at }))])
+    let rotated = SecretRotated { secret, version, fingerprint, previous_retires_at };
+    Ok(vec![subscription(SubscriptionEvent::SecretRotated(rotated))])
 }
 
-fn schedule(state: &Subscription, matches: &[Match]) -> Vec<Event> {
-    let Life::Live(settings) = &state.life else { return vec![] };
-    matches
-        .iter()
-        .filter(|matched| matched.message_seq > state.deliveries.matched_through)
-        .map(|matched| {
-            Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
-                delivery: matched.delivery,
-                message: matched.message,
-                message_seq: matched.message_seq,
-                revision: settings.revision,
-                redelivery_of: None,
-            }))
-        })
-        .collect()
+fn schedule(state: &Subscription, matches: &Matches) -> Result<Vec<Event>, Refusal> {
+    let Life::Live(settings) = &state.life else { return Ok(vec![]) };
+    let seen = state.deliveries.matched_through;
+    if matches.after.is_some_and(|after| after > seen) {
+        return Err(Refusal::MatchMissing { after: seen });
+    }
+    let owe = |matched: &Match| {
+        Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
+            delivery: matched.delivery,
+            message: matched.message,
+            message_seq: matched.message_seq,
+            revision: settings.revision,
+            redelivery_of: None,
+        }))
+    };
+    Ok(matches.found.iter().filter(|matched| matched.message_seq > seen).map(owe).collect())
 }
 
 fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
@@ -500,12 +524,12 @@ impl Settings {
         profile::find(&self.profile)
     }
 
-    /// Versions of the secrets that sign at `now`, the current one first.
-    pub fn signing_secrets(&self, now: Timestamp) -> Vec<u32> {
+    /// The secrets that sign at `now`, the current one first.
+    pub fn signing_secrets(&self, now: Timestamp) -> Vec<SecretId> {
         self.secrets
             .iter()
             .filter(|secret| secret.retires_at.is_none_or(|retires_at| now < retires_at))
-            .map(|secret| secret.version)
+            .map(|secret| secret.id)
             .collect()
     }
 
@@ -524,7 +548,7 @@ impl Settings {
             description: created.description.clone(),
             filters: created.filters.clone(),
             enabled: created.enabled,
-            secrets: vec![SecretVersion { version: 1, retires_at: None }],
+            secrets: vec![SecretVersion { id: created.secret, version: 1, retires_at: None }],
             revision: 1,
         }
     }
@@ -551,7 +575,8 @@ impl Settings {
                     // Without an overlap every older secret stops at once, also one still in an earlier overlap.
                     (None, _) | (_, None) => self.secrets.clear(),
                 }
-                self.secrets.insert(0, SecretVersion { version: rotated.version, retires_at: None });
+                let current = SecretVersion { id: rotated.secret, version: rotated.version, retires_at: None };
+                self.secrets.insert(0, current);
             }
             SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)

@@ -89,6 +89,12 @@ pub fn subscription_stream(subscription: SubscriptionId) -> StreamName {
     format!("{SUBSCRIPTION_CATEGORY}-{}", subscription.suffix())
 }
 
+/// Whose stream of either kind that is.
+pub fn subscription_of(stream: &str) -> Option<SubscriptionId> {
+    let (_, suffix) = stream.split_once('-')?;
+    format!("{}{suffix}", SubscriptionId::PREFIX).parse().ok()
+}
+
 /// Stream of what a subscription owes.
 pub fn deliveries_stream(subscription: SubscriptionId) -> StreamName {
     format!("deliveries-{}", subscription.suffix())
@@ -181,11 +187,6 @@ pub async fn load_tenant(log: &Log, id: TenantId) -> Result<(Tenant, u64), LoadE
         }
     }
     Ok((tenant, events.len() as u64))
-}
-
-/// The version of a stream: that of its newest event, 0 if it has none.
-pub async fn stream_version(log: &Log, stream: &str) -> Result<u64, ReadError> {
-    log.stream_version(stream).await
 }
 
 async fn read_all(log: &Log, stream: &str) -> Result<Vec<Recorded>, ReadError> {

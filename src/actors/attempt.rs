@@ -1,0 +1,194 @@
+//! One HTTP try: from a message in the log to an outcome.
+//!
+//! A plain task, since it has no state worth an actor. It waits for one of the process's permits, builds the request,
+//! sends it, and reports through the subscription's region, also when it panics: every attempt ends.
+//!
+//! A crash between the answer and the report costs a second sending with the same id and bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Context;
+use super::region::Regions;
+use super::subscription::SubscriptionMessage;
+use crate::codec::{self, DecodeError};
+use crate::domain::event::{Event, MessageEvent, MessagePublished};
+use crate::domain::filter::EventType;
+use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId};
+use crate::domain::message::SALT_BYTES;
+use crate::domain::outcome::{Exchange, Failure, FailureCode};
+use crate::domain::profile::Profile;
+use crate::domain::signing::{self, Content};
+use crate::domain::subscription::{Finished, Open, Settings};
+use crate::domain::time::Timestamp;
+use crate::event_store::{Position, ReadError};
+use crate::execute::vault::VaultError;
+use crate::outbound::Request;
+
+/// Where and how to send: what an attempt needs of a subscription's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Whose delivery.
+    pub subscription: SubscriptionId,
+    /// Where to.
+    pub url: String,
+    /// In which manner.
+    pub profile: &'static Profile,
+    /// The secrets that sign, the current one first.
+    pub secrets: Vec<SecretId>,
+    /// Under which revision.
+    pub revision: u64,
+}
+
+impl Target {
+    /// The target as of `now`; `None` if the profile is unknown to this program.
+    pub(super) fn of(settings: &Settings, now: Timestamp) -> Option<Self> {
+        Some(Self {
+            subscription: settings.id,
+            url: settings.url.clone(),
+            profile: settings.profile().ok()?,
+            secrets: settings.signing_secrets(now),
+            revision: settings.revision,
+        })
+    }
+}
+
+/// Why an attempt could not be made at all. Its text goes to the log, not to the tenant.
+#[derive(Debug, thiserror::Error)]
+enum Unmade {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error("there is no message at {0}")]
+    NoMessage(Position),
+    #[error("the data of the message at {0} was erased")]
+    Erased(Position),
+}
+
+/// Starts an attempt of an open delivery.
+pub(super) fn start(context: Arc<Context>, regions: Regions, target: Arc<Target>, delivery: DeliveryId, open: Open) {
+    let mut report = Report {
+        regions,
+        subscription: target.subscription,
+        finished: Some(Finished {
+            delivery,
+            number: open.failures + 1,
+            revision: target.revision,
+            started_at: context.clock.now(),
+            ended_at: context.clock.now(),
+            exchange: aborted("the attempt was interrupted"),
+            random: context.clock.random_u64(),
+        }),
+    };
+    tokio::spawn(async move {
+        let _permit = context.attempts.acquire().await.expect("nobody closes the semaphore");
+        let started_at = context.clock.now();
+        let exchange = match attempt(&context, &target, &open, started_at).await {
+            Ok(exchange) => exchange,
+            Err(error) => {
+                tracing::error!(delivery.id = %delivery, error = &error as &dyn std::error::Error, "attempt could not be made");
+                aborted("the attempt could not be made")
+            }
+        };
+        if let Some(finished) = &mut report.finished {
+            finished.started_at = started_at;
+            finished.ended_at = context.clock.now();
+            finished.exchange = exchange;
+        }
+    });
+}
+
+fn aborted(detail: &str) -> Exchange {
+    Exchange { latency_ms: 0, result: Err(Failure { code: FailureCode::Aborted, detail: detail.into() }) }
+}
+
+/// Tells the region how the attempt went when dropped, which a panic does too.
+struct Report {
+    regions: Regions,
+    subscription: SubscriptionId,
+    finished: Option<Finished>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(finished) = self.finished.take() {
+            self.regions.send(self.subscription, SubscriptionMessage::AttemptDone(Box::new(finished)));
+        }
+    }
+}
+
+async fn attempt(context: &Context, target: &Target, open: &Open, at: Timestamp) -> Result<Exchange, Unmade> {
+    let position = Position { shard: super::SHARD, seq: open.message_seq };
+    let (message, data) = read_message(context, position).await?;
+    let content = Content {
+        message: message.message,
+        event_type: &message.event_type,
+        occurred_at: message.occurred_at,
+        tenant: &message.tenant_slug,
+        data: &data,
+    };
+    post(context, target, &content, at, target.profile.timeout_ms).await
+}
+
+async fn post(
+    context: &Context,
+    target: &Target,
+    content: &Content<'_>,
+    at: Timestamp,
+    timeout_ms: u64,
+) -> Result<Exchange, Unmade> {
+    let mut secrets = Vec::with_capacity(target.secrets.len());
+    for id in &target.secrets {
+        secrets.push(context.vault.secret(*id).await?);
+    }
+    let body = signing::body(target.profile, content);
+    let headers = signing::headers(target.profile, content, &body, &secrets, at);
+    let request = Request { url: target.url.clone(), headers, body: Bytes::from(body), timeout_ms };
+    Ok(context.transport.post(request).await)
+}
+
+async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
+    let after = Position { seq: position.seq - 1, ..position };
+    let events = context.log.read_log(after, 1).await?;
+    let recorded = events.first().filter(|recorded| recorded.position == position).ok_or(Unmade::NoMessage(position))?;
+    let Event::Message(MessageEvent::Published(message)) = codec::decode(recorded)? else {
+        return Err(Unmade::NoMessage(position));
+    };
+    let content = context.log.content(position).await?.ok_or(Unmade::Erased(position))?;
+    let data = content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok()).ok_or(Unmade::Erased(position))?;
+    Ok((message, data.to_owned()))
+}
+
+/// A synthetic message for a test delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestDelivery {
+    /// The event type that it pretends to tell of.
+    pub event_type: EventType,
+    /// Canonical JSON.
+    pub data: String,
+    /// The tenant's public id.
+    pub tenant_slug: String,
+}
+
+/// Sends a test delivery: the same signing, headers and gates as real traffic, and no trace in any delivery (A17, S27).
+pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery, message: MessageId) -> Exchange {
+    let at = context.clock.now();
+    let content = Content {
+        message,
+        event_type: &test.event_type,
+        occurred_at: at,
+        tenant: &test.tenant_slug,
+        data: &test.data,
+    };
+    match post(context, target, &content, at, target.profile.test_timeout_ms).await {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            tracing::error!(subscription.id = %target.subscription, error = &error as &dyn std::error::Error, "test delivery could not be made");
+            aborted("the test delivery could not be made")
+        }
+    }
+}

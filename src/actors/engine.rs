@@ -1,0 +1,376 @@
+//! What the rest of the program may ask of the running system.
+//!
+//! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
+//! decide, and waits for its answer. An answer means that everything behind it is durable.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::attempt::{Target, TestDelivery};
+use super::region::Regions;
+use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
+use super::{Context, attempt, intake};
+use crate::domain::event::{MessagePublished, SubscriptionCreated, TestSent};
+use crate::domain::filter::{EventType, Filter};
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::message::{self, Draft};
+use crate::domain::outcome::Exchange;
+use crate::domain::secret::{InvalidSecret, Secret};
+use crate::domain::subscription::{self, Command, Redeliver, Settings};
+use crate::domain::tenant::{self, Tenant};
+use crate::domain::{catalogue, profile};
+use crate::error_code::ErrorCode;
+use crate::event_store::{AppendError, Position, ReadError};
+use crate::execute::vault::VaultError;
+use crate::execute::{self, LoadError, Meta};
+use crate::outbound::{Gate, UrlRefusal};
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// The subscription's rules refuse it.
+    #[error(transparent)]
+    Subscription(#[from] subscription::Refusal),
+    /// The tenant's rules refuse it.
+    #[error(transparent)]
+    Tenant(#[from] tenant::Refusal),
+    /// The message is refused.
+    #[error(transparent)]
+    Message(#[from] message::Refusal),
+    /// The URL is refused.
+    #[error(transparent)]
+    Url(#[from] UrlRefusal),
+    /// The supplied secret is refused.
+    #[error(transparent)]
+    Secret(#[from] InvalidSecret),
+    /// The profile makes its own secrets.
+    #[error("profile '{0}' makes its own secrets")]
+    SecretNotSupplied(String),
+    /// A queue is full.
+    #[error("too many requests are under way")]
+    Overloaded,
+    /// It may or may not have happened: the system failed before it could answer.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(&'static str),
+    /// The log could not be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The log could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A secret could not be stored or read.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl From<ReadError> for EngineError {
+    fn from(error: ReadError) -> Self {
+        Self::Load(error.into())
+    }
+}
+
+impl EngineError {
+    /// The code that clients match on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Subscription(refusal) => refusal.code(),
+            Self::Tenant(refusal) => refusal.code(),
+            Self::Message(refusal) => refusal.code(),
+            Self::Url(_) => ErrorCode::WebhookInvalidUrl,
+            Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
+            Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
+            Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
+            Self::Load(_) | Self::Vault(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+/// A request was carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// Position of the last event; `None` if nothing had to change.
+    pub position: Option<Position>,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// A subscription's settings now, if it is alive.
+    pub settings: Option<Settings>,
+}
+
+/// A message was accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// Its id.
+    pub message: MessageId,
+    /// Whether it had been accepted before, under the same idempotency key.
+    pub duplicate: bool,
+    /// Its position; `None` for one accepted long ago.
+    pub position: Option<Position>,
+    /// What was recorded; `None` for one accepted long ago.
+    pub event: Option<Box<MessagePublished>>,
+}
+
+/// What a caller says of a new subscription.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewSubscription {
+    /// Where to send.
+    pub url: String,
+    /// What to send.
+    pub filters: Vec<Filter>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether it sends at once; as the profile says if `None`.
+    pub enabled: Option<bool>,
+    /// The caller's own secret; generated if `None`.
+    pub secret: Option<String>,
+    /// The delivery profile; the tenant's if `None`.
+    pub profile: Option<String>,
+}
+
+/// How a test delivery went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestReport {
+    /// Whether the profile counts the answer as success.
+    pub verified: bool,
+    /// The exchange.
+    pub exchange: Exchange,
+    /// Position of the event that remembers it.
+    pub position: Option<Position>,
+}
+
+/// The running system, as callers see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    context: Arc<Context>,
+    regions: Regions,
+    intake: mpsc::Sender<intake::Request>,
+    gate: Gate,
+    credits: Arc<tokio::sync::Semaphore>,
+}
+
+impl Engine {
+    pub(super) fn new(context: Arc<Context>, regions: Regions, intake: mpsc::Sender<intake::Request>, gate: Gate) -> Self {
+        let credits = Arc::new(tokio::sync::Semaphore::new(context.config.request_credits));
+        Self { context, regions, intake, gate, credits }
+    }
+
+    /// Accepts a message for delivery. When this returns, it is on disk.
+    pub async fn publish(&self, tenant: TenantId, draft: Draft, meta: Meta) -> Result<Published, EngineError> {
+        self.ask_intake(|reply| intake::Request::Publish { tenant, draft, meta, reply }).await
+    }
+
+    /// Changes a tenant.
+    pub async fn tenant(&self, tenant: TenantId, command: tenant::Command, meta: Meta) -> Result<Done, EngineError> {
+        self.ask_intake(|reply| intake::Request::Tenant { tenant, command, meta, reply }).await
+    }
+
+    /// Makes a subscription. The secret is in the answer and nowhere else (A10).
+    pub async fn create_subscription(
+        &self,
+        tenant: TenantId,
+        new: NewSubscription,
+        meta: Meta,
+    ) -> Result<(SubscriptionId, Secret, Done), EngineError> {
+        let owner = self.load_tenant(tenant).await?;
+        let default_profile = owner.created.map(|created| created.profile).ok_or(tenant::Refusal::NotFound)?;
+        let profile_name = new.profile.unwrap_or(default_profile);
+        let profile = profile::find(&profile_name).map_err(subscription::Refusal::from)?;
+        profile.check_filters(&new.filters).map_err(subscription::Refusal::from)?;
+        let url = self.check_url(&new.url).await?;
+        let secret = self.secret_for(profile, new.secret.as_deref())?;
+        let clock = &*self.context.clock;
+        let created = SubscriptionCreated {
+            subscription: clock.subscription_id(),
+            tenant,
+            profile: profile_name,
+            url,
+            description: new.description,
+            filters: new.filters,
+            enabled: new.enabled.unwrap_or(profile.enabled_default),
+            secret: self.context.vault.store(&secret, clock).await?,
+            fingerprint: self.context.vault.fingerprint(&secret),
+        };
+        let id = created.subscription;
+        let done = self.subscription(tenant, id, Command::Create(created), meta).await?;
+        Ok((id, secret, done))
+    }
+
+    /// Changes a subscription's settings; a new URL passes the same checks as at creation.
+    pub async fn update_subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        mut update: subscription::Update,
+        meta: Meta,
+    ) -> Result<Done, EngineError> {
+        if let Some(url) = &update.url {
+            update.url = Some(self.check_url(url).await?);
+        }
+        self.subscription(tenant, id, Command::Update(update), meta).await
+    }
+
+    /// Gives a subscription a new secret. It is in the answer and nowhere else.
+    pub async fn rotate_secret(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        own: Option<&str>,
+        overlap_s: Option<u64>,
+        meta: Meta,
+    ) -> Result<(Secret, Done), EngineError> {
+        let before = self.settings(tenant, id).await?;
+        let profile = before.profile().map_err(subscription::Refusal::from)?;
+        let secret = self.secret_for(profile, own)?;
+        let clock = &*self.context.clock;
+        let sealed = self.context.vault.store(&secret, clock).await?;
+        let fingerprint = self.context.vault.fingerprint(&secret);
+        let command = Command::RotateSecret { secret: sealed, fingerprint, overlap_s, at: clock.now() };
+        let done = match self.subscription(tenant, id, command, meta).await {
+            Ok(done) => done,
+            Err(error @ EngineError::Subscription(_)) => {
+                self.context.vault.destroy(sealed).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let kept = |old| done.settings.as_ref().is_some_and(|now| now.secrets.iter().any(|secret| secret.id == old));
+        for old in before.secrets.iter().map(|secret| secret.id).filter(|old| !kept(*old)) {
+            self.context.vault.destroy(old).await?;
+        }
+        Ok((secret, done))
+    }
+
+    /// Sends a test delivery and waits for its end. Works while the subscription is disabled; changes nothing but the
+    /// audit log (S27, S29).
+    pub async fn test_subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        event_type: EventType,
+        data: String,
+        meta: Meta,
+    ) -> Result<TestReport, EngineError> {
+        let settings = self.settings(tenant, id).await?;
+        let profile = settings.profile().map_err(subscription::Refusal::from)?;
+        let owner = self.load_tenant(tenant).await?;
+        let tenant_slug = owner.created.map(|created| created.slug).ok_or(tenant::Refusal::NotFound)?;
+        let clock = &*self.context.clock;
+        let target = Target::of(&settings, clock.now()).ok_or(EngineError::Unknown("the profile is gone"))?;
+        let test = TestDelivery { event_type: event_type.clone(), data, tenant_slug };
+        let exchange = attempt::test(&self.context, &target, &test, clock.message_id()).await;
+        let verified = exchange.result.as_ref().is_ok_and(|response| profile.accepts(response));
+        let sent = TestSent {
+            event_type,
+            verified,
+            status: exchange.result.as_ref().ok().map(|response| response.status),
+            failure: exchange.result.as_ref().err().map(|failure| failure.code),
+            latency_ms: exchange.latency_ms,
+        };
+        let done = self.subscription(tenant, id, Command::RecordTest(sent), meta).await?;
+        Ok(TestReport { verified, exchange, position: done.position })
+    }
+
+    /// Owes an ended delivery's message again, as a new delivery with the same message id and the same bytes.
+    pub async fn redeliver(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        original: (DeliveryId, bool),
+        message: (MessageId, u64),
+        meta: Meta,
+    ) -> Result<(DeliveryId, Done), EngineError> {
+        let delivery = self.context.clock.delivery_id();
+        let request = Redeliver {
+            original: original.0,
+            original_failed: original.1,
+            delivery,
+            message: message.0,
+            message_seq: message.1,
+        };
+        let done = self.subscription(tenant, id, Command::Redeliver(request), meta).await?;
+        Ok((delivery, done))
+    }
+
+    /// Deletes a subscription, and its secrets with it.
+    pub async fn delete_subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        expected_revision: Option<u64>,
+        meta: Meta,
+    ) -> Result<Done, EngineError> {
+        let before = self.settings(tenant, id).await?;
+        let done = self.subscription(tenant, id, Command::Delete { expected_revision }, meta).await?;
+        for secret in before.secrets {
+            self.context.vault.destroy(secret.id).await?;
+        }
+        Ok(done)
+    }
+
+    /// Any other command to a subscription.
+    pub async fn subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        command: Command,
+        meta: Meta,
+    ) -> Result<Done, EngineError> {
+        self.ask_subscription(tenant, id, Some(command), meta).await
+    }
+
+    /// A subscription's settings, as its actor has them.
+    pub async fn settings(&self, tenant: TenantId, id: SubscriptionId) -> Result<Settings, EngineError> {
+        let done = self.ask_subscription(tenant, id, None, Meta::system()).await?;
+        done.settings.ok_or(EngineError::Subscription(subscription::Refusal::NotFound))
+    }
+
+    /// The tenant as the log tells it.
+    pub async fn load_tenant(&self, id: TenantId) -> Result<Tenant, EngineError> {
+        Ok(execute::load_tenant(&self.context.log, id).await?.0)
+    }
+
+    /// The sample of an event type for a test delivery: the tenant's own, else the catalogue's.
+    pub async fn sample(&self, tenant: TenantId, event_type: &EventType) -> Result<Option<serde_json::Value>, EngineError> {
+        let owner = self.load_tenant(tenant).await?;
+        let own = owner.event_types.get(event_type).map(|registered| registered.example.clone());
+        Ok(own.unwrap_or_else(|| catalogue::find(event_type.as_str()).map(|definition| definition.example.clone())))
+    }
+
+    async fn check_url(&self, url: &str) -> Result<String, EngineError> {
+        let endpoint = self.gate.check(url)?;
+        self.gate.resolve(&endpoint).await?;
+        Ok(endpoint.as_str().to_owned())
+    }
+
+    fn secret_for(&self, profile: &profile::Profile, own: Option<&str>) -> Result<Secret, EngineError> {
+        match own {
+            Some(_) if !profile.secret_supplied => Err(EngineError::SecretNotSupplied(profile.name.clone())),
+            Some(text) => Ok(Secret::supplied(text)?),
+            None => Ok(Secret::generate(&self.context.clock.random_bytes())),
+        }
+    }
+
+    async fn ask_subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        command: Option<Command>,
+        meta: Meta,
+    ) -> Result<Done, EngineError> {
+        let _credit = self.credits.try_acquire().map_err(|_| EngineError::Overloaded)?;
+        let (reply, answer) = oneshot::channel();
+        let request = SubscriptionRequest { tenant, command, meta, reply };
+        self.regions.send(id, SubscriptionMessage::Command(Box::new(request)));
+        answer.await.map_err(|_| EngineError::Unknown("the subscription failed and is being loaded again"))?
+    }
+
+    async fn ask_intake<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, EngineError>>) -> intake::Request,
+    ) -> Result<T, EngineError> {
+        let slot = self.intake.try_reserve().map_err(|_| EngineError::Overloaded)?;
+        let (reply, answer) = oneshot::channel();
+        slot.send(request(reply));
+        answer.await.map_err(|_| EngineError::Unknown("the intake stopped"))?
+    }
+}

@@ -1,0 +1,337 @@
+//! A region: which of its subscriptions are in memory, and who is to be woken when.
+//!
+//! A slot goes `Starting → Live → Leaving → (gone)`; a subscription whose start or handler fails goes to `Resting` and is
+//! tried again after a delay that doubles. Only the region keeps references to subscriptions; everybody else names them.
+//!
+//! - A subscription leaves only from `Live`: draining an actor that has not begun loses what it was sent.
+//! - Whatever is sent to one that is leaving waits in the slot and wakes it again.
+//! - A child's end never ends the region: the framework's default would take every sibling along.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
+
+use super::Context;
+use super::subscription::{Arguments as SubscriptionArguments, SubscriptionActor, SubscriptionMessage};
+use super::timers::{Generation, Timers};
+use crate::domain::id::SubscriptionId;
+use crate::domain::time::Timestamp;
+
+/// Subscriptions that one tick may wake, so that a backlog after a restart does not block the mailbox.
+const WAKES_PER_TICK: usize = 256;
+/// The ticker looks at the wall clock at least this often, so that a step of the clock delays nothing for long.
+const MAX_SLEEP_MS: u64 = 1_000;
+/// First delay before a failed subscription is tried again; doubles up to the longest.
+const FIRST_REST_MS: u64 = 1_000;
+const LONGEST_REST_MS: u64 = 300_000;
+
+/// What a region is told.
+pub(super) enum RegionMessage {
+    /// Hand this to the subscription; wake it if need be.
+    To(SubscriptionId, SubscriptionMessage),
+    /// Wake the subscription at that time.
+    Arm { id: SubscriptionId, due_at: Timestamp, generation: Generation },
+    /// Wake-ups found in the log.
+    Recovered(Vec<(SubscriptionId, Timestamp)>),
+    /// Something may be due.
+    Tick,
+    /// Ask idle subscriptions to leave.
+    Sweep,
+    /// The subscription has nothing to do.
+    MayLeave { id: SubscriptionId, actor: ActorId },
+    /// The subscription could not be loaded.
+    StartFailed { id: SubscriptionId, actor: ActorId, error: String },
+}
+
+/// The way to every subscription: finds its region. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Regions(Arc<RwLock<Vec<Option<ActorRef<RegionMessage>>>>>);
+
+impl Regions {
+    pub(super) fn new(count: u16) -> Self {
+        Self(Arc::new(RwLock::new(vec![None; usize::from(count)])))
+    }
+
+    /// Sends to the subscription's region. While that is being restarted the message is dropped, and whatever credit
+    /// or answer it carries tells its sender.
+    pub(super) fn send(&self, id: SubscriptionId, message: SubscriptionMessage) {
+        self.cast(self.index(id), RegionMessage::To(id, message));
+    }
+
+    pub(super) fn index(&self, id: SubscriptionId) -> usize {
+        let count = self.read().len() as u128;
+        ((id.to_bits() ^ (id.to_bits() >> 64)) % count) as usize
+    }
+
+    pub(super) fn cast(&self, index: usize, message: RegionMessage) {
+        if let Some(region) = &self.read()[index] {
+            drop(region.cast(message));
+        }
+    }
+
+    pub(super) fn set(&self, index: usize, region: ActorRef<RegionMessage>) {
+        self.0.write().expect("no holder of this lock can panic")[index] = Some(region);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.read().len()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Option<ActorRef<RegionMessage>>>> {
+        self.0.read().expect("no holder of this lock can panic")
+    }
+}
+
+pub(super) struct RegionActor;
+
+pub(super) struct Arguments {
+    pub(super) context: Arc<Context>,
+    pub(super) regions: Regions,
+}
+
+pub(super) struct State {
+    arguments: Arguments,
+    slots: HashMap<SubscriptionId, Slot>,
+    children: HashMap<ActorId, SubscriptionId>,
+    timers: Timers,
+    /// Failures in a row of those that are resting, or have just been tried again.
+    failures: HashMap<SubscriptionId, u32>,
+    next_tick: watch::Sender<Option<Timestamp>>,
+}
+
+enum Slot {
+    /// Its state is being loaded; it takes messages already.
+    Starting(ActorRef<SubscriptionMessage>),
+    Live { actor: ActorRef<SubscriptionMessage>, used_at: Timestamp },
+    /// It handles what it has; the rest waits here.
+    Leaving(Vec<SubscriptionMessage>),
+    /// It failed, and is left alone until then.
+    Resting(Timestamp),
+}
+
+impl Actor for RegionActor {
+    type Msg = RegionMessage;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, me: ActorRef<RegionMessage>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let (next_tick, ticks) = watch::channel(None);
+        tokio::spawn(tick(Arc::clone(&arguments.context), me.clone(), ticks));
+        me.send_interval(Duration::from_millis((arguments.context.config.idle_after_ms / 4).max(10)), || {
+            RegionMessage::Sweep
+        });
+        Ok(State {
+            arguments,
+            slots: HashMap::new(),
+            children: HashMap::new(),
+            timers: Timers::default(),
+            failures: HashMap::new(),
+            next_tick,
+        })
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<RegionMessage>,
+        message: RegionMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegionMessage::To(id, message) => state.deliver(&me, id, message),
+            RegionMessage::Arm { id, due_at, generation } => state.timers.arm(due_at, id, generation),
+            RegionMessage::Recovered(wakeups) => {
+                for (id, due_at) in wakeups {
+                    state.timers.arm(due_at, id, 0);
+                }
+            }
+            RegionMessage::Tick => state.wake_due(&me),
+            RegionMessage::Sweep => state.sweep(),
+            RegionMessage::MayLeave { id, actor } => state.leave(id, actor),
+            RegionMessage::StartFailed { id, actor, error } => {
+                state.children.remove(&actor);
+                state.failed(id, &error);
+            }
+        }
+        state.next_tick.send_replace(state.timers.next());
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<RegionMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(actor) => state.started(actor.get_id()),
+            SupervisionEvent::ActorTerminated(actor, _, _) => {
+                if let Some(id) = state.children.remove(&actor.get_id()) {
+                    state.left(&me, id);
+                }
+            }
+            SupervisionEvent::ActorFailed(actor, error) => {
+                if let Some(id) = state.children.remove(&actor.get_id()) {
+                    state.failed(id, &error.to_string());
+                }
+            }
+            SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        state.next_tick.send_replace(state.timers.next());
+        Ok(())
+    }
+}
+
+impl State {
+    fn now(&self) -> Timestamp {
+        self.arguments.context.clock.now()
+    }
+
+    fn deliver(&mut self, me: &ActorRef<RegionMessage>, id: SubscriptionId, message: SubscriptionMessage) {
+        let now = self.now();
+        match self.slots.get_mut(&id) {
+            Some(Slot::Starting(actor)) => drop(actor.cast(message)),
+            Some(Slot::Live { actor, used_at }) => {
+                *used_at = now;
+                // An actor that has just died drops the message; its end is on its way to this region.
+                drop(actor.cast(message));
+            }
+            Some(Slot::Leaving(waiting)) => waiting.push(message),
+            // Dropping it tells the sender: a caller gets an error, the matcher casts it again later.
+            Some(Slot::Resting(until)) if *until > now => {}
+            Some(Slot::Resting(_)) | None => {
+                if let Some(actor) = self.activate(me, id) {
+                    drop(actor.cast(message));
+                }
+            }
+        }
+    }
+
+    fn activate(&mut self, me: &ActorRef<RegionMessage>, id: SubscriptionId) -> Option<ActorRef<SubscriptionMessage>> {
+        let arguments = SubscriptionArguments {
+            context: Arc::clone(&self.arguments.context),
+            regions: self.arguments.regions.clone(),
+            region: me.clone(),
+            id,
+        };
+        match SubscriptionActor::spawn_linked_instant(None, SubscriptionActor, arguments, me.get_cell()) {
+            Ok((actor, started)) => {
+                let (region, actor_id) = (me.clone(), actor.get_id());
+                self.children.insert(actor_id, id);
+                self.slots.insert(id, Slot::Starting(actor.clone()));
+                // A failing start sends no supervision event: only this handle knows.
+                tokio::spawn(async move {
+                    let error = match started.await {
+                        Ok(Ok(_)) => return,
+                        Ok(Err(error)) => error.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    drop(region.cast(RegionMessage::StartFailed { id, actor: actor_id, error }));
+                });
+                Some(actor)
+            }
+            Err(error) => {
+                self.failed(id, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn started(&mut self, actor: ActorId) {
+        let now = self.now();
+        let Some(id) = self.children.get(&actor) else { return };
+        if let Some(slot) = self.slots.get_mut(id)
+            && let Slot::Starting(actor) = slot
+        {
+            *slot = Slot::Live { actor: actor.clone(), used_at: now };
+        }
+    }
+
+    fn failed(&mut self, id: SubscriptionId, error: &str) {
+        let failures = self.failures.entry(id).or_default();
+        *failures += 1;
+        let rest_ms = FIRST_REST_MS.saturating_mul(1 << (*failures - 1).min(16)).min(LONGEST_REST_MS);
+        tracing::error!(subscription.id = %id, failures, rest_ms, "subscription failed and rests: {error}");
+        let until = self.now().plus_ms(rest_ms);
+        self.slots.insert(id, Slot::Resting(until));
+        // What it owed is due again after the rest, without anybody having to ask.
+        self.timers.arm(until, id, 0);
+    }
+
+    fn wake_due(&mut self, me: &ActorRef<RegionMessage>) {
+        let now = self.now();
+        for _ in 0..WAKES_PER_TICK {
+            let Some((id, generation)) = self.timers.pop_due(now) else { break };
+            match self.slots.get(&id) {
+                Some(Slot::Starting(actor) | Slot::Live { actor, .. }) => {
+                    drop(actor.cast(SubscriptionMessage::Due(generation)));
+                }
+                Some(Slot::Leaving(_)) => self.deliver(me, id, SubscriptionMessage::Due(generation)),
+                Some(Slot::Resting(until)) if *until > now => {}
+                // A start finds by itself what is due.
+                Some(Slot::Resting(_)) | None => drop(self.activate(me, id)),
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now();
+        let idle_after_ms = self.arguments.context.config.idle_after_ms;
+        for (id, slot) in &self.slots {
+            if let Slot::Live { actor, used_at } = slot
+                && now.ms_since(*used_at) >= idle_after_ms
+            {
+                // It has lived through an idle time without a fault.
+                self.failures.remove(id);
+                drop(actor.cast(SubscriptionMessage::Rest));
+            }
+        }
+    }
+
+    fn leave(&mut self, id: SubscriptionId, leaving: ActorId) {
+        let now = self.now();
+        let idle_after_ms = self.arguments.context.config.idle_after_ms;
+        if let Some(slot) = self.slots.get_mut(&id)
+            && let Slot::Live { actor, used_at } = slot
+            && actor.get_id() == leaving
+            && now.ms_since(*used_at) >= idle_after_ms
+            && actor.drain().is_ok()
+        {
+            *slot = Slot::Leaving(Vec::new());
+        }
+    }
+
+    fn left(&mut self, me: &ActorRef<RegionMessage>, id: SubscriptionId) {
+        if let Some(Slot::Leaving(waiting)) = self.slots.remove(&id) {
+            for message in waiting {
+                self.deliver(me, id, message);
+            }
+        }
+    }
+}
+
+/// Casts a tick whenever the earliest timer is due. Ends with the region.
+async fn tick(context: Arc<Context>, region: ActorRef<RegionMessage>, mut next: watch::Receiver<Option<Timestamp>>) {
+    loop {
+        let due_at = *next.borrow_and_update();
+        let sleep_ms = due_at.map_or(MAX_SLEEP_MS, |due_at| due_at.ms_since(context.clock.now()).min(MAX_SLEEP_MS));
+        tokio::select! {
+            changed = next.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+            () = tokio::time::sleep(Duration::from_millis(sleep_ms)) => {}
+        }
+        if due_at.is_some_and(|due_at| due_at <= context.clock.now()) && region.cast(RegionMessage::Tick).is_err() {
+            return;
+        }
+        // The region answers a tick with a new deadline; without this the loop would spin until it does.
+        if due_at.is_some_and(|due_at| due_at <= context.clock.now()) && next.changed().await.is_err() {
+            return;
+        }
+    }
+}

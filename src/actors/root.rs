@@ -1,0 +1,176 @@
+//! Starts the system, restarts what dies, and ends it in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::engine::Engine;
+use super::region::{self, RegionActor, RegionMessage, Regions};
+use super::{Config, Context, SHARD, intake, matcher};
+use crate::clock::Clock;
+use crate::domain::id::SubscriptionId;
+use crate::event_store::ReadError;
+use crate::event_store::log::Log;
+use crate::execute::vault::Vault;
+use crate::outbound::{Gate, Transport};
+
+/// Wake-ups read at a time.
+const PAGE: usize = 1_000;
+/// How long attempts under way may go on after shutdown began, in milliseconds.
+const GRACE_MS: u64 = 30_000;
+
+/// The running system.
+pub struct Running {
+    /// The way to ask it.
+    pub engine: Engine,
+    context: Arc<Context>,
+    root: ActorRef<RootMessage>,
+    intake: JoinHandle<()>,
+    matcher: JoinHandle<()>,
+}
+
+/// Starts everything over an opened log. Returns once requests can be taken; work left from before is found and taken
+/// up meanwhile.
+pub async fn start(
+    log: Log,
+    clock: Arc<dyn Clock>,
+    vault: Arc<Vault>,
+    transport: Arc<dyn Transport>,
+    gate: Gate,
+    config: Config,
+) -> Result<Running, SpawnErr> {
+    let (requests, queue) = mpsc::channel(config.intake_queue);
+    let regions = Regions::new(config.regions);
+    let attempts = Semaphore::new(config.max_attempts);
+    let context = Arc::new(Context { log, clock, vault, transport, attempts, config });
+    let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
+    let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
+    let intake = tokio::spawn(intake::run(Arc::clone(&context), queue));
+    let matcher = tokio::spawn(keep_matching(Arc::clone(&context), regions.clone()));
+    let engine = Engine::new(Arc::clone(&context), regions, requests, gate);
+    Ok(Running { engine, context, root, intake, matcher })
+}
+
+/// The matcher has no state that its checkpoint does not have: after a panic it begins again.
+async fn keep_matching(context: Arc<Context>, regions: Regions) {
+    while let Err(error) = tokio::spawn(matcher::run(Arc::clone(&context), regions.clone())).await {
+        tracing::error!("matcher panicked and begins again: {error}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+impl Running {
+    /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
+    /// is owed stays in the log.
+    pub async fn stop(self) {
+        let Self { engine, context, root, intake, matcher } = self;
+        drop(engine);
+        matcher.abort();
+        // No new attempt begins: each needs a permit, and this takes them all as they come back.
+        let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
+        let idle = context.attempts.acquire_many(permits);
+        if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
+            tracing::warn!("attempts were still under way after {GRACE_MS} ms; they will be sent again");
+        }
+        // Their outcomes are in the actors' mailboxes or in the log's queue by now, and appends are answered in order.
+        intake.abort();
+        root.drain_children_and_wait(None).await;
+        context.log.close().await;
+        root.stop(None);
+    }
+}
+
+struct RootActor;
+
+enum RootMessage {}
+
+struct State {
+    arguments: region::Arguments,
+    children: Vec<(ActorId, usize)>,
+}
+
+impl Actor for RootActor {
+    type Msg = RootMessage;
+    type State = State;
+    type Arguments = region::Arguments;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<RootMessage>,
+        arguments: region::Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut state = State { arguments, children: vec![] };
+        for index in 0..state.arguments.regions.count() {
+            state.start_region(&me, index).await?;
+        }
+        state.recover(None);
+        Ok(state)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<RootMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(actor, error) = &event {
+            let id = actor.get_id();
+            if let Some(found) = state.children.iter().position(|(child, _)| *child == id) {
+                let (_, index) = state.children.swap_remove(found);
+                tracing::error!(region = index, "region failed and is started anew: {error}");
+                state.start_region(&me, index).await?;
+                state.recover(Some(index));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn start_region(&mut self, me: &ActorRef<RootMessage>, index: usize) -> Result<(), SpawnErr> {
+        let arguments = region::Arguments {
+            context: Arc::clone(&self.arguments.context),
+            regions: self.arguments.regions.clone(),
+        };
+        let (actor, _) = RegionActor::spawn_linked(None, RegionActor, arguments, me.get_cell()).await?;
+        self.children.push((actor.get_id(), index));
+        self.arguments.regions.set(index, actor);
+        Ok(())
+    }
+
+    /// Hands the wake-ups in the log to their regions, or to one of them.
+    fn recover(&self, only: Option<usize>) {
+        let region::Arguments { context, regions } = &self.arguments;
+        let (context, regions) = (Arc::clone(context), regions.clone());
+        tokio::spawn(async move {
+            while let Err(error) = recover(&context, &regions, only).await {
+                tracing::error!("wake-ups cannot be read: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+}
+
+async fn recover(context: &Context, regions: &Regions, only: Option<usize>) -> Result<(), ReadError> {
+    let mut after = None;
+    loop {
+        let page = context.log.wakeups(SHARD, after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        let mut by_region = vec![vec![]; regions.count()];
+        for wakeup in page {
+            match wakeup.key.parse::<SubscriptionId>() {
+                Ok(id) => by_region[regions.index(id)].push((id, wakeup.due_at)),
+                Err(error) => tracing::error!("a wake-up is ignored: {error}"),
+            }
+        }
+        for (index, wakeups) in by_region.into_iter().enumerate() {
+            if !wakeups.is_empty() && only.is_none_or(|only| only == index) {
+                regions.cast(index, RegionMessage::Recovered(wakeups));
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The actor of one subscription: decides on its newest state, appends, and opens the gate when the append is durable.
+//!
+//! - The handler never waits. Decisions rest on events that may not be durable yet; that is sound because there is one
+//!   writer and nothing leaves before its events are durable ([`Gate`]).
+//! - If an append fails, what was decided on it is worthless: the actor ends, and the region loads it anew.
+//! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use super::engine::{Done, EngineError};
+use super::matcher::MatchAck;
+use super::region::{RegionMessage, Regions};
+use super::timers::Generation;
+use super::{Context, SHARD, attempt};
+use crate::domain::event::Event;
+use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Refusal};
+use crate::domain::time::Timestamp;
+use crate::event_store::{Append, AppendError, Appended};
+use crate::execute::{self, Loaded, Meta};
+
+/// What the actor is told.
+pub(super) enum SubscriptionMessage {
+    /// Somebody wants something of it.
+    Command(Box<Request>),
+    /// It matched messages, in log order.
+    Matched { matches: Matches, ack: MatchAck },
+    /// Something is due.
+    Due(Generation),
+    /// An attempt ended.
+    AttemptDone(Box<Finished>),
+    /// Its `number`th append is durable, or failed.
+    Appended { number: u64, result: Result<Appended, AppendError> },
+    /// Leave memory, if there is nothing to do.
+    Rest,
+}
+
+/// A command from a tenant, and where its answer goes.
+pub(super) struct Request {
+    /// Whose subscription it has to be.
+    pub(super) tenant: TenantId,
+    /// `None` asks for the settings alone.
+    pub(super) command: Option<Command>,
+    /// Who asks.
+    pub(super) meta: Meta,
+    /// Where the answer goes.
+    pub(super) reply: oneshot::Sender<Result<Done, EngineError>>,
+}
+
+pub(super) struct SubscriptionActor;
+
+pub(super) struct Arguments {
+    pub(super) context: Arc<Context>,
+    pub(super) regions: Regions,
+    pub(super) region: ActorRef<RegionMessage>,
+    pub(super) id: SubscriptionId,
+}
+
+pub(super) struct State {
+    arguments: Arguments,
+    loaded: Loaded,
+    gate: Gate,
+    in_flight: HashSet<DeliveryId>,
+    target: Option<Arc<attempt::Target>>,
+    generation: Generation,
+    armed: Option<Timestamp>,
+    /// The durable wake-up, as far as this actor knows it.
+    wakeup: Wakeup,
+}
+
+/// What is known of the durable wake-up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wakeup {
+    /// Set by an earlier life of this actor, or not at all.
+    Unknown,
+    /// At this time; `None`: there is none.
+    At(Option<Timestamp>),
+}
+
+/// Effects wait here until the appends before them are durable.
+#[derive(Default)]
+struct Gate {
+    appended: u64,
+    waiting: VecDeque<Waiting>,
+    /// Versions of the two streams up to which everything is durable.
+    life_version: u64,
+    deliveries_version: u64,
+}
+
+struct Waiting {
+    append: u64,
+    life_version: u64,
+    deliveries_version: u64,
+    effect: Effect,
+}
+
+/// What may leave the actor.
+enum Effect {
+    Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
+    Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
+    Ack(MatchAck),
+    Nothing,
+}
+
+impl Effect {
+    fn release(self, position: Option<crate::event_store::Position>) {
+        match self {
+            // A caller that has gone needs no answer.
+            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
+            Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
+            Self::Ack(ack) => ack.durable(),
+            Self::Nothing => {}
+        }
+    }
+}
+
+impl Actor for SubscriptionActor {
+    type Msg = SubscriptionMessage;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let loaded = execute::load_subscription(&arguments.context.log, arguments.id).await?;
+        let gate = Gate {
+            life_version: loaded.life_version,
+            deliveries_version: loaded.deliveries_version,
+            ..Gate::default()
+        };
+        let mut state = State {
+            arguments,
+            loaded,
+            gate,
+            in_flight: HashSet::new(),
+            target: None,
+            generation: 0,
+            armed: None,
+            wakeup: Wakeup::Unknown,
+        };
+        state.start_due();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SubscriptionMessage::Command(request) => state.request(&me, *request)?,
+            SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
+            SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
+            SubscriptionMessage::Due(_) => return Ok(()),
+            SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
+            SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
+            SubscriptionMessage::Rest => return state.rest(&me),
+        }
+        state.start_due();
+        Ok(())
+    }
+}
+
+impl State {
+    fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
+        let Request { tenant, command, meta, reply } = request;
+        let foreign = match &self.loaded.state.life {
+            Life::Live(settings) => settings.tenant != tenant,
+            Life::Deleted(owner) => *owner != tenant,
+            Life::Absent => false,
+        };
+        let decision = match command {
+            _ if foreign => Err(Refusal::NotFound),
+            Some(command) => subscription::decide(&self.loaded.state, command),
+            None => Ok(vec![]),
+        };
+        match decision {
+            Ok(events) => {
+                let changed = !events.is_empty();
+                self.append(me, &events, Some(&meta))?;
+                let settings = self.loaded.state.settings().ok().cloned();
+                self.gate.push(&self.loaded, Effect::Reply(reply, Done { position: None, changed, settings }));
+            }
+            Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
+        }
+        Ok(())
+    }
+
+    fn matched(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        matches: Matches,
+        ack: MatchAck,
+    ) -> Result<(), ActorProcessingErr> {
+        let events = match subscription::decide(&self.loaded.state, Command::Match(matches)) {
+            Ok(events) => events,
+            // Dropping the proof makes the matcher read again from the first one that was lost.
+            Err(refusal) => {
+                tracing::warn!(subscription.id = %self.arguments.id, "matches put back: {refusal}");
+                return Ok(());
+            }
+        };
+        self.append(me, &events, None)?;
+        self.gate.push(&self.loaded, Effect::Ack(ack));
+        Ok(())
+    }
+
+    fn attempt_done(&mut self, me: &ActorRef<SubscriptionMessage>, finished: Finished) -> Result<(), ActorProcessingErr> {
+        let delivery = finished.delivery;
+        self.in_flight.remove(&delivery);
+        match subscription::decide(&self.loaded.state, Command::FinishAttempt(finished)) {
+            Ok(events) => self.append(me, &events, None),
+            // Deleted meanwhile, or the second report of an attempt that was made before and after a restart.
+            Err(refusal) => {
+                tracing::debug!(delivery.id = %delivery, "outcome not recorded: {refusal}");
+                Ok(())
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        events: &[Event],
+        meta: Option<&Meta>,
+    ) -> Result<(), ActorProcessingErr> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let context = &self.arguments.context;
+        let now = context.clock.now();
+        let (mut life, mut deliveries) = (Vec::new(), Vec::new());
+        for event in events {
+            self.loaded.evolve(event, now);
+            let new = execute::new_event(event, now, meta, None, &*context.clock);
+            match event {
+                Event::Delivery(_) => deliveries.push(new),
+                Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => life.push(new),
+            }
+        }
+        let writes = self.loaded.writes(self.arguments.id, life, deliveries);
+        let wakeups = self.wakeup_before_work().into_iter().collect();
+        self.send(me, Append { writes, claims: vec![], wakeups })
+    }
+
+    /// A durable wake-up may be earlier than the work, never later. One that is early enough is left alone, so that a
+    /// busy subscription writes none.
+    fn wakeup_before_work(&mut self) -> Option<(String, Option<Timestamp>)> {
+        let next = self.loaded.state.next_due()?;
+        match self.wakeup {
+            Wakeup::At(Some(known)) if known <= next => None,
+            Wakeup::At(_) | Wakeup::Unknown => Some(self.set_wakeup(Some(next))),
+        }
+    }
+
+    fn set_wakeup(&mut self, due_at: Option<Timestamp>) -> (String, Option<Timestamp>) {
+        self.wakeup = Wakeup::At(due_at);
+        (self.arguments.id.to_string(), due_at)
+    }
+
+    fn send(&mut self, me: &ActorRef<SubscriptionMessage>, append: Append) -> Result<(), ActorProcessingErr> {
+        let number = self.gate.next(&self.loaded);
+        let me = me.clone();
+        let ack = Box::new(move |result| {
+            // A dead actor has nothing to let out.
+            drop(me.cast(SubscriptionMessage::Appended { number, result }));
+        });
+        Ok(self.arguments.context.log.try_append(SHARD, append, ack)?)
+    }
+
+    fn appended(&mut self, number: u64, result: Result<Appended, AppendError>) -> Result<(), ActorProcessingErr> {
+        self.gate.open(number, result?);
+        Ok(())
+    }
+
+    /// Starts what is due and durable, as far as permits go, and arms the timer for what is due later.
+    fn start_due(&mut self) {
+        // A change of the settings that is not durable must not be acted on.
+        if self.gate.life_version < self.loaded.life_version {
+            return;
+        }
+        let context = &self.arguments.context;
+        let now = context.clock.now();
+        let free = context.config.max_attempts_per_subscription.saturating_sub(self.in_flight.len());
+        let due: Vec<_> = self
+            .loaded
+            .state
+            .due(now)
+            .filter(|(delivery, open)| {
+                open.version <= self.gate.deliveries_version && !self.in_flight.contains(delivery)
+            })
+            .take(free)
+            .map(|(delivery, open)| (delivery, *open))
+            .collect();
+        for (delivery, open) in due {
+            let Some(target) = self.target(now) else { break };
+            self.in_flight.insert(delivery);
+            let Arguments { context, regions, .. } = &self.arguments;
+            attempt::start(Arc::clone(context), regions.clone(), target, delivery, open);
+        }
+        self.arm(now);
+    }
+
+    fn target(&mut self, now: Timestamp) -> Option<Arc<attempt::Target>> {
+        let settings = self.loaded.state.settings().ok()?;
+        let fresh = |target: &&Arc<attempt::Target>| {
+            target.revision == settings.revision && target.secrets.len() == settings.signing_secrets(now).len()
+        };
+        if let Some(target) = self.target.as_ref().filter(fresh) {
+            return Some(Arc::clone(target));
+        }
+        let Some(target) = attempt::Target::of(settings, now) else {
+            tracing::error!(subscription.id = %settings.id, "nothing is sent: profile '{}' is unknown", settings.profile);
+            return None;
+        };
+        self.target = Some(Arc::new(target));
+        self.target.clone()
+    }
+
+    fn arm(&mut self, now: Timestamp) {
+        let Some(due_at) = self.loaded.state.next_due_after(now) else { return };
+        if self.armed == Some(due_at) {
+            return;
+        }
+        self.armed = Some(due_at);
+        self.generation += 1;
+        let message = RegionMessage::Arm { id: self.arguments.id, due_at, generation: self.generation };
+        // A region that is gone takes its actors along.
+        drop(self.arguments.region.cast(message));
+    }
+
+    /// Leaves only with nothing under way and with a durable wake-up for whatever is due later.
+    fn rest(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
+        if !self.in_flight.is_empty() || !self.gate.is_idle() {
+            return Ok(());
+        }
+        let wanted = Wakeup::At(self.loaded.state.next_due());
+        if self.wakeup != wanted {
+            let Wakeup::At(due_at) = wanted else { return Ok(()) };
+            let wakeup = self.set_wakeup(due_at);
+            // The next request to rest finds it durable.
+            return self.send(me, Append { wakeups: vec![wakeup], ..Append::default() });
+        }
+        let message = RegionMessage::MayLeave { id: self.arguments.id, actor: me.get_id() };
+        drop(self.arguments.region.cast(message));
+        Ok(())
+    }
+}
+
+impl Gate {
+    /// Counts an append that is about to be sent, and remembers which versions its success makes durable.
+    fn next(&mut self, loaded: &Loaded) -> u64 {
+        self.appended += 1;
+        self.wait(loaded, Effect::Nothing);
+        self.appended
+    }
+
+    /// Lets the effect out when everything decided before it is durable: now, if it is.
+    fn push(&mut self, loaded: &Loaded, effect: Effect) {
+        if self.is_idle() { effect.release(None) } else { self.wait(loaded, effect) }
+    }
+
+    fn wait(&mut self, loaded: &Loaded, effect: Effect) {
+        self.waiting.push_back(Waiting {
+            append: self.appended,
+            life_version: loaded.life_version,
+            deliveries_version: loaded.deliveries_version,
+            effect,
+        });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn open(&mut self, number: u64, appended: Appended) {
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.append <= number) {
+            self.life_version = waiting.life_version;
+            self.deliveries_version = waiting.deliveries_version;
+            waiting.effect.release((waiting.append == number).then_some(appended.last));
+        }
+    }
+}
