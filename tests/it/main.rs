@@ -1,0 +1,6 @@
+//! Tests of real parts together, as one binary so that they link once.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
+
+mod outbound;
+mod support;
