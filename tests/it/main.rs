@@ -1,3 +1,7 @@
-//! Tests that go through more than one module, or hold us to what others run.
+//! Tests of real parts together, as one binary so that they link once.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
 
 mod canonical_json;
+mod outbound;
+mod support;

@@ -1,0 +1,226 @@
+//! What the read models hold, as their readers get it.
+
+use crate::domain::event::SecretRotated;
+use crate::domain::filter::{EventType, Filter};
+use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::outcome::{FailureCode, Response};
+use crate::domain::scope::Scope;
+use crate::domain::time::Timestamp;
+use crate::event_store::Position;
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantRow {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name.
+    pub name: String,
+    /// Its public id.
+    pub slug: String,
+    /// The delivery profile of its new subscriptions.
+    pub profile: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// An API key, for showing it and for checking a caller's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiKeyRow {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What it is for.
+    pub name: String,
+    /// SHA-256 of its secret, in hex.
+    pub hash: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// When it was withdrawn.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// An event type that a tenant announced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventTypeRow {
+    /// The name.
+    pub name: EventType,
+    /// What it belongs to.
+    pub category: String,
+    /// What it tells.
+    pub description: String,
+    /// JSON Schema of the data.
+    pub schema: serde_json::Value,
+    /// Data that conforms to it.
+    pub example: Option<serde_json::Value>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebhookRow {
+    /// Its id.
+    pub id: SubscriptionId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its delivery profile.
+    pub profile: String,
+    /// Where it sends.
+    pub url: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// What it sends.
+    pub filters: Vec<Filter>,
+    /// Whether it sends.
+    pub enabled: bool,
+    /// Grows with every change.
+    pub revision: u64,
+    /// Its signing secrets, the current one first: all but the secret.
+    pub secrets: Vec<SecretRow>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When a delivery last succeeded or an attempt last failed.
+    pub last_delivery_at: Option<Timestamp>,
+}
+
+/// What may be known of a signing secret.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SecretRow {
+    /// From 1.
+    pub version: u32,
+    /// Keyed fingerprint.
+    pub fingerprint: String,
+    /// Since when it signs.
+    pub created_at: Timestamp,
+    /// Until when it signs beside its successor; `None` for the current one.
+    pub retires_at: Option<Timestamp>,
+}
+
+impl SecretRow {
+    /// The secret that a rotation makes.
+    pub fn rotated(event: &SecretRotated, at: Timestamp) -> Self {
+        Self { version: event.version, fingerprint: event.fingerprint.clone(), created_at: at, retires_at: None }
+    }
+}
+
+/// A message; its data stands in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageRow {
+    /// Its id.
+    pub id: MessageId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its place in the log.
+    pub position: Position,
+    /// What kind of event it tells of.
+    pub event_type: EventType,
+    /// When that happened.
+    pub occurred_at: Timestamp,
+    /// When it was published.
+    pub created_at: Timestamp,
+    /// Size of its data.
+    pub size_bytes: u32,
+    /// Whether a JavaScript parser would write its data differently.
+    pub unstable: bool,
+    /// The publisher's key.
+    pub idempotency_key: Option<String>,
+}
+
+/// How a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeliveryStatus {
+    /// Waiting for its first or next attempt.
+    Pending,
+    /// An attempt succeeded.
+    Succeeded,
+    /// The last attempt failed.
+    Failed,
+    /// Its subscription was deleted.
+    Cancelled,
+}
+
+/// A delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveryRow {
+    /// Its id.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Of which subscription.
+    pub subscription: SubscriptionId,
+    /// Of which message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// The message's event type.
+    pub event_type: EventType,
+    /// How it stands.
+    pub status: DeliveryStatus,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it was scheduled.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// When its next attempt is due.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Status of the last answer.
+    pub last_status: Option<u16>,
+    /// How long the last attempt took.
+    pub last_latency_ms: Option<u64>,
+    /// The delivery that it repeats.
+    pub redelivery_of: Option<DeliveryId>,
+}
+
+/// An attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptRow {
+    /// Of which delivery.
+    pub delivery: DeliveryId,
+    /// From 1.
+    pub number: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub latency_ms: u64,
+    /// Why it failed; `None` for success.
+    pub failure: Option<FailureCode>,
+    /// The same in a sentence.
+    pub detail: Option<String>,
+    /// What the endpoint said.
+    pub response: Option<Response>,
+    /// The subscription's revision that it was sent under.
+    pub revision: u64,
+}
+
+/// A row of the audit log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditRow {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Place of the event behind it; also the row's order and identity.
+    pub position: Position,
+    /// What happened: `TENANT_WEBHOOK_CREATED`.
+    pub code: &'static str,
+    /// When.
+    pub at: Timestamp,
+    /// Kind of whoever did it: `api_key` or `system`.
+    pub actor_kind: String,
+    /// Their id.
+    pub actor_id: String,
+    /// Id of what it was done to.
+    pub target: String,
+    /// In which request.
+    pub request: Option<String>,
+    /// From which address.
+    pub ip: Option<String>,
+    /// What changed, by field: `{"url": {"from": …, "to": …}}`; secrets and URL queries are masked.
+    pub changes: serde_json::Value,
+}

@@ -1,0 +1,5 @@
+//! What stands outside the program: endpoints and name servers, as real servers on loopback.
+
+pub(crate) mod certificates;
+pub(crate) mod name_server;
+pub(crate) mod receiver;

@@ -1,0 +1,96 @@
+//! A DNS server on loopback that tells what the test wants to be told.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+const TYPE_A: u16 = 1;
+const TYPE_AAAA: u16 = 28;
+const HEADER_BYTES: usize = 12;
+
+/// A running name server. Names that it was not told do not exist. It stops when it is dropped.
+pub(crate) struct NameServer {
+    address: SocketAddr,
+    names: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
+    answering: JoinHandle<()>,
+}
+
+impl NameServer {
+    pub(crate) async fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let names = Arc::<Mutex<HashMap<String, Vec<IpAddr>>>>::default();
+        let answering = tokio::spawn(answer(socket, Arc::clone(&names)));
+        Self { address, names, answering }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, `name` has these addresses. Answers must not be cached.
+    pub(crate) fn tell(&self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.names.lock().unwrap().insert(name.to_owned(), addresses);
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.answering.abort();
+    }
+}
+
+async fn answer(socket: UdpSocket, names: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>) {
+    let mut buffer = [0; 1500];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+        let reply = reply_to(&buffer[..length], &names.lock().unwrap());
+        if let Some(reply) = reply {
+            let _ = socket.send_to(&reply, client).await;
+        }
+    }
+}
+
+/// The answer to a query with one question, as RFC 1035 has it.
+fn reply_to(query: &[u8], names: &HashMap<String, Vec<IpAddr>>) -> Option<Vec<u8>> {
+    let mut labels: Vec<&str> = Vec::new();
+    let mut at = HEADER_BYTES;
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        labels.push(std::str::from_utf8(query.get(at..at + length)?).ok()?);
+        at += length;
+    }
+    let question = query.get(HEADER_BYTES..at + 4)?;
+    let wanted = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
+    let known = names.get(&labels.join(".").to_lowercase());
+    let matching: Vec<&IpAddr> = known.into_iter().flatten().filter(|address| type_of(address) == wanted).collect();
+
+    let no_such_name = if known.is_some() { 0 } else { 3 };
+    let mut reply = query.get(..2)?.to_vec();
+    reply.extend([0x81, 0x80 | no_such_name, 0, 1, 0, u8::try_from(matching.len()).ok()?, 0, 0, 0, 0]);
+    reply.extend(question);
+    for address in matching {
+        let octets = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        // The name of the question, its type, class IN, no time to live.
+        reply.extend([0xc0, HEADER_BYTES as u8, 0, wanted as u8, 0, 1, 0, 0, 0, 0, 0, octets.len() as u8]);
+        reply.extend(octets);
+    }
+    Some(reply)
+}
+
+fn type_of(address: &IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => TYPE_A,
+        IpAddr::V6(_) => TYPE_AAAA,
+    }
+}
