@@ -333,7 +333,7 @@ impl Engine {
     pub async fn sample(&self, tenant: TenantId, event_type: &EventType) -> Result<Option<serde_json::Value>, EngineError> {
         let owner = self.load_tenant(tenant).await?;
         let own = owner.event_types.get(event_type).map(|registered| registered.example.clone());
-        Ok(own.unwrap_or_else(|| catalogue::find(event_type.as_str()).map(|definition| definition.example.clone())))
+        Ok(own.unwrap_or_else(|| catalogue::find(event_type).map(|definition| definition.example.clone())))
     }
 
     async fn check_url(&self, url: &str) -> Result<String, EngineError> {

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::event_store::log::Log;
+use crate::event_store::Log;
 use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
 use tokio::sync::watch;
 
 use super::Context;
@@ -216,7 +216,7 @@ impl State {
             region: me.clone(),
             id,
         };
-        match SubscriptionActor::spawn_linked_instant(None, SubscriptionActor, arguments, me.get_cell()) {
+        match ActorRuntime::spawn_linked_instant(None, SubscriptionActor, arguments, me.get_cell()) {
             Ok((actor, started)) => {
                 let (region, actor_id) = (me.clone(), actor.get_id());
                 self.children.insert(actor_id, id);

@@ -13,7 +13,7 @@ use super::{Config, Context, SHARD, intake, matcher};
 use crate::clock::Clock;
 use crate::domain::id::SubscriptionId;
 use crate::event_store::ReadError;
-use crate::event_store::log::Log;
+use crate::event_store::Log;
 use crate::execute::vault::Vault;
 use crate::outbound::{Gate, Transport};
 

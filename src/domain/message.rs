@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::filter::{EventType, InvalidEventType};
 use super::id::TenantId;
-use super::json::{self, InvalidJson};
+use super::json;
 use super::time::Timestamp;
 use crate::error_code::ErrorCode;
 
@@ -64,7 +64,7 @@ pub enum Refusal {
     ReservedType(EventType),
     /// The data is not JSON.
     #[error("the data is not valid JSON: {0}")]
-    InvalidData(#[from] InvalidJson),
+    InvalidData(String),
     /// The data is no object.
     #[error("the data must be a JSON object")]
     NotAnObject,
@@ -109,7 +109,7 @@ pub fn prepare(publish: Publish) -> Result<Draft, Refusal> {
     if data.len() > MAX_DATA_BYTES * 2 {
         return Err(Refusal::TooLarge(data.len()));
     }
-    let canonical = json::canonicalise(data.as_bytes())?;
+    let canonical = json::canonicalise(data.as_bytes()).map_err(|error| Refusal::InvalidData(error.to_string()))?;
     if canonical.text().len() > MAX_DATA_BYTES {
         return Err(Refusal::TooLarge(canonical.text().len()));
     }

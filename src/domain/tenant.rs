@@ -125,7 +125,7 @@ fn register(state: &Tenant, registered: EventTypeRegistered) -> Result<Vec<Tenan
     match state.event_types.get(&registered.name) {
         Some(known) if *known == registered => return Ok(vec![]),
         Some(_) => return Err(Refusal::EventTypeExists(registered.name)),
-        None if catalogue::find(registered.name.as_str()).is_some() => {
+        None if catalogue::find(&registered.name).is_some() => {
             return Err(Refusal::EventTypeExists(registered.name));
         }
         None if state.event_types.len() >= MAX_EVENT_TYPES => return Err(Refusal::TooManyEventTypes),
@@ -155,7 +155,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 impl Tenant {
     /// Whether messages of this type may be published.
     pub fn knows(&self, event_type: &EventType) -> bool {
-        self.event_types.contains_key(event_type) || catalogue::find(event_type.as_str()).is_some()
+        self.event_types.contains_key(event_type) || catalogue::find(event_type).is_some()
     }
 
     /// Remembers what happened.

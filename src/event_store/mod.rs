@@ -14,6 +14,17 @@
 //! [`EventStore`] is what a database must do; [`Log`] is what the rest of the program holds: it groups appends into
 //! few commits, keeps the newest events in memory for the readers that follow, and wakes them.
 
+mod lane;
+mod log;
+mod memory;
+mod plan;
+mod sqlite;
+mod tail;
+
+pub use log::{Ack, Config, Log};
+pub use memory::MemoryStore;
+pub use sqlite::{OpenError, Options, SqliteStore};
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
@@ -119,7 +130,8 @@ pub struct Claim {
 pub struct Append {
     /// Streams to extend; each at most once.
     pub writes: Vec<StreamWrite>,
-    /// Names taken; the whole append fails if one is taken already by a different append.
+    /// Names taken; the whole append fails if one is taken already by a different append. Without events, nothing but
+    /// the values tells a repeated append from a different one.
     pub claims: Vec<Claim>,
     /// Wake-ups set (`Some`, replacing any other time) or removed (`None`), by key.
     pub wakeups: Vec<(String, Option<Timestamp>)>,
@@ -135,8 +147,9 @@ pub struct Appended {
 /// Why an append was refused. In every case nothing of it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another event stands at that version: the writer is not, or no longer, the only one.
-    #[error("stream '{stream}' is not at the expected version: {expected} is taken")]
+    /// Another event stands at that version, or the one before it is missing: the writer is not, or no longer, the
+    /// only one.
+    #[error("stream '{stream}' is not at the expected version: {expected} is not its next")]
     Conflict {
         /// The stream.
         stream: StreamName,
@@ -195,6 +208,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// The stream's events from `from_version` on, at most `limit`, in order.
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError>;
+
+    /// The version of the stream's newest event; 0 if it has none.
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError>;
 
     /// The shard's events after `after`, at most `limit`, in order.
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError>;

@@ -15,7 +15,7 @@ use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Subscription};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
-use crate::event_store::log::Log;
+use crate::event_store::Log;
 use crate::event_store::{NewEvent, ReadError, Recorded, StreamName, StreamWrite};
 
 /// Who caused an event, and in which request; stands beside the payload in the log.

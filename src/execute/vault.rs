@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::domain::id::SecretId;
 use crate::domain::secret::Secret;
-use crate::event_store::log::Log;
+use crate::event_store::Log;
 use crate::event_store::{AppendError, ReadError};
 
 /// Opened secrets that are kept in memory, so that an attempt reads and opens none.
