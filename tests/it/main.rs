@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
 
 mod canonical_json;
+mod crash;
+mod end_to_end;
 mod outbound;
 mod support;
