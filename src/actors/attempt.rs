@@ -6,6 +6,7 @@
 //! A crash between the answer and the report costs a second sending with the same id and bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -71,7 +72,7 @@ enum Unmade {
 
 /// Starts an attempt of an open delivery.
 pub(super) fn start(context: Arc<Context>, regions: Regions, target: Arc<Target>, delivery: DeliveryId, open: Open) {
-    let mut report = Report {
+    let report = Report {
         regions,
         subscription: target.subscription,
         finished: Some(Finished {
@@ -86,6 +87,12 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, target: Arc<Target>
     };
     tokio::spawn(async move {
         let _permit = context.attempts.acquire().await.expect("nobody closes the semaphore");
+        // Dropped before the permit: who holds all permits knows that every attempt has reported.
+        let mut report = report;
+        if context.stopping.load(Ordering::Relaxed) {
+            report.finished = None;
+            return;
+        }
         let started_at = context.clock.now();
         let exchange = match attempt(&context, &target, &open, started_at).await {
             Ok(exchange) => exchange,

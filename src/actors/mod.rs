@@ -27,6 +27,7 @@ mod subscription;
 mod timers;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -85,5 +86,7 @@ pub(crate) struct Context {
     transport: Arc<dyn Transport>,
     /// One permit for each attempt under way in this process.
     attempts: Semaphore,
+    /// Whether shutdown has begun: no attempt begins any more.
+    stopping: AtomicBool,
     config: Config,
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::Context;
 use super::subscription::{Arguments as SubscriptionArguments, SubscriptionActor, SubscriptionMessage};
@@ -40,6 +40,8 @@ pub(super) enum RegionMessage {
     Tick,
     /// Ask idle subscriptions to leave.
     Sweep,
+    /// Pass this to every subscription in memory; each drops it when all it decided is durable.
+    Flush(mpsc::Sender<()>),
     /// The subscription has nothing to do.
     MayLeave { id: SubscriptionId, actor: ActorId },
     /// The subscription could not be loaded.
@@ -149,13 +151,14 @@ impl Actor for RegionActor {
             }
             RegionMessage::Tick => state.wake_due(&me),
             RegionMessage::Sweep => state.sweep(),
+            RegionMessage::Flush(done) => state.flush(&done),
             RegionMessage::MayLeave { id, actor } => state.leave(id, actor),
             RegionMessage::StartFailed { id, actor, error } => {
                 state.children.remove(&actor);
                 state.failed(id, &error);
             }
         }
-        state.next_tick.send_replace(state.timers.next());
+        state.tell_ticker();
         Ok(())
     }
 
@@ -179,12 +182,17 @@ impl Actor for RegionActor {
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
         }
-        state.next_tick.send_replace(state.timers.next());
+        state.tell_ticker();
         Ok(())
     }
 }
 
 impl State {
+    fn tell_ticker(&self) {
+        let next = self.timers.next();
+        self.next_tick.send_if_modified(|told| std::mem::replace(told, next) != next || next.is_some_and(|at| at <= self.now()));
+    }
+
     fn now(&self) -> Timestamp {
         self.arguments.context.clock.now()
     }
@@ -286,6 +294,17 @@ impl State {
                 // It has lived through an idle time without a fault.
                 self.failures.remove(id);
                 drop(actor.cast(SubscriptionMessage::Rest));
+            }
+        }
+    }
+
+    fn flush(&self, done: &mpsc::Sender<()>) {
+        for slot in self.slots.values() {
+            match slot {
+                Slot::Starting(actor) | Slot::Live { actor, .. } => {
+                    drop(actor.cast(SubscriptionMessage::Flush(done.clone())));
+                }
+                Slot::Leaving(_) | Slot::Resting(_) => {}
             }
         }
     }

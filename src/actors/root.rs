@@ -1,6 +1,7 @@
 //! Starts the system, restarts what dies, and ends it in order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
@@ -45,7 +46,8 @@ pub async fn start(
     let (requests, queue) = mpsc::channel(config.intake_queue);
     let regions = Regions::new(config.regions);
     let attempts = Semaphore::new(config.max_attempts);
-    let context = Arc::new(Context { log, clock, vault, transport, attempts, config });
+    let stopping = AtomicBool::new(false);
+    let context = Arc::new(Context { log, clock, vault, transport, attempts, stopping, config });
     let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
     let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
     let intake = tokio::spawn(intake::run(Arc::clone(&context), queue));
@@ -63,21 +65,30 @@ async fn keep_matching(context: Arc<Context>, regions: Regions) {
 }
 
 impl Running {
-    /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
+    /// Ends the system: no attempt begins, those under way come to their end and are recorded, then everything stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
         let Self { engine, context, root, intake, matcher } = self;
-        drop(engine);
+        context.stopping.store(true, Ordering::Relaxed);
         matcher.abort();
-        // No new attempt begins: each needs a permit, and this takes them all as they come back.
-        let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
-        let idle = context.attempts.acquire_many(permits);
-        if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
+        let regions = engine.regions().clone();
+        drop(engine);
+        let grace = tokio::time::timeout(Duration::from_millis(GRACE_MS), async {
+            // The permits of attempts under way come back after their reports.
+            let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
+            drop(context.attempts.acquire_many(permits).await);
+            // The reports are in the mailboxes by now, before this.
+            let (done, mut all_done) = mpsc::channel(1);
+            for index in 0..regions.count() {
+                regions.cast(index, RegionMessage::Flush(done.clone()));
+            }
+            drop(done);
+            all_done.recv().await;
+        });
+        if grace.await.is_err() {
             tracing::warn!("attempts were still under way after {GRACE_MS} ms; they will be sent again");
         }
-        // Their outcomes are in the actors' mailboxes or in the log's queue by now, and appends are answered in order.
         intake.abort();
-        root.drain_children_and_wait(None).await;
         context.log.close().await;
         root.stop(None);
     }

@@ -9,7 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{Done, EngineError};
 use super::matcher::MatchAck;
@@ -37,6 +37,8 @@ pub(super) enum SubscriptionMessage {
     Appended { number: u64, result: Result<Appended, AppendError> },
     /// Leave memory, if there is nothing to do.
     Rest,
+    /// Drop this when everything decided so far is durable.
+    Flush(mpsc::Sender<()>),
 }
 
 /// A command from a tenant, and where its answer goes.
@@ -103,6 +105,7 @@ enum Effect {
     Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
     Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
     Ack(MatchAck),
+    Flushed(mpsc::Sender<()>),
     Nothing,
 }
 
@@ -113,6 +116,7 @@ impl Effect {
             Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
             Self::Ack(ack) => ack.durable(),
+            Self::Flushed(done) => drop(done),
             Self::Nothing => {}
         }
     }
@@ -158,6 +162,10 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
             SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
             SubscriptionMessage::Rest => return state.rest(&me),
+            SubscriptionMessage::Flush(done) => {
+                state.gate.push(&state.loaded, Effect::Flushed(done));
+                return Ok(());
+            }
         }
         state.start_due();
         Ok(())

@@ -14,8 +14,7 @@ const KILLS: usize = 10;
 const PUBLISHERS: usize = 8;
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
-const PUBLISH: &str =
-    "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } duplicate userErrors { code message } } }";
+const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } duplicate userErrors { code message } } }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_ten_kills() {
@@ -41,7 +40,8 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
     assert_eq!(acknowledged.len(), MESSAGES);
 
     let delivered = |receiver: &Receiver| {
-        let ids: HashSet<_> = receiver.requests().iter().filter_map(|request| request.header("webhook-id").map(str::to_owned)).collect();
+        let ids: HashSet<_> =
+            receiver.requests().iter().filter_map(|request| request.header("webhook-id").map(str::to_owned)).collect();
         acknowledged.keys().filter(|id| !ids.contains(*id)).count()
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
@@ -70,7 +70,12 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
 
 /// Publishes all of `pending`; kills and restarts the server once `kill_after` of them are acknowledged. Who gets no
 /// answer publishes again under the same idempotency key.
-async fn publish(server: &mut Server, pending: Vec<usize>, kill_after: usize, acknowledged: &mut HashMap<String, usize>) {
+async fn publish(
+    server: &mut Server,
+    pending: Vec<usize>,
+    kill_after: usize,
+    acknowledged: &mut HashMap<String, usize>,
+) {
     let mut left = pending;
     let mut killed = false;
     while !left.is_empty() {
@@ -127,7 +132,8 @@ async fn a_clean_shutdown_sends_nothing_twice() {
     assert_eq!(server.terminate(), Some(0));
     server.restart();
     receiver.wait_for(40).await;
-    let ids: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect();
+    let ids: Vec<_> =
+        receiver.requests().iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 40);
     assert_eq!(ids.len(), 40, "something was sent twice");
 }

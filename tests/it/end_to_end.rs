@@ -120,7 +120,9 @@ async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
     let setting = setting().await;
     let url = setting.receiver.url("/hook");
     let create = async |input: Value| setting.code(CREATE, "createWebhook", input).await;
-    for wrong in ["http://example.com/", "https://user@example.com/", "https://10.0.0.1/", "nonsense", "https://localhost:9443/"] {
+    for wrong in
+        ["http://example.com/", "https://user@example.com/", "https://10.0.0.1/", "nonsense", "https://localhost:9443/"]
+    {
         assert_eq!(create(json!({ "url": wrong, "eventFilters": ["**"] })).await, "WEBHOOK_INVALID_URL", "{wrong}");
     }
     for wrong in ["foo*", "a..b", ".a", "a b", "***"] {
@@ -137,7 +139,9 @@ async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
     assert_eq!(create(axie(json!({ "description": "x".repeat(201) }))).await, "INVALID_INPUT");
     assert_eq!(create(axie(json!({ "profile": "axie-v9" }))).await, "INVALID_INPUT");
     let publish = async |event_type: &str, data: Value| {
-        setting.code(PUBLISH, "publishMessage", json!({ "type": event_type, "data": data, "idempotencyKey": "k" })).await
+        setting
+            .code(PUBLISH, "publishMessage", json!({ "type": event_type, "data": data, "idempotencyKey": "k" }))
+            .await
     };
     assert_eq!(publish("no.such.type", json!({})).await, "EVENT_TYPE_UNKNOWN");
     assert_eq!(publish("webhook.test", json!({})).await, "INVALID_INPUT");
@@ -160,7 +164,8 @@ async fn another_tenant_sees_and_reaches_nothing() {
         )
         .await;
     let other = text(&tenant["createTenant"]["tenant"]["id"]);
-    let scopes = ["WEBHOOKS_READ", "WEBHOOKS_WRITE", "SECRETS_ROTATE", "DELIVERIES_READ", "MESSAGES_PUBLISH", "AUDIT_READ"];
+    let scopes =
+        ["WEBHOOKS_READ", "WEBHOOKS_WRITE", "SECRETS_ROTATE", "DELIVERIES_READ", "MESSAGES_PUBLISH", "AUDIT_READ"];
     let created = setting
         .server
         .data(
@@ -174,13 +179,20 @@ async fn another_tenant_sees_and_reaches_nothing() {
     assert_eq!(seen["data"]["webhook"], json!(null), "{seen}");
     assert_eq!(seen["data"]["node"], json!(null));
     assert_eq!(seen["data"]["webhooks"]["nodes"], json!([]));
-    let targets: Vec<_> = seen["data"]["auditLog"]["nodes"].as_array().unwrap().iter().map(|row| &row["targetId"]).collect();
+    let targets: Vec<_> =
+        seen["data"]["auditLog"]["nodes"].as_array().unwrap().iter().map(|row| &row["targetId"]).collect();
     assert!(!targets.contains(&&json!(id)), "{seen}");
     for (mutation, field) in [
         ("mutation($id: ID!) { deleteWebhook(input: { webhookId: $id }) { userErrors { code } } }", "deleteWebhook"),
         ("mutation($id: ID!) { disableWebhook(input: { webhookId: $id }) { userErrors { code } } }", "disableWebhook"),
-        ("mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }", "rotateWebhookSecret"),
-        ("mutation($id: ID!) { testWebhookDelivery(input: { webhookId: $id }) { userErrors { code } } }", "testWebhookDelivery"),
+        (
+            "mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }",
+            "rotateWebhookSecret",
+        ),
+        (
+            "mutation($id: ID!) { testWebhookDelivery(input: { webhookId: $id }) { userErrors { code } } }",
+            "testWebhookDelivery",
+        ),
     ] {
         let answer = setting.server.try_graphql(&key, mutation, &json!({ "id": id })).await.unwrap();
         assert_eq!(answer["data"][field]["userErrors"][0]["code"], json!("NOT_FOUND"), "{answer}");
@@ -210,7 +222,11 @@ async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row() {
     let data = setting.server.data(DELIVERIES, json!({ "webhook": id })).await;
     assert_eq!(data["deliveries"]["nodes"], json!([]));
     let audit = setting.server.data(AUDIT, json!({})).await;
-    let sent = audit["auditLog"]["nodes"].as_array().unwrap().iter().filter(|row| row["code"] == json!("TENANT_WEBHOOK_TEST_SENT"));
+    let sent = audit["auditLog"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["code"] == json!("TENANT_WEBHOOK_TEST_SENT"));
     assert_eq!(sent.count(), 2);
 }
 
@@ -254,16 +270,24 @@ async fn settings_change_at_once_and_every_change_is_audited() {
     let request = setting.receiver.wait_for(1).await.remove(0);
     assert_eq!(request.target, "/new");
     let disable = "mutation($id: ID!) { disableWebhook(input: { webhookId: $id, reason: \"maintenance\" }) { webhook { enabled } userErrors { code } } }";
-    assert_eq!(setting.server.data(disable, json!({ "id": id })).await["disableWebhook"]["webhook"]["enabled"], json!(false));
+    assert_eq!(
+        setting.server.data(disable, json!({ "id": id })).await["disableWebhook"]["webhook"]["enabled"],
+        json!(false)
+    );
     setting.publish("user.created", json!({}), "k2").await;
-    let enable = "mutation($id: ID!) { enableWebhook(input: { webhookId: $id }) { webhook { enabled } userErrors { code } } }";
+    let enable =
+        "mutation($id: ID!) { enableWebhook(input: { webhookId: $id }) { webhook { enabled } userErrors { code } } }";
     setting.server.data(enable, json!({ "id": id })).await;
     setting.publish("user.created", json!({}), "k3").await;
     let requests = setting.receiver.wait_for(2).await;
     assert_eq!(requests.len(), 2, "what was published while disabled was sent");
-    let delete = "mutation($id: ID!) { deleteWebhook(input: { webhookId: $id }) { deletedWebhookId userErrors { code } } }";
+    let delete =
+        "mutation($id: ID!) { deleteWebhook(input: { webhookId: $id }) { deletedWebhookId userErrors { code } } }";
     assert_eq!(setting.server.data(delete, json!({ "id": id })).await["deleteWebhook"]["deletedWebhookId"], json!(id));
-    let gone = setting.server.data("query($id: ID!) { webhook(id: $id) { id } webhooks { nodes { id } } }", json!({ "id": id })).await;
+    let gone = setting
+        .server
+        .data("query($id: ID!) { webhook(id: $id) { id } webhooks { nodes { id } } }", json!({ "id": id }))
+        .await;
     assert_eq!(gone, json!({ "webhook": null, "webhooks": { "nodes": [] } }));
     let audit = setting.server.data(AUDIT, json!({})).await;
     let codes: Vec<_> = audit["auditLog"]["nodes"]
@@ -280,7 +304,10 @@ async fn settings_change_at_once_and_every_change_is_audited() {
     for file in std::fs::read_dir(setting.server.folder()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         for secret in [&secret, &new_secret] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "a secret lies in the clear");
+            assert!(
+                !bytes.windows(secret.len()).any(|window| window == secret.as_bytes()),
+                "a secret lies in the clear"
+            );
         }
     }
 }
@@ -316,7 +343,12 @@ async fn read_models_are_rebuilt_from_the_log_to_the_same_answers() {
 async fn without_a_valid_key_nothing_is_answered() {
     let setting = setting().await;
     let post = |key: Option<&str>, body: &'static str| {
-        let request = setting.server.client().post(setting.server.url("/graphql")).header("content-type", "application/json").body(body);
+        let request = setting
+            .server
+            .client()
+            .post(setting.server.url("/graphql"))
+            .header("content-type", "application/json")
+            .body(body);
         match key {
             Some(key) => request.bearer_auth(key),
             None => request,
