@@ -11,8 +11,15 @@
 //! small tables that must commit with them or live as long as them: erasable content of an event, claims (uniqueness
 //! and idempotency), wake-ups (streams with work to do) and readers' checkpoints; and sealed secrets.
 //!
-//! [`EventStore`] is what a database must do; [`Log`] is what the rest of the program holds: it groups appends into
+//! [`EventStore`] is what a database must do; `Log` is what the rest of the program holds: it groups appends into
 //! few commits, keeps the newest events in memory for the readers that follow, and wakes them.
+
+mod memory;
+mod plan;
+mod sqlite;
+
+pub use memory::MemoryStore;
+pub use sqlite::{OpenError, Options, SqliteStore};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -119,7 +126,8 @@ pub struct Claim {
 pub struct Append {
     /// Streams to extend; each at most once.
     pub writes: Vec<StreamWrite>,
-    /// Names taken; the whole append fails if one is taken already by a different append.
+    /// Names taken; the whole append fails if one is taken already by a different append. Without events, nothing but
+    /// the values tells a repeated append from a different one.
     pub claims: Vec<Claim>,
     /// Wake-ups set (`Some`, replacing any other time) or removed (`None`), by key.
     pub wakeups: Vec<(String, Option<Timestamp>)>,
@@ -132,11 +140,13 @@ pub struct Appended {
     pub last: Position,
 }
 
-/// Why an append was refused. In every case nothing of it was written.
+/// Why an append was refused. Nothing of it was written; only after [`AppendError::Unavailable`] is that uncertain,
+/// and the same append, repeated, settles it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another event stands at that version: the writer is not, or no longer, the only one.
-    #[error("stream '{stream}' is not at the expected version: {expected} is taken")]
+    /// Another event stands at that version, or the one before it is missing: the writer is not, or no longer, the
+    /// only one.
+    #[error("stream '{stream}' is not at the expected version: {expected} is not its next")]
     Conflict {
         /// The stream.
         stream: StreamName,

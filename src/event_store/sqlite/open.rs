@@ -1,0 +1,194 @@
+//! Opening the database: the lock on the file, and settings that are read back before they are relied on.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection};
+
+/// How long a statement waits for another program that holds the file, such as a backup.
+const BUSY_TIMEOUT_MS: u32 = 5_000;
+/// Pages in the write-ahead log before a commit moves them to the main file: 16 MiB.
+const WAL_CHECKPOINT_PAGES: u32 = 4_096;
+/// To how many bytes the write-ahead log shrinks after a long read let it grow.
+const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
+/// Page cache of the writing connection, in KiB; filled as it is needed.
+const WRITER_CACHE_KIB: u32 = 32 * 1024;
+/// Page cache of each reading connection, in KiB.
+const READER_CACHE_KIB: u32 = 4 * 1024;
+/// Rows on the way from SQLite's thread to the reader.
+const ROW_BUFFER: usize = 512;
+
+/// Where the database is and how much it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The database file; made with its first opening, the folder is not.
+    pub path: PathBuf,
+    /// How many reads run at once, from 1; each is a thread with a page cache of 4 MiB.
+    pub read_connections: u32,
+    /// To how many 4 KiB pages the file may grow; `None` for as many as the disk holds. Once full, the log answers
+    /// that it is unavailable and loses nothing.
+    pub max_pages: Option<u32>,
+}
+
+impl Options {
+    /// A database in this file, read by four connections.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), read_connections: 4, max_pages: None }
+    }
+}
+
+/// Why the database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another handle of this one, has the database.
+    #[error("the database is already open: '{0}' is locked")]
+    Locked(PathBuf),
+    /// The lock file could not be made or asked.
+    #[error("the lock file '{path}' cannot be used")]
+    LockFile {
+        /// The lock file.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting that the log relies on did not take.
+    #[error("the database setting '{name}' is {found} and must be {wanted}")]
+    Setting {
+        /// The name of the pragma.
+        name: &'static str,
+        /// What it must be.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
+    /// The tables could not be brought up to date, or belong to a newer program.
+    #[error("the tables of the database cannot be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// SQLite failed.
+    #[error("the database cannot be opened")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Takes `<path>.lock` for as long as the file lives. The operating system gives it back when the process ends,
+/// however it ends.
+pub(super) fn lock(database: &Path) -> Result<Arc<File>, OpenError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.map_err(|source| OpenError::LockFile { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(Arc::new(file)),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path)),
+        Err(TryLockError::Error(source)) => Err(OpenError::LockFile { path, source }),
+    }
+}
+
+/// The connection that writes.
+///
+/// - `synchronous=FULL`: a commit returns when the disk has it; `fullfsync` asks the same of macOS.
+/// - `secure_delete`: what is destroyed is overwritten, not only unlinked.
+pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection, OpenError> {
+    let mut connect = shared(options)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .pragma("fullfsync", "ON")
+        .pragma("secure_delete", "ON")
+        .pragma("wal_autocheckpoint", WAL_CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", WAL_KEPT_BYTES.to_string())
+        .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
+    if let Some(pages) = options.max_pages {
+        connect = connect.pragma("max_page_count", pages.to_string());
+    }
+    let mut connection = connect.connect().await?;
+    for (name, wanted) in [
+        ("journal_mode", "wal".to_owned()),
+        ("synchronous", "2".to_owned()),
+        ("foreign_keys", "1".to_owned()),
+        ("fullfsync", "1".to_owned()),
+        ("secure_delete", "1".to_owned()),
+        ("busy_timeout", BUSY_TIMEOUT_MS.to_string()),
+        ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES.to_string()),
+        ("journal_size_limit", WAL_KEPT_BYTES.to_string()),
+        ("cache_size", format!("-{WRITER_CACHE_KIB}")),
+    ] {
+        must_be(&mut connection, name, wanted).await?;
+    }
+    Ok(connection)
+}
+
+/// The connections that read; they cannot write.
+pub(super) async fn connect_readers(options: &Options) -> Result<SqlitePool, OpenError> {
+    let connect = shared(options)
+        .read_only(true)
+        .row_buffer_size(ROW_BUFFER)
+        .pragma("query_only", "ON")
+        .pragma("cache_size", format!("-{READER_CACHE_KIB}"));
+    let pool = SqlitePoolOptions::new()
+        .max_connections(options.read_connections.max(1))
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(connect)
+        .await?;
+    let mut connection = pool.acquire().await?;
+    must_be(&mut connection, "journal_mode", "wal".to_owned()).await?;
+    must_be(&mut connection, "query_only", "1".to_owned()).await?;
+    drop(connection);
+    Ok(pool)
+}
+
+fn shared(options: &Options) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(&options.path)
+        .busy_timeout(Duration::from_millis(u64::from(BUSY_TIMEOUT_MS)))
+        .disable_statement_logging()
+}
+
+/// SQLite ignores a pragma that it does not know and keeps the old value where it cannot set a new one, both in
+/// silence; so each is read back.
+async fn must_be(connection: &mut SqliteConnection, name: &'static str, wanted: String) -> Result<(), OpenError> {
+    // The name is one of the literals above: a pragma takes no placeholder.
+    let row = sqlx::query(AssertSqlSafe(format!("PRAGMA {name}"))).persistent(false).fetch_optional(connection).await?;
+    // Unchecked: some settings are answered as text, most as numbers, all can be read as text.
+    let found = row.map(|row| row.try_get_unchecked::<String, _>(0)).transpose()?;
+    let found = found.unwrap_or_else(|| "unknown".to_owned());
+    if found == wanted { Ok(()) } else { Err(OpenError::Setting { name, wanted, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_setting_that_did_not_take_is_named() {
+        // A database in memory has no write-ahead log, and says nothing when it is asked for one.
+        let connect = SqliteConnectOptions::new().filename(":memory:").journal_mode(SqliteJournalMode::Wal);
+        let mut connection = connect.connect().await.unwrap();
+        let refused = must_be(&mut connection, "journal_mode", "wal".to_owned()).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the database setting 'journal_mode' is memory and must be wal");
+        let unknown = must_be(&mut connection, "no_such_setting", "1".to_owned()).await.unwrap_err();
+        assert_eq!(unknown.to_string(), "the database setting 'no_such_setting' is unknown and must be 1");
+    }
+
+    #[tokio::test]
+    async fn the_writer_syncs_each_commit_and_a_reader_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options::at(folder.path().join("log.db"));
+        let mut writer = connect_writer(&options).await.unwrap();
+        for (name, value) in
+            [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1"), ("secure_delete", "1")]
+        {
+            must_be(&mut writer, name, value.to_owned()).await.unwrap();
+        }
+        let readers = connect_readers(&options).await.unwrap();
+        let error = sqlx::query("CREATE TABLE mine (id INTEGER)").execute(&readers).await.unwrap_err().to_string();
+        assert!(error.contains("readonly database"), "{error}");
+    }
+}
