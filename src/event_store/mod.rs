@@ -11,13 +11,17 @@
 //! small tables that must commit with them or live as long as them: erasable content of an event, claims (uniqueness
 //! and idempotency), wake-ups (streams with work to do) and readers' checkpoints; and sealed secrets.
 //!
-//! [`EventStore`] is what a database must do; `Log` is what the rest of the program holds: it groups appends into
+//! [`EventStore`] is what a database must do; [`Log`] is what the rest of the program holds: it groups appends into
 //! few commits, keeps the newest events in memory for the readers that follow, and wakes them.
 
+mod lane;
+mod log;
 mod memory;
 mod plan;
 mod sqlite;
+mod tail;
 
+pub use log::{Ack, Config, Log};
 pub use memory::MemoryStore;
 pub use sqlite::{OpenError, Options, SqliteStore};
 

@@ -1,8 +1,11 @@
 //! What every store promises, tested alike on each of them, every test with a database of its own.
 
+mod faulty;
+mod following;
 mod model;
 mod sqlite;
 mod store;
+mod writing;
 
 use std::borrow::Cow;
 use std::sync::Arc;

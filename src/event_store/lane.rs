@@ -1,0 +1,198 @@
+//! The writer of one shard: takes what is queued, commits it in one transaction, tells readers, tells writers.
+//!
+//! There is no timer: while one commit is on its way to the disk, the next batch gathers in the queue. So a lone append
+//! waits for nothing, and under load the commits grow by themselves.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+
+use super::tail::{Entry, Tail};
+use super::{Ack, Append, AppendError, Appended, Config, EventStore, Position, Recorded, StreamWrite};
+
+/// An append that waits for its turn.
+pub(super) struct Queued {
+    pub(super) append: Append,
+    pub(super) ack: Ack,
+}
+
+/// What a lane shows to readers.
+pub(super) struct Published {
+    tail: RwLock<Tail>,
+    head: watch::Sender<u64>,
+}
+
+impl Published {
+    pub(super) fn new(head: u64, config: &Config) -> Self {
+        let tail = Tail::new(head, config.tail_events, config.tail_bytes);
+        Self { tail: RwLock::new(tail), head: watch::Sender::new(head) }
+    }
+
+    pub(super) fn tail(&self) -> RwLockReadGuard<'_, Tail> {
+        self.tail.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn head(&self) -> &watch::Sender<u64> {
+        &self.head
+    }
+
+    /// Changes the tail and then tells the head, so that whoever wakes finds the events.
+    fn change(&self, change: impl FnOnce(&mut Tail)) {
+        let mut tail: RwLockWriteGuard<'_, Tail> = self.tail.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut tail);
+        let head = tail.last();
+        drop(tail);
+        self.head.send_if_modified(|known| {
+            let moved = *known < head;
+            *known = head.max(*known);
+            moved
+        });
+    }
+}
+
+/// The task that writes one shard.
+pub(super) struct Lane {
+    pub(super) shard: u16,
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) config: Config,
+    pub(super) queue: mpsc::Receiver<Queued>,
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) published: Arc<Published>,
+    /// A commit failed, and whether it took place after all is not settled before another has succeeded.
+    pub(super) unsettled: bool,
+}
+
+impl Lane {
+    /// Runs until the queue is closed and empty.
+    pub(super) async fn run(mut self) {
+        while let Some(first) = self.next().await {
+            let batch = self.gather(first);
+            self.commit(batch).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Queued> {
+        if !*self.closing.borrow_and_update() {
+            tokio::select! {
+                biased;
+                // Also when every handle is gone; the queue is then closed already.
+                _ = self.closing.changed() => {}
+                queued = self.queue.recv() => return queued,
+            }
+        }
+        self.queue.close();
+        self.queue.recv().await
+    }
+
+    /// What is queued, up to the first append that reaches a bound.
+    fn gather(&mut self, first: Queued) -> Vec<Queued> {
+        let (mut events, mut bytes) = size(&first.append);
+        let mut batch = vec![first];
+        while events < self.config.batch_events && bytes < self.config.batch_bytes {
+            let Ok(queued) = self.queue.try_recv() else { break };
+            let (more_events, more_bytes) = size(&queued.append);
+            events += more_events;
+            bytes += more_bytes;
+            batch.push(queued);
+        }
+        batch
+    }
+
+    async fn commit(&mut self, batch: Vec<Queued>) {
+        let (appends, acks): (Vec<Append>, Vec<Ack>) =
+            batch.into_iter().map(|queued| (queued.append, queued.ack)).unzip();
+        let drafts: Vec<Vec<Draft>> = appends.iter().map(|append| drafts(self.shard, append)).collect();
+        let answers = self.store.append(self.shard, appends).await;
+        let failure = answers.iter().find_map(|answer| match answer {
+            Err(AppendError::Unavailable(cause)) => Some(cause.clone()),
+            Err(AppendError::Conflict { .. } | AppendError::ClaimTaken { .. }) => None,
+            Err(AppendError::Fenced { .. } | AppendError::Overloaded) | Ok(_) => None,
+        });
+        if failure.is_some() || self.unsettled {
+            self.settle(&answers, failure).await;
+        } else {
+            self.publish(&answers, drafts);
+        }
+        for (ack, answer) in acks.into_iter().zip(answers) {
+            // A writer that panics while it is told must not take its neighbours along.
+            if catch_unwind(AssertUnwindSafe(|| ack(answer))).is_err() {
+                error!(shard = self.shard, "a writer panicked while it was told how its append ended");
+            }
+        }
+    }
+
+    /// The events go from memory to those who follow; an append repeated by its writer is already there.
+    fn publish(&self, answers: &[Result<Appended, AppendError>], drafts: Vec<Vec<Draft>>) {
+        self.published.change(|tail| {
+            for (answer, drafts) in answers.iter().zip(drafts) {
+                let Ok(appended) = answer else { continue };
+                let first = appended.last.seq + 1 - drafts.len() as u64;
+                for (seq, draft) in (first..).zip(drafts) {
+                    tail.push(draft.at(seq));
+                }
+            }
+        });
+    }
+
+    /// After a failure the head may have moved unseen, and an append may turn out to be a repetition of an unseen
+    /// one: readers are sent to the database until a commit has succeeded again.
+    async fn settle(&mut self, answers: &[Result<Appended, AppendError>], failure: Option<String>) {
+        match (&failure, self.unsettled) {
+            (Some(cause), false) => error!(shard = self.shard, "the log cannot be written: {cause}"),
+            (None, true) => info!(shard = self.shard, "the log can be written again"),
+            (Some(_), true) | (None, false) => {}
+        }
+        let stored = self.store.head(self.shard).await;
+        self.unsettled = failure.is_some() || stored.is_err();
+        let acknowledged = answers.iter().flatten().map(|appended| appended.last.seq).max().unwrap_or(0);
+        self.published.change(|tail| tail.restart(stored.unwrap_or(0).max(acknowledged).max(tail.last())));
+    }
+}
+
+/// Events and bytes of an append; one without events counts as one.
+fn size(append: &Append) -> (usize, usize) {
+    let events = append.writes.iter().flat_map(|write| &write.events);
+    let bytes = |content: &Option<Bytes>| content.as_ref().map_or(0, Bytes::len);
+    let (count, bytes) = events.fold((0, 0), |(count, sum), event| {
+        (count + 1, sum + event.data.len() + event.meta.as_ref().map_or(0, String::len) + bytes(&event.content))
+    });
+    (count.max(1), bytes)
+}
+
+/// An event that waits for its number.
+struct Draft {
+    event: Recorded,
+    content: Option<Bytes>,
+}
+
+impl Draft {
+    fn at(self, seq: u64) -> Entry {
+        let mut event = self.event;
+        event.position.seq = seq;
+        Entry { event: Arc::new(event), content: self.content }
+    }
+}
+
+fn drafts(shard: u16, append: &Append) -> Vec<Draft> {
+    append.writes.iter().flat_map(|write| stream_drafts(shard, write)).collect()
+}
+
+fn stream_drafts(shard: u16, write: &StreamWrite) -> impl Iterator<Item = Draft> {
+    (write.first_version..).zip(&write.events).map(move |(version, event)| Draft {
+        event: Recorded {
+            position: Position { shard, seq: 0 },
+            stream: write.stream.clone(),
+            version,
+            id: event.id,
+            kind: event.kind.clone(),
+            schema: event.schema,
+            at: event.at,
+            data: event.data.clone(),
+            meta: event.meta.clone(),
+        },
+        content: event.content.clone(),
+    })
+}

@@ -1,0 +1,263 @@
+//! What the rest of the program holds of the log.
+//!
+//! - Appends are queued for the lane of their shard, which groups them into few commits; the queue is bounded.
+//! - Who follows the log is woken by the head and reads the newest events from memory; whatever memory does not hold
+//!   comes from the database. A reader never skips: a missing number is an error.
+//! - The head is told before the append is acknowledged: who was acknowledged and then reads finds their events.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::lane::{Lane, Published, Queued};
+use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+
+/// Is told how an append ended. Runs inside the lane: quick, and without waiting for anything.
+pub type Ack = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
+
+/// Bounds of queues and memory; each holds for one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many appends may wait to be written; past it writers are told that the log is overloaded. At least 1.
+    pub queue_appends: usize,
+    /// How many events are committed together. A commit ends with the append that reaches it.
+    pub batch_events: usize,
+    /// How many bytes of payload and content are committed together. A commit ends with the append that reaches it.
+    pub batch_bytes: usize,
+    /// How many of the newest events stay in memory for those who follow the log.
+    pub tail_events: usize,
+    /// How many bytes those events and their contents may take.
+    pub tail_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            queue_appends: 8_192,
+            batch_events: 1_024,
+            batch_bytes: 1024 * 1024,
+            tail_events: 8_192,
+            tail_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// The log. A clone is another handle on the same one.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn EventStore>,
+    shards: Vec<Shard>,
+    closing: watch::Sender<bool>,
+    lanes: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shard {
+    queue: mpsc::Sender<Queued>,
+    published: Arc<Published>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("shards", &self.inner.shards.len()).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Starts a lane for each shard. Fails if the heads cannot be read.
+    pub async fn start(store: Arc<dyn EventStore>, config: Config) -> Result<Self, ReadError> {
+        let (closing, _) = watch::channel(false);
+        let mut shards = Vec::new();
+        let mut lanes = Vec::new();
+        for shard in 0..store.shards() {
+            let (sender, queue) = mpsc::channel(config.queue_appends.clamp(1, Semaphore::MAX_PERMITS));
+            let published = Arc::new(Published::new(store.head(shard).await?, &config));
+            lanes.push(Lane {
+                shard,
+                store: Arc::clone(&store),
+                config: config.clone(),
+                queue,
+                closing: closing.subscribe(),
+                published: Arc::clone(&published),
+                unsettled: false,
+            });
+            shards.push(Shard { queue: sender, published });
+        }
+        let lanes = lanes.into_iter().map(|lane| tokio::spawn(lane.run())).collect();
+        Ok(Self { inner: Arc::new(Inner { store, shards, closing, lanes: Mutex::new(lanes) }) })
+    }
+
+    /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or
+    /// refused, or, if it cannot be queued, with [`AppendError::Overloaded`] (or [`AppendError::Unavailable`] once the
+    /// log is closed) before this returns the same error. Appends of one shard are acknowledged in the order of queueing.
+    pub fn try_append(&self, shard: u16, append: Append, ack: Ack) -> Result<(), AppendError> {
+        let refuse = |ack: Ack, error: AppendError| {
+            ack(Err(error.clone()));
+            Err(error)
+        };
+        let Some(lane) = self.inner.shards.get(usize::from(shard)) else { return refuse(ack, no_shard(shard)) };
+        match lane.queue.try_send(Queued { append, ack }) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(queued)) => refuse(queued.ack, AppendError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(queued)) => refuse(queued.ack, closed()),
+        }
+    }
+
+    /// Appends, waiting for room in the queue and for the commit. A caller that stops waiting does not take the append
+    /// back: repeated with the same event ids, it succeeds in either case.
+    pub async fn append(&self, shard: u16, append: Append) -> Result<Appended, AppendError> {
+        let lane = self.inner.shards.get(usize::from(shard)).ok_or_else(|| no_shard(shard))?;
+        let place = lane.queue.reserve().await.map_err(|_| closed())?;
+        let (sender, answer) = oneshot::channel();
+        // The caller may have gone away.
+        place.send(Queued { append, ack: Box::new(move |result| drop(sender.send(result))) });
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The events after `after`, at most `limit`, without a hole: from memory if it holds the next one, else from the
+    /// database. At the head that is a query; a reader that waits for [`Log::watch`] first is spared it.
+    pub async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        if let Some(events) = self.published(after.shard)?.tail().after(after.seq, limit) {
+            return Ok(events);
+        }
+        let events = self.inner.store.read_log(after, limit).await?;
+        for (seq, event) in (after.seq + 1..).zip(&events) {
+            if event.position.seq != seq {
+                let position = Position { shard: after.shard, seq };
+                return Err(ReadError::Damaged {
+                    position,
+                    reason: format!("it is missing before {}", event.position),
+                });
+            }
+        }
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    /// The erasable content of the event at the position: from memory if it holds the event, else from the database.
+    pub async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
+        if let Some(entry) = self.published(position.shard)?.tail().entry(position.seq) {
+            return Ok(entry.content.clone());
+        }
+        self.inner.store.content(position).await
+    }
+
+    /// The head of a shard, and a wake-up whenever it moves.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn watch(&self, shard: u16) -> watch::Receiver<u64> {
+        self.inner.shards[usize::from(shard)].published.head().subscribe()
+    }
+
+    /// The head of a shard, as far as this process has appended or found it.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn head(&self, shard: u16) -> u64 {
+        *self.inner.shards[usize::from(shard)].published.head().borrow()
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.inner.store.shards()
+    }
+
+    /// The database behind the log.
+    pub fn store(&self) -> &Arc<dyn EventStore> {
+        &self.inner.store
+    }
+
+    /// Stops accepting appends, writes and acknowledges those that are queued, and returns when the lanes have ended.
+    /// Reading goes on.
+    pub async fn close(&self) {
+        self.inner.closing.send_replace(true);
+        // Held while waiting, so that a second caller returns no earlier.
+        let mut lanes = self.inner.lanes.lock().await;
+        for lane in lanes.drain(..) {
+            if let Err(error) = lane.await {
+                tracing::error!("a lane ended with a panic: {error}");
+            }
+        }
+    }
+
+    fn published(&self, shard: u16) -> Result<&Published, ReadError> {
+        let shard = self.inner.shards.get(usize::from(shard)).ok_or_else(|| no_shard(shard));
+        shard.map(|shard| &*shard.published).map_err(|error| ReadError::Unavailable(error.to_string()))
+    }
+}
+
+/// As [`EventStore`] has them.
+impl Log {
+    /// See [`EventStore::read_stream`].
+    pub async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.store.read_stream(stream, from_version, limit).await
+    }
+
+    /// See [`EventStore::read_category`].
+    pub async fn read_category(
+        &self,
+        category: &str,
+        up_to: Position,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.store.read_category(category, up_to, after, limit).await
+    }
+
+    /// See [`EventStore::claims`].
+    pub async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
+        self.inner.store.claims(shard, keys).await
+    }
+
+    /// See [`EventStore::wakeups`].
+    pub async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
+        self.inner.store.wakeups(shard, after, limit).await
+    }
+
+    /// See [`EventStore::checkpoint`].
+    pub async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        self.inner.store.checkpoint(reader, shard).await
+    }
+
+    /// See [`EventStore::save_checkpoint`].
+    pub async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
+        self.inner.store.save_checkpoint(reader, at).await
+    }
+
+    /// See [`EventStore::put_secret`].
+    pub async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
+        self.inner.store.put_secret(key, sealed).await
+    }
+
+    /// See [`EventStore::secret`].
+    pub async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.inner.store.secret(key).await
+    }
+
+    /// See [`EventStore::destroy_secret`].
+    pub async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
+        self.inner.store.destroy_secret(key).await
+    }
+
+    /// See [`EventStore::has_secrets`].
+    pub async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.inner.store.has_secrets().await
+    }
+}
+
+fn no_shard(shard: u16) -> AppendError {
+    AppendError::Unavailable(format!("there is no shard {shard}"))
+}
+
+fn closed() -> AppendError {
+    AppendError::Unavailable("the log is closed".to_owned())
+}
