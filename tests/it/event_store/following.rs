@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tidings::event_store::{AppendError, Config, EventStore, Log, ReadError, Recorded};
+use tidings::event_store::{Append, AppendError, Config, EventStore, Log, ReadError, Recorded};
 use tokio::task::JoinSet;
 
 use super::faulty::Faulty;
@@ -106,6 +106,64 @@ async fn new_events_and_their_contents_are_read_from_memory<D: Database>() {
     assert_eq!(store.reads(), 2);
 }
 
+async fn an_append_repeated_in_another_order_disturbs_no_follower<D: Database>() {
+    let database = D::fresh().await;
+    let log = Log::start(database.store(), Config::default()).await.unwrap();
+    let first = append("subscription-1", 1, 1);
+    let second = append("deliveries-1", 1, 2);
+    log.append(0, first.clone()).await.unwrap();
+    log.append(0, second.clone()).await.unwrap();
+    let turned = Append { writes: [second.writes.clone(), first.writes.clone()].concat(), ..Append::default() };
+
+    assert_eq!(log.append(0, turned).await.unwrap().last, at(1));
+
+    let read = log.read_log(at(0), 9).await.unwrap();
+    let expected = [recorded(&first, 1), recorded(&second, 2)].concat();
+    assert_eq!(read.iter().map(|event| (**event).clone()).collect::<Vec<_>>(), expected);
+    assert_eq!(log.read_log(at(u64::MAX), 9).await.unwrap(), []);
+}
+
+async fn an_append_whose_answer_was_lost_still_wakes_its_followers<D: Database>() {
+    let database = D::fresh().await;
+    let store = Faulty::open(database.store());
+    let log = Log::start(store.clone(), Config::default()).await.unwrap();
+    let mut head = log.watch(0);
+    let lost = append("subscription-1", 1, 2);
+
+    store.lose_next_answer.store(true, Ordering::Relaxed);
+    assert!(matches!(log.append(0, lost.clone()).await, Err(AppendError::Unavailable(_))));
+
+    assert_eq!(*head.wait_for(|head| *head > 0).await.unwrap(), 2);
+    assert_eq!(*log.read_log(at(1), 9).await.unwrap()[0], recorded(&lost, 1)[1]);
+}
+
+async fn after_lost_answers_memory_does_not_guess_at_numbers<D: Database>() {
+    let database = D::fresh().await;
+    let store = Faulty::open(database.store());
+    let log = Log::start(store.clone(), Config::default()).await.unwrap();
+    let lost = ["a", "b"].map(|id| {
+        let writes =
+            ["subscription", "deliveries", "messages"].map(|category| append(&format!("{category}-{id}"), 1, 1).writes);
+        Append { writes: writes.concat(), ..Append::default() }
+    });
+    store.head_unknown.store(true, Ordering::Relaxed);
+    for append in &lost {
+        store.lose_next_answer.store(true, Ordering::Relaxed);
+        assert!(matches!(log.append(0, append.clone()).await, Err(AppendError::Unavailable(_))));
+    }
+
+    for (mut turned, last) in lost.clone().into_iter().zip([3, 6]) {
+        turned.writes.swap(0, 1);
+        assert_eq!(log.append(0, turned).await.unwrap().last, at(last));
+        assert_eq!(log.head(0), last);
+    }
+
+    for (after, append) in [0, 3].into_iter().zip(&lost) {
+        let read = log.read_log(at(after), 3).await.unwrap();
+        assert_eq!(read.iter().map(|event| (**event).clone()).collect::<Vec<_>>(), recorded(append, after + 1));
+    }
+}
+
 async fn a_hole_in_the_log_is_an_error_that_names_it<D: Database>() {
     let database = D::fresh().await;
     let store = Faulty::open(database.store());
@@ -156,6 +214,9 @@ on_every_store! {
     every_follower_sees_every_acknowledged_event_once_and_in_order,
     followers_skip_nothing_through_failures_and_unknown_outcomes,
     new_events_and_their_contents_are_read_from_memory,
+    an_append_repeated_in_another_order_disturbs_no_follower,
+    an_append_whose_answer_was_lost_still_wakes_its_followers,
+    after_lost_answers_memory_does_not_guess_at_numbers,
     a_hole_in_the_log_is_an_error_that_names_it,
     a_log_goes_on_where_the_last_owner_stopped,
     the_log_passes_on_what_only_the_store_knows,
