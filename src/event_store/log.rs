@@ -130,7 +130,7 @@ impl Log {
             return Ok(events);
         }
         let events = self.inner.store.read_log(after, limit).await?;
-        for (seq, event) in (after.seq + 1..).zip(&events) {
+        for (event, seq) in events.iter().zip(after.seq.saturating_add(1)..) {
             if event.position.seq != seq {
                 let position = Position { shard: after.shard, seq };
                 return Err(ReadError::Damaged {
@@ -200,11 +200,6 @@ impl Log {
     /// See [`EventStore::read_stream`].
     pub async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.inner.store.read_stream(stream, from_version, limit).await
-    }
-
-    /// As [`EventStore::stream_version`].
-    pub async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.inner.store.stream_version(stream).await
     }
 
     /// See [`EventStore::read_category`].

@@ -1,9 +1,4 @@
-//! Tests of real parts together, as one binary so that they link once.
+//! The program from outside: one binary, so that it links once.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise; clippy knows unit tests only")]
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
-
-mod canonical_json;
-mod crash;
-mod end_to_end;
-mod outbound;
-mod support;
+mod event_store;
