@@ -305,19 +305,9 @@ impl Intake {
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {
         self.unsettled += 1;
         let settled = self.settled.clone();
-        let replies = Arc::new(std::sync::Mutex::new(Some(replies)));
-        let for_ack = Arc::clone(&replies);
-        let take = |cell: &std::sync::Mutex<Option<Replies>>| cell.lock().expect("no holder of this lock can panic").take();
-        let ack = Box::new(move |result| {
-            if let Some(replies) = take(&for_ack) {
-                drop(settled.send(Outcome { tenant, replies, result }));
-            }
-        });
-        if let Err(error) = self.context.log.try_append(SHARD, append, ack)
-            && let Some(replies) = take(&replies)
-        {
-            drop(self.settled.send(Outcome { tenant, replies, result: Err(error) }));
-        }
+        let ack = Box::new(move |result| drop(settled.send(Outcome { tenant, replies, result })));
+        // The log tells its refusal through the ack as well, and one telling is enough.
+        drop(self.context.log.try_append(SHARD, append, ack));
     }
 
     fn settle(&mut self, outcome: Outcome) {

@@ -202,6 +202,11 @@ impl Log {
         self.inner.store.read_stream(stream, from_version, limit).await
     }
 
+    /// As [`EventStore::stream_version`].
+    pub async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        self.inner.store.stream_version(stream).await
+    }
+
     /// See [`EventStore::read_category`].
     pub async fn read_category(
         &self,

@@ -181,6 +181,10 @@ impl EventStore for MemoryStore {
         Ok(events.unwrap_or_default())
     }
 
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        Ok(self.data().shards.iter().map(|shard| shard.stream(stream).len() as u64).max().unwrap_or(0))
+    }
+
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.read(after.shard, |shard| {
             let from = usize::try_from(after.seq).unwrap_or(usize::MAX);

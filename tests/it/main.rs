@@ -1,4 +1,10 @@
-//! The program from outside: one binary, so that it links once.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise; clippy knows unit tests only")]
+//! Tests of real parts together, as one binary so that they link once.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
+
+mod canonical_json;
+mod crash;
+mod end_to_end;
 mod event_store;
+mod outbound;
+mod support;

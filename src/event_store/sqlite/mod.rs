@@ -146,6 +146,11 @@ impl EventStore for SqliteStore {
         read::category(&self.readers, category, up_to.seq, after, limit).await
     }
 
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
+        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+    }
+
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
         only_shard(shard)?;
         let query = sqlx::query_scalar("SELECT head FROM shard WHERE shard = $1").bind(i64::from(shard));

@@ -12,6 +12,8 @@ use crate::event_store::{Position, ReadError, Recorded, Wakeup};
 pub(super) const STREAM: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
      FROM event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3";
 
+pub(super) const STREAM_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM event WHERE stream = $1";
+
 pub(super) const LOG: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
      FROM event WHERE seq > $1 ORDER BY seq LIMIT $2";
 
