@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The command-line front.
+
+pub mod certificates;
+pub mod listen;

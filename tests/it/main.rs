@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
 
 mod canonical_json;
+mod listen;
 mod outbound;
 mod support;
