@@ -6,3 +6,4 @@ mod canonical_json;
 mod listen;
 mod outbound;
 mod support;
+mod verifiers;
