@@ -1,5 +1,8 @@
 //! The command line: reads arguments, calls one function, prints what it answers.
 
+pub mod certificates;
+pub mod listen;
+
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,8 @@ struct Arguments {
 enum Command {
     /// Run the server.
     Serve(Serve),
+    /// Receive deliveries over TLS, verify and print them: an endpoint for development.
+    Listen(listen::ListenOptions),
     /// Throw the read models away and fold them from the log again. The server must not be running.
     Rebuild(Source),
     /// Print the GraphQL schema, or write all contract files.
@@ -58,6 +63,7 @@ struct Schema {
 pub async fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Serve(options) => serve(options).await,
+        Command::Listen(options) => listen::listen(options, std::io::stdout()).await,
         Command::Rebuild(source) => rebuild(&source).await,
         Command::Schema(options) => schema(options.out.as_deref()),
     }

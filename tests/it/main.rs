@@ -6,5 +6,7 @@ mod canonical_json;
 mod crash;
 mod end_to_end;
 mod event_store;
+mod listen;
 mod outbound;
 mod support;
+mod verifiers;
