@@ -4,6 +4,7 @@
 
 mod canonical_json;
 mod crash;
+mod documents;
 mod end_to_end;
 mod event_store;
 mod listen;
