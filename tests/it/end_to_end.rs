@@ -366,3 +366,75 @@ async fn without_a_valid_key_nothing_is_answered() {
     assert_eq!(garbage.status().as_u16(), 400);
     assert!(garbage.text().await.unwrap().contains("BAD_REQUEST"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_hangs_is_a_timeout() {
+    // S20, S28
+    let setting = setting().await;
+    setting.receiver.on("/hang", Script::hang());
+    let (id, _) = setting.webhook("/hang", json!({ "profile": "axissynapse-v1", "enabled": false })).await;
+    let mutation = "mutation($id: ID!) { testWebhookDelivery(input: { webhookId: $id }) {
+        result { verified outcome statusCode } userErrors { code } } }";
+    let answer = setting.server.data(mutation, json!({ "id": id })).await;
+    let tested = &answer["testWebhookDelivery"];
+    assert_eq!(tested["userErrors"][0]["code"], json!("WEBHOOK_TEST_TIMEOUT"));
+    assert_eq!(tested["result"], json!({ "verified": false, "outcome": "TIMEOUT", "statusCode": null }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_found_by_text_and_state() {
+    // A2, A4
+    let setting = setting().await;
+    setting.webhook("/billing", json!({ "description": "Invoices" })).await;
+    setting.webhook("/crm", json!({ "enabled": false })).await;
+    let found = async |filter: Value| {
+        let query = "query($filter: WebhookFilter) { webhooks(filter: $filter) { nodes { url } } }";
+        let data = setting.server.data(query, json!({ "filter": filter })).await;
+        let nodes = data["webhooks"]["nodes"].as_array().unwrap().clone();
+        nodes.iter().map(|node| text(&node["url"]).rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(json!({ "search": "crm" })).await, ["crm"]);
+    assert_eq!(found(json!({ "search": "voice" })).await, ["billing"]);
+    assert_eq!(found(json!({ "enabled": false })).await, ["crm"]);
+    assert_eq!(found(json!({ "search": "%" })).await, Vec::<String>::new());
+    let summary = setting.server.data("{ webhookSummary { total active inactive eventTypes } }", json!({})).await;
+    assert_eq!(summary["webhookSummary"]["total"], json!(2));
+    assert_eq!(summary["webhookSummary"]["active"], json!(1));
+    assert_eq!(summary["webhookSummary"]["inactive"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_messages_are_published_in_one_request_each_with_its_own_answer() {
+    let setting = setting().await;
+    setting.webhook("/hook", json!({})).await;
+    let message = |event_type: &str, key: &str| json!({ "type": event_type, "data": {}, "idempotencyKey": key });
+    let mutation = "mutation($input: PublishMessagesInput!) { publishMessages(input: $input) {
+        results { message { id } duplicate userErrors { code } } userErrors { code } } }";
+    let messages = [message("user.created", "a"), message("no.such", "b"), message("user.deleted", "c"), message("user.created", "a")];
+    let answer = setting.server.data(mutation, json!({ "input": { "messages": messages } })).await;
+    let results = answer["publishMessages"]["results"].as_array().unwrap();
+    assert_eq!(results[1]["userErrors"][0]["code"], json!("EVENT_TYPE_UNKNOWN"));
+    assert_eq!(results[0]["message"]["id"], results[3]["message"]["id"]);
+    assert_eq!(results[3]["duplicate"], json!(true));
+    assert_eq!(setting.receiver.wait_for(2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_its_key_is_not_opened() {
+    let mut setting = setting().await;
+    setting.webhook("/hook", json!({})).await;
+    setting.server.kill();
+    std::fs::remove_file(setting.server.folder().join("log.db.key")).unwrap();
+    let start = || {
+        let serve = ["serve", "--config"];
+        std::process::Command::new(env!("CARGO_BIN_EXE_tidings")).args(serve).arg(setting.server.config()).output().unwrap()
+    };
+    let refused = start();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("log.db.key' does not exist"), "{said}");
+    std::fs::write(setting.server.folder().join("log.db.key"), "00".repeat(32)).unwrap();
+    let refused = start();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("does not open this store's secrets"));
+}
