@@ -4,4 +4,5 @@
 
 mod canonical_json;
 mod outbound;
+mod projections;
 mod support;
