@@ -14,6 +14,7 @@ pub mod secret;
 pub mod signing;
 pub mod scope;
 pub mod event;
+pub mod audit;
 pub mod tenant;
 pub mod message;
 pub mod subscription;

@@ -76,6 +76,12 @@ pub fn tenant_stream(tenant: TenantId) -> StreamName {
     format!("tenant-{}", tenant.suffix())
 }
 
+/// Whose stream of either kind that is.
+pub fn tenant_of(stream: &str) -> Option<TenantId> {
+    let (_, suffix) = stream.split_once('-')?;
+    format!("{}{suffix}", TenantId::PREFIX).parse().ok()
+}
+
 /// Stream of a tenant's messages.
 pub fn messages_stream(tenant: TenantId) -> StreamName {
     format!("messages-{}", tenant.suffix())

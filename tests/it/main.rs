@@ -9,5 +9,6 @@ mod end_to_end;
 mod event_store;
 mod listen;
 mod outbound;
+mod projections;
 mod support;
 mod verifiers;
