@@ -88,6 +88,10 @@ impl Server {
         text
     }
 
+    fn stderr_path(&self) -> PathBuf {
+        self.folder.path().join("stderr.log")
+    }
+
     /// Where the store's files are.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
