@@ -97,7 +97,7 @@ impl EventStore for Faulty {
     }
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.store.stream_version(stream).await
+        self.behind.stream_version(stream).await
     }
 
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
