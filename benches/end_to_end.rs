@@ -34,6 +34,8 @@ const PUBLISH: &str = "mutation($input: PublishMessagesInput!) { publishMessages
 
 #[tokio::main]
 async fn main() {
+    // The publishers' client insists on a provider, although it speaks plain http.
+    rustls::crypto::ring::default_provider().install_default().unwrap();
     let messages = setting("BENCH_MESSAGES", 20_000);
     println!("end to end on loopback, TLS, SQLite synchronous=FULL, ~1 KB bodies; {messages} messages\n");
     println!(

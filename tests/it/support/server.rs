@@ -34,6 +34,8 @@ impl Server {
             ca_file.display(),
         );
         std::fs::write(&config, text).unwrap();
+        // The client insists on a provider, although this one speaks plain http; another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { folder, config, process: None, address, key: String::new(), client };
