@@ -12,7 +12,7 @@ use crate::execute::vault::MasterKey;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
+pub(super) enum KeyFileError {
     /// The store holds secrets, and the key that sealed them is not there.
     #[error("secrets.key_file: '{0}' does not exist, and this store holds secrets that only its key can open")]
     Missing(PathBuf),
