@@ -4,3 +4,4 @@ pub(crate) mod certificates;
 pub(crate) mod name_server;
 pub(crate) mod receiver;
 pub(crate) mod simulation;
+pub(crate) mod watched_store;

@@ -2,7 +2,7 @@
 //!
 //! Time moves only when nothing else can, so what happens, and at which millisecond, follows from the test alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
 use tidings::domain::event::{DeliveryEvent, Event, TenantCreated};
 use tidings::domain::filter::Filter;
-use tidings::domain::id::{DeliveryId, SubscriptionId, TenantId};
+use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
 use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::subscription::{Command, Update};
@@ -23,6 +23,8 @@ use tidings::execute::vault::{MasterKey, Vault};
 use tidings::execute::{self, Meta};
 use tidings::outbound::{self, HttpClient, Request, Transport};
 use tokio::sync::{Semaphore, watch};
+
+use super::watched_store::WatchedStore;
 
 /// Everything begins here.
 pub(crate) const START: Timestamp = Timestamp::from_ms(1_763_894_415_000);
@@ -61,6 +63,8 @@ pub(crate) enum Answer {
     Silence(u64),
     /// With 200, once the test lets it.
     Held,
+    /// The code that sends falls over.
+    Panic,
 }
 
 /// Endpoints at every URL, as one script: each attempt takes the next answer, and 200 when there are no more.
@@ -85,6 +89,11 @@ impl Endpoint {
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.script.lock().unwrap().extend(answers);
+    }
+
+    /// Answers with 200 from now on.
+    pub(crate) fn forget_script(&self) {
+        self.script.lock().unwrap().clear();
     }
 
     /// Lets this many held answers go.
@@ -138,6 +147,7 @@ impl Transport for Endpoint {
                 self.held.acquire().await.unwrap().forget();
                 respond(200)
             }
+            Answer::Panic => panic!("as the script says"),
         };
         Exchange { latency_ms: self.clock.now().ms_since(at), result }
     }
@@ -151,7 +161,7 @@ pub(crate) fn life<T>(work: impl AsyncFnOnce() -> T) -> T {
 
 /// The running system with one tenant.
 pub(crate) struct World {
-    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) store: Arc<WatchedStore>,
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) endpoint: Arc<Endpoint>,
@@ -173,24 +183,28 @@ impl World {
     pub(crate) async fn under(profile: &str, config: actors::Config) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
         let world = Self::over(MemoryStore::new(1), clock, config).await;
+        world.found_tenant(profile).await;
+        world
+    }
+
+    pub(crate) async fn found_tenant(&self, profile: &str) {
         let created = TenantCreated {
-            tenant: world.tenant,
+            tenant: self.tenant,
             name: "Acme".into(),
             slug: "ent_abc123".into(),
             profile: profile.into(),
         };
-        world.engine.tenant(world.tenant, tenant::Command::Create(created), Meta::system()).await.unwrap();
-        world
+        self.engine.tenant(self.tenant, tenant::Command::Create(created), Meta::system()).await.unwrap();
     }
 
     /// The system over what an earlier life left, started again so many milliseconds after [`START`].
-    pub(crate) async fn again(left: &MemoryStore, at_ms: u64) -> Self {
+    pub(crate) async fn again(left: &WatchedStore, at_ms: u64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START.plus_ms(at_ms), 2 + at_ms));
-        Self::over(left.reopen(), clock, actors::Config::default()).await
+        Self::over(left.memory.reopen(), clock, actors::Config::default()).await
     }
 
     pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
-        let store = Arc::new(store);
+        let store = Arc::new(WatchedStore::over(store));
         let shared: Arc<dyn EventStore> = Arc::clone(&store) as Arc<dyn EventStore>;
         let log = Log::start(shared, event_store::Config::default()).await.unwrap();
         let vault = Arc::new(Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap());
@@ -235,9 +249,17 @@ impl World {
         self.try_publish(r#"{"userId":"user_1"}"#, None).await.unwrap()
     }
 
+    pub(crate) async fn publish_as(&self, event_type: &str) -> Published {
+        self.offer(event_type, r#"{"userId":"user_1"}"#, None).await.unwrap()
+    }
+
     pub(crate) async fn try_publish(&self, data: &str, key: Option<&str>) -> Result<Published, EngineError> {
+        self.offer("user.created", data, key).await
+    }
+
+    async fn offer(&self, event_type: &str, data: &str, key: Option<&str>) -> Result<Published, EngineError> {
         let publish = Publish {
-            event_type: "user.created".into(),
+            event_type: event_type.into(),
             data: data.into(),
             occurred_at: None,
             idempotency_key: key.map(Into::into),
@@ -266,7 +288,7 @@ impl World {
     /// What the log says of the subscription's deliveries.
     pub(crate) async fn deliveries(&self, id: SubscriptionId) -> Vec<DeliveryEvent> {
         let stream = execute::deliveries_stream(id);
-        let recorded = self.store.read_stream(&stream, 1, usize::MAX).await.unwrap();
+        let recorded = self.store.memory.read_stream(&stream, 1, usize::MAX).await.unwrap();
         recorded.iter().filter_map(delivery_event).collect()
     }
 
@@ -293,19 +315,28 @@ impl World {
         }
     }
 
-    /// Waits until so many deliveries have ended well, and returns their ids.
-    pub(crate) async fn succeeded(&self, id: SubscriptionId, count: usize) -> Vec<DeliveryId> {
-        let events = self.recorded(id, |events| ended_well(events).len() >= count).await;
-        ended_well(&events)
+    /// Waits until so many deliveries have ended well.
+    pub(crate) async fn succeeded(&self, id: SubscriptionId, count: usize) {
+        self.recorded(id, |events| messages_delivered(events).len() >= count).await;
+    }
+
+    /// The messages whose deliveries to the subscription have ended well, in the order of their ends.
+    pub(crate) async fn messages_delivered(&self, id: SubscriptionId) -> Vec<String> {
+        messages_delivered(&self.deliveries(id).await)
     }
 }
 
-fn ended_well(events: &[DeliveryEvent]) -> Vec<DeliveryId> {
-    let succeeded = events.iter().filter_map(|event| match event {
-        DeliveryEvent::Succeeded(succeeded) => Some(succeeded.delivery),
-        DeliveryEvent::Scheduled(_) | DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) => None,
-    });
-    succeeded.collect()
+fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
+    let mut scheduled = HashMap::new();
+    let mut delivered = Vec::new();
+    for event in events {
+        match event {
+            DeliveryEvent::Scheduled(event) => drop(scheduled.insert(event.delivery, event.message.to_string())),
+            DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
+            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) => {}
+        }
+    }
+    delivered
 }
 
 fn delivery_event(recorded: &Recorded) -> Option<DeliveryEvent> {
