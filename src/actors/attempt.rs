@@ -3,12 +3,16 @@
 //! A plain task, since it has no state worth an actor. It waits for one of the process's permits, builds the request,
 //! sends it, and reports through the subscription's region, also when it panics: every attempt ends.
 //!
+//! The wait may be long, so where to send is looked up behind it: an attempt follows changes until it begins, and is
+//! withdrawn if nothing may be sent any more (A13, A15).
+//!
 //! A crash between the answer and the report costs a second sending with the same id and bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::Context;
 use super::region::Regions;
@@ -70,43 +74,64 @@ enum Unmade {
     Erased(Position),
 }
 
-/// Starts an attempt of an open delivery.
-pub(super) fn start(context: Arc<Context>, regions: Regions, target: Arc<Target>, delivery: DeliveryId, open: Open) {
-    let report = Report {
-        regions,
-        subscription: target.subscription,
-        finished: Some(Finished {
-            delivery,
-            number: open.failures + 1,
-            revision: target.revision,
-            started_at: context.clock.now(),
-            ended_at: context.clock.now(),
-            exchange: aborted("the attempt was interrupted"),
-            random: context.clock.random_u64(),
-        }),
-    };
+/// Where a subscription sends now, for its attempts that have not begun; `None` while it sends nothing.
+pub(super) type CurrentTarget = watch::Receiver<Option<Arc<Target>>>;
+
+/// Starts an attempt of a subscription's open delivery.
+pub(super) fn start(
+    context: Arc<Context>,
+    regions: Regions,
+    subscription: SubscriptionId,
+    current: CurrentTarget,
+    delivery: DeliveryId,
+    open: Open,
+) {
     tokio::spawn(async move {
+        let number = open.failures + 1;
+        let withdraw = || {
+            let withdrawn = SubscriptionMessage::AttemptWithdrawn { delivery, number };
+            regions.send(subscription, withdrawn);
+        };
         let _permit = context.attempts.acquire().await.expect("nobody closes the semaphore");
-        // Dropped before the permit: who holds all permits knows that every attempt has reported.
-        let mut report = report;
-        if context.stopping.load(Ordering::Relaxed) {
-            report.finished = None;
+        if context.is_stopping() {
             return;
         }
-        let started_at = context.clock.now();
-        let exchange = match attempt(&context, &target, &open, started_at).await {
+        let Some(target) = target_of(&current) else { return withdraw() };
+        let now = context.clock.now();
+        let finished = Finished {
+            delivery,
+            number,
+            revision: target.revision,
+            started_at: now,
+            ended_at: now,
+            exchange: aborted("the attempt was interrupted"),
+            random: context.clock.random_u64(),
+        };
+        // Dropped before the permit, so that whoever gets every permit knows every outcome to be on its way.
+        let mut report = Report { regions: &regions, subscription, finished: Some(finished) };
+        let exchange = match attempt(&context, &target, &open, now).await {
             Ok(exchange) => exchange,
+            // A rotation that came between the lookup and the reading of the secret destroyed it.
+            Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
+                report.finished = None;
+                return withdraw();
+            }
             Err(error) => {
                 tracing::error!(delivery.id = %delivery, error = &error as &dyn std::error::Error, "attempt could not be made");
                 aborted("the attempt could not be made")
             }
         };
         if let Some(finished) = &mut report.finished {
-            finished.started_at = started_at;
             finished.ended_at = context.clock.now();
             finished.exchange = exchange;
         }
     });
+}
+
+/// The target, unless nothing is to be sent, or the actor has gone and its successor decides anew.
+fn target_of(current: &CurrentTarget) -> Option<Arc<Target>> {
+    current.has_changed().ok()?;
+    current.borrow().clone()
 }
 
 fn aborted(detail: &str) -> Exchange {
@@ -114,13 +139,13 @@ fn aborted(detail: &str) -> Exchange {
 }
 
 /// Tells the region how the attempt went when dropped, which a panic does too.
-struct Report {
-    regions: Regions,
+struct Report<'a> {
+    regions: &'a Regions,
     subscription: SubscriptionId,
     finished: Option<Finished>,
 }
 
-impl Drop for Report {
+impl Drop for Report<'_> {
     fn drop(&mut self) {
         if let Some(finished) = self.finished.take() {
             self.regions.send(self.subscription, SubscriptionMessage::AttemptDone(Box::new(finished)));
@@ -161,12 +186,14 @@ async fn post(
 async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
     let after = Position { seq: position.seq - 1, ..position };
     let events = context.log.read_log(after, 1).await?;
-    let recorded = events.first().filter(|recorded| recorded.position == position).ok_or(Unmade::NoMessage(position))?;
+    let recorded =
+        events.first().filter(|recorded| recorded.position == position).ok_or(Unmade::NoMessage(position))?;
     let Event::Message(MessageEvent::Published(message)) = codec::decode(recorded)? else {
         return Err(Unmade::NoMessage(position));
     };
     let content = context.log.content(position).await?.ok_or(Unmade::Erased(position))?;
-    let data = content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok()).ok_or(Unmade::Erased(position))?;
+    let data =
+        content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok()).ok_or(Unmade::Erased(position))?;
     Ok((message, data.to_owned()))
 }
 
@@ -184,13 +211,8 @@ pub struct TestDelivery {
 /// Sends a test delivery: the same signing, headers and gates as real traffic, and no trace in any delivery (A17, S27).
 pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery, message: MessageId) -> Exchange {
     let at = context.clock.now();
-    let content = Content {
-        message,
-        event_type: &test.event_type,
-        occurred_at: at,
-        tenant: &test.tenant_slug,
-        data: &test.data,
-    };
+    let content =
+        Content { message, event_type: &test.event_type, occurred_at: at, tenant: &test.tenant_slug, data: &test.data };
     match post(context, target, &content, at, target.profile.test_timeout_ms).await {
         Ok(exchange) => exchange,
         Err(error) => {

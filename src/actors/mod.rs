@@ -27,7 +27,7 @@ mod subscription;
 mod timers;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -86,7 +86,13 @@ pub(crate) struct Context {
     transport: Arc<dyn Transport>,
     /// One permit for each attempt under way in this process.
     attempts: Semaphore,
-    /// Whether shutdown has begun: no attempt begins any more.
     stopping: AtomicBool,
     config: Config,
+}
+
+impl Context {
+    /// Whether no attempt may begin any more.
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
 }

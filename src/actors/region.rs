@@ -27,6 +27,8 @@ const MAX_SLEEP_MS: u64 = 1_000;
 /// First delay before a failed subscription is tried again; doubles up to the longest.
 const FIRST_REST_MS: u64 = 1_000;
 const LONGEST_REST_MS: u64 = 300_000;
+/// One that has lived so long without a fault begins again with the first delay.
+const HEALTHY_AFTER_MS: u64 = LONGEST_REST_MS;
 
 /// What a region is told.
 pub(super) enum RegionMessage {
@@ -46,6 +48,8 @@ pub(super) enum RegionMessage {
     MayLeave { id: SubscriptionId, actor: ActorId },
     /// The subscription could not be loaded.
     StartFailed { id: SubscriptionId, actor: ActorId, error: String },
+    /// Let go of this once everything that came before is durable.
+    Flush(mpsc::Sender<()>),
 }
 
 /// The way to every subscription: finds its region. Cheap to clone.
@@ -72,6 +76,17 @@ impl Regions {
         if let Some(region) = &self.read()[index] {
             drop(region.cast(message));
         }
+    }
+
+    /// Waits until everything that was sent to the subscriptions in memory is durable.
+    pub(super) async fn flush(&self) {
+        let (waiter, mut all) = mpsc::channel(1);
+        for index in 0..self.count() {
+            self.cast(index, RegionMessage::Flush(waiter.clone()));
+        }
+        drop(waiter);
+        // Nothing is ever sent: this ends when the last one has let go.
+        all.recv().await;
     }
 
     pub(super) fn set(&self, index: usize, region: ActorRef<RegionMessage>) {
@@ -107,7 +122,11 @@ pub(super) struct State {
 enum Slot {
     /// Its state is being loaded; it takes messages already.
     Starting(ActorRef<SubscriptionMessage>),
-    Live { actor: ActorRef<SubscriptionMessage>, used_at: Timestamp },
+    Live {
+        actor: ActorRef<SubscriptionMessage>,
+        started_at: Timestamp,
+        used_at: Timestamp,
+    },
     /// It handles what it has; the rest waits here.
     Leaving(Vec<SubscriptionMessage>),
     /// It failed, and is left alone until then.
@@ -157,6 +176,7 @@ impl Actor for RegionActor {
                 state.children.remove(&actor);
                 state.failed(id, &error);
             }
+            RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
         state.tell_ticker();
         Ok(())
@@ -201,7 +221,7 @@ impl State {
         let now = self.now();
         match self.slots.get_mut(&id) {
             Some(Slot::Starting(actor)) => drop(actor.cast(message)),
-            Some(Slot::Live { actor, used_at }) => {
+            Some(Slot::Live { actor, used_at, .. }) => {
                 *used_at = now;
                 // An actor that has just died drops the message; its end is on its way to this region.
                 drop(actor.cast(message));
@@ -253,7 +273,7 @@ impl State {
         if let Some(slot) = self.slots.get_mut(id)
             && let Slot::Starting(actor) = slot
         {
-            *slot = Slot::Live { actor: actor.clone(), used_at: now };
+            *slot = Slot::Live { actor: actor.clone(), started_at: now, used_at: now };
         }
     }
 
@@ -273,13 +293,25 @@ impl State {
         for _ in 0..WAKES_PER_TICK {
             let Some((id, generation)) = self.timers.pop_due(now) else { break };
             match self.slots.get(&id) {
-                Some(Slot::Starting(actor) | Slot::Live { actor, .. }) => {
-                    drop(actor.cast(SubscriptionMessage::Due(generation)));
+                // Counts as use: one that has just said that it may leave must not go with an attempt under way.
+                Some(Slot::Starting(_) | Slot::Live { .. } | Slot::Leaving(_)) => {
+                    self.deliver(me, id, SubscriptionMessage::Due(generation));
                 }
-                Some(Slot::Leaving(_)) => self.deliver(me, id, SubscriptionMessage::Due(generation)),
                 Some(Slot::Resting(until)) if *until > now => {}
                 // A start finds by itself what is due.
                 Some(Slot::Resting(_)) | None => drop(self.activate(me, id)),
+            }
+        }
+    }
+
+    fn flush(&self, waiter: &mpsc::Sender<()>) {
+        for slot in self.slots.values() {
+            match slot {
+                Slot::Starting(actor) | Slot::Live { actor, .. } => {
+                    drop(actor.cast(SubscriptionMessage::Flush(waiter.clone())));
+                }
+                // One that leaves has nothing under way, and one that rests has lost it already.
+                Slot::Leaving(_) | Slot::Resting(_) => {}
             }
         }
     }
@@ -288,11 +320,11 @@ impl State {
         let now = self.now();
         let idle_after_ms = self.arguments.context.config.idle_after_ms;
         for (id, slot) in &self.slots {
-            if let Slot::Live { actor, used_at } = slot
-                && now.ms_since(*used_at) >= idle_after_ms
-            {
-                // It has lived through an idle time without a fault.
+            let Slot::Live { actor, started_at, used_at } = slot else { continue };
+            if now.ms_since(*started_at) >= HEALTHY_AFTER_MS {
                 self.failures.remove(id);
+            }
+            if now.ms_since(*used_at) >= idle_after_ms {
                 drop(actor.cast(SubscriptionMessage::Rest));
             }
         }
@@ -313,7 +345,7 @@ impl State {
         let now = self.now();
         let idle_after_ms = self.arguments.context.config.idle_after_ms;
         if let Some(slot) = self.slots.get_mut(&id)
-            && let Slot::Live { actor, used_at } = slot
+            && let Slot::Live { actor, used_at, .. } = slot
             && actor.get_id() == leaving
             && now.ms_since(*used_at) >= idle_after_ms
             && actor.drain().is_ok()
@@ -324,6 +356,7 @@ impl State {
 
     fn left(&mut self, me: &ActorRef<RegionMessage>, id: SubscriptionId) {
         if let Some(Slot::Leaving(waiting)) = self.slots.remove(&id) {
+            self.failures.remove(&id);
             for message in waiting {
                 self.deliver(me, id, message);
             }
@@ -335,22 +368,23 @@ impl State {
 async fn tick(context: Arc<Context>, region: ActorRef<RegionMessage>, mut next: watch::Receiver<Option<Timestamp>>) {
     loop {
         let due_at = *next.borrow_and_update();
-        let sleep_ms = due_at.map_or(MAX_SLEEP_MS, |due_at| due_at.ms_since(context.clock.now()).min(MAX_SLEEP_MS));
+        // One reading for a turn: the clock may come to the time between two.
+        let now = context.clock.now();
+        let sleep_ms = due_at.map_or(MAX_SLEEP_MS, |due_at| due_at.ms_since(now).min(MAX_SLEEP_MS));
+        if sleep_ms == 0 {
+            // The region answers a tick with a new deadline; without waiting for it the loop would spin.
+            if region.cast(RegionMessage::Tick).is_err() || next.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         tokio::select! {
             changed = next.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                continue;
             }
             () = tokio::time::sleep(Duration::from_millis(sleep_ms)) => {}
-        }
-        if due_at.is_some_and(|due_at| due_at <= context.clock.now()) && region.cast(RegionMessage::Tick).is_err() {
-            return;
-        }
-        // The region answers a tick with a new deadline; without this the loop would spin until it does.
-        if due_at.is_some_and(|due_at| due_at <= context.clock.now()) && next.changed().await.is_err() {
-            return;
         }
     }
 }

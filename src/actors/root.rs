@@ -1,9 +1,11 @@
 //! Starts the system, restarts what dies, and ends it in order.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -13,8 +15,8 @@ use super::region::{self, RegionActor, RegionMessage, Regions};
 use super::{Config, Context, SHARD, intake, matcher};
 use crate::clock::Clock;
 use crate::domain::id::SubscriptionId;
-use crate::event_store::ReadError;
 use crate::event_store::Log;
+use crate::event_store::ReadError;
 use crate::execute::vault::Vault;
 use crate::outbound::{Gate, Transport};
 
@@ -28,6 +30,7 @@ pub struct Running {
     /// The way to ask it.
     pub engine: Engine,
     context: Arc<Context>,
+    regions: Regions,
     root: ActorRef<RootMessage>,
     intake: JoinHandle<()>,
     matcher: JoinHandle<()>,
@@ -52,14 +55,14 @@ pub async fn start(
     let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
     let intake = tokio::spawn(intake::run(Arc::clone(&context), queue));
     let matcher = tokio::spawn(keep_matching(Arc::clone(&context), regions.clone()));
-    let engine = Engine::new(Arc::clone(&context), regions, requests, gate);
-    Ok(Running { engine, context, root, intake, matcher })
+    let engine = Engine::new(Arc::clone(&context), regions.clone(), requests, gate);
+    Ok(Running { engine, context, regions, root, intake, matcher })
 }
 
 /// The matcher has no state that its checkpoint does not have: after a panic it begins again.
 async fn keep_matching(context: Arc<Context>, regions: Regions) {
-    while let Err(error) = tokio::spawn(matcher::run(Arc::clone(&context), regions.clone())).await {
-        tracing::error!("matcher panicked and begins again: {error}");
+    while AssertUnwindSafe(matcher::run(Arc::clone(&context), regions.clone())).catch_unwind().await.is_err() {
+        tracing::error!("matcher panicked and begins again");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -68,29 +71,23 @@ impl Running {
     /// Ends the system: no attempt begins, those under way come to their end and are recorded, then everything stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
-        let Self { engine, context, root, intake, matcher } = self;
-        context.stopping.store(true, Ordering::Relaxed);
-        matcher.abort();
-        let regions = engine.regions().clone();
+        let Self { engine, context, regions, root, intake, matcher } = self;
         drop(engine);
-        let grace = tokio::time::timeout(Duration::from_millis(GRACE_MS), async {
-            // The permits of attempts under way come back after their reports.
-            let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
-            drop(context.attempts.acquire_many(permits).await);
-            // The reports are in the mailboxes by now, before this.
-            let (done, mut all_done) = mpsc::channel(1);
-            for index in 0..regions.count() {
-                regions.cast(index, RegionMessage::Flush(done.clone()));
-            }
-            drop(done);
-            all_done.recv().await;
-        });
-        if grace.await.is_err() {
+        matcher.abort();
+        // Attempts that wait for a permit end when they get one: this one gets all of them last.
+        context.stopping.store(true, Ordering::SeqCst);
+        let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
+        let idle = context.attempts.acquire_many(permits);
+        if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
             tracing::warn!("attempts were still under way after {GRACE_MS} ms; they will be sent again");
         }
+        // Their outcomes are on their way through mailboxes: an actor that ends takes its own along.
+        if tokio::time::timeout(Duration::from_millis(GRACE_MS), regions.flush()).await.is_err() {
+            tracing::warn!("outcomes were still unrecorded after {GRACE_MS} ms; their attempts will be made again");
+        }
         intake.abort();
-        context.log.close().await;
         root.stop(None);
+        context.log.close().await;
     }
 }
 
@@ -142,10 +139,8 @@ impl Actor for RootActor {
 
 impl State {
     async fn start_region(&mut self, me: &ActorRef<RootMessage>, index: usize) -> Result<(), SpawnErr> {
-        let arguments = region::Arguments {
-            context: Arc::clone(&self.arguments.context),
-            regions: self.arguments.regions.clone(),
-        };
+        let arguments =
+            region::Arguments { context: Arc::clone(&self.arguments.context), regions: self.arguments.regions.clone() };
         let (actor, _) = RegionActor::spawn_linked(None, RegionActor, arguments, me.get_cell()).await?;
         self.children.push((actor.get_id(), index));
         self.arguments.regions.set(index, actor);

@@ -5,11 +5,11 @@
 //! - If an append fails, what was decided on it is worthless: the actor ends, and the region loads it anew.
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::{Done, EngineError};
 use super::matcher::MatchAck;
@@ -33,11 +33,13 @@ pub(super) enum SubscriptionMessage {
     Due(Generation),
     /// An attempt ended.
     AttemptDone(Box<Finished>),
+    /// An attempt was not made, since what it waited for changed meanwhile.
+    AttemptWithdrawn { delivery: DeliveryId, number: u32 },
     /// Its `number`th append is durable, or failed.
     Appended { number: u64, result: Result<Appended, AppendError> },
     /// Leave memory, if there is nothing to do.
     Rest,
-    /// Drop this when everything decided so far is durable.
+    /// Let go of this once everything that came before is durable.
     Flush(mpsc::Sender<()>),
 }
 
@@ -66,8 +68,9 @@ pub(super) struct State {
     arguments: Arguments,
     loaded: Loaded,
     gate: Gate,
-    in_flight: HashSet<DeliveryId>,
-    target: Option<Arc<attempt::Target>>,
+    /// Numbers of the attempts that wait for a permit or are under way.
+    in_flight: HashMap<DeliveryId, u32>,
+    target: watch::Sender<Option<Arc<attempt::Target>>>,
     generation: Generation,
     armed: Option<Timestamp>,
     /// The durable wake-up, as far as this actor knows it.
@@ -116,7 +119,7 @@ impl Effect {
             Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
             Self::Ack(ack) => ack.durable(),
-            Self::Flushed(done) => drop(done),
+            Self::Flushed(waiter) => drop(waiter),
             Self::Nothing => {}
         }
     }
@@ -138,8 +141,8 @@ impl Actor for SubscriptionActor {
             arguments,
             loaded,
             gate,
-            in_flight: HashSet::new(),
-            target: None,
+            in_flight: HashMap::new(),
+            target: watch::Sender::new(None),
             generation: 0,
             armed: None,
             wakeup: Wakeup::Unknown,
@@ -160,12 +163,10 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
             SubscriptionMessage::Due(_) => return Ok(()),
             SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
+            SubscriptionMessage::AttemptWithdrawn { delivery, number } => state.attempt_ended(delivery, number),
             SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
             SubscriptionMessage::Rest => return state.rest(&me),
-            SubscriptionMessage::Flush(done) => {
-                state.gate.push(&state.loaded, Effect::Flushed(done));
-                return Ok(());
-            }
+            SubscriptionMessage::Flush(waiter) => state.gate.push(&state.loaded, Effect::Flushed(waiter)),
         }
         state.start_due();
         Ok(())
@@ -216,9 +217,13 @@ impl State {
         Ok(())
     }
 
-    fn attempt_done(&mut self, me: &ActorRef<SubscriptionMessage>, finished: Finished) -> Result<(), ActorProcessingErr> {
+    fn attempt_done(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        finished: Finished,
+    ) -> Result<(), ActorProcessingErr> {
         let delivery = finished.delivery;
-        self.in_flight.remove(&delivery);
+        self.attempt_ended(delivery, finished.number);
         match subscription::decide(&self.loaded.state, Command::FinishAttempt(finished)) {
             Ok(events) => self.append(me, &events, None),
             // Deleted meanwhile, or the second report of an attempt that was made before and after a restart.
@@ -226,6 +231,13 @@ impl State {
                 tracing::debug!(delivery.id = %delivery, "outcome not recorded: {refusal}");
                 Ok(())
             }
+        }
+    }
+
+    /// After a fault an attempt may have been made twice; the report of the first must not hide the next one.
+    fn attempt_ended(&mut self, delivery: DeliveryId, number: u32) {
+        if self.in_flight.get(&delivery) == Some(&number) {
+            self.in_flight.remove(&delivery);
         }
     }
 
@@ -249,6 +261,7 @@ impl State {
                 Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => life.push(new),
             }
         }
+        self.withdraw_old_target();
         let writes = self.loaded.writes(self.arguments.id, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
         self.send(me, Append { writes, claims: vec![], wakeups })
@@ -298,34 +311,49 @@ impl State {
             .state
             .due(now)
             .filter(|(delivery, open)| {
-                open.version <= self.gate.deliveries_version && !self.in_flight.contains(delivery)
+                open.version <= self.gate.deliveries_version && !self.in_flight.contains_key(delivery)
             })
             .take(free)
             .map(|(delivery, open)| (delivery, *open))
             .collect();
-        for (delivery, open) in due {
-            let Some(target) = self.target(now) else { break };
-            self.in_flight.insert(delivery);
-            let Arguments { context, regions, .. } = &self.arguments;
-            attempt::start(Arc::clone(context), regions.clone(), target, delivery, open);
+        if !due.is_empty() && self.set_target(now) {
+            for (delivery, open) in due {
+                self.in_flight.insert(delivery, open.failures + 1);
+                let Arguments { context, regions, id, .. } = &self.arguments;
+                let target = self.target.subscribe();
+                attempt::start(Arc::clone(context), regions.clone(), *id, target, delivery, open);
+            }
         }
         self.arm(now);
     }
 
-    fn target(&mut self, now: Timestamp) -> Option<Arc<attempt::Target>> {
-        let settings = self.loaded.state.settings().ok()?;
-        let fresh = |target: &&Arc<attempt::Target>| {
+    /// Makes the target what the settings say; `false` if there is none.
+    fn set_target(&mut self, now: Timestamp) -> bool {
+        let Ok(settings) = self.loaded.state.settings() else { return false };
+        let fresh = |target: &Arc<attempt::Target>| {
             target.revision == settings.revision && target.secrets.len() == settings.signing_secrets(now).len()
         };
-        if let Some(target) = self.target.as_ref().filter(fresh) {
-            return Some(Arc::clone(target));
+        if self.target.borrow().as_ref().is_some_and(fresh) {
+            return true;
         }
         let Some(target) = attempt::Target::of(settings, now) else {
             tracing::error!(subscription.id = %settings.id, "nothing is sent: profile '{}' is unknown", settings.profile);
-            return None;
+            return false;
         };
-        self.target = Some(Arc::new(target));
-        self.target.clone()
+        self.target.send_replace(Some(Arc::new(target)));
+        true
+    }
+
+    /// Attempts that have not begun wait for settings that are decided to be durable, and find a new target then.
+    fn withdraw_old_target(&mut self) {
+        let revision = self.loaded.state.settings().ok().map(|settings| settings.revision);
+        self.target.send_if_modified(|target| {
+            let old = target.as_ref().is_some_and(|target| Some(target.revision) != revision);
+            if old {
+                *target = None;
+            }
+            old
+        });
     }
 
     fn arm(&mut self, now: Timestamp) {

@@ -1,0 +1,250 @@
+//! What holds in every history, whatever is asked in whatever order.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A step as chance draws it; what it names is found in the state when its turn comes.
+#[derive(Clone, Debug)]
+enum Step {
+    Create { profile: usize, enabled: bool, patterns: Vec<usize>, description_chars: Option<usize> },
+    Update { stale: bool, url: Option<bool>, patterns: Option<Vec<usize>>, description_chars: Option<usize> },
+    Enable,
+    Disable,
+    Rotate { overlap_s: Option<u64> },
+    Test,
+    Match { gap: Option<bool>, steps: Vec<u64> },
+    Finish { which: usize, number_off: i32, status: Option<u16>, random: u64 },
+    Redeliver { which: usize, failed: bool },
+    Delete,
+    Wait { ms: u64 },
+}
+
+const PROFILES: [&str; 4] = ["axie-v1", "axissynapse-v1", "standard-v1", "unheard-of-v1"];
+const PATTERNS: [&str; 4] = ["user.created", "role.changed", "user.*", "**"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let patterns = || prop::collection::vec(0..PATTERNS.len(), 0..3);
+    let chars = || prop::option::of(prop_oneof![0..20_usize, 195..205_usize]);
+    prop_oneof![
+        2 => (0..PROFILES.len(), any::<bool>(), patterns(), chars()).prop_map(
+            |(profile, enabled, patterns, description_chars)| Step::Create { profile, enabled, patterns, description_chars }
+        ),
+        2 => (prop::bool::weighted(0.2), prop::option::of(any::<bool>()), prop::option::of(patterns()), chars()).prop_map(
+            |(stale, url, patterns, description_chars)| Step::Update { stale, url, patterns, description_chars }
+        ),
+        3 => Just(Step::Enable),
+        1 => Just(Step::Disable),
+        1 => prop::option::of(prop_oneof![Just(0), 1..90_000_u64, any::<u64>()]).prop_map(|overlap_s| Step::Rotate { overlap_s }),
+        1 => Just(Step::Test),
+        5 => (prop::option::weighted(0.3, any::<bool>()), prop::collection::vec(0..4_u64, 0..4)).prop_map(
+            |(gap, steps)| Step::Match { gap, steps }
+        ),
+        8 => (
+            any::<usize>(),
+            prop_oneof![6 => Just(0), 1 => -2..3],
+            prop::option::weighted(0.8, prop_oneof![Just(200), 100..600_u16]),
+            any::<u64>(),
+        ).prop_map(|(which, number_off, status, random)| Step::Finish { which, number_off, status, random }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, failed)| Step::Redeliver { which, failed }),
+        1 => prop::bool::weighted(0.2).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
+        4 => (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+/// A subscription with its past.
+#[derive(Default)]
+struct History {
+    state: Subscription,
+    events: Vec<(Event, Timestamp, u64)>,
+    versions: [u64; 2],
+    now_ms: u64,
+    deliveries: u128,
+    known: Vec<DeliveryId>,
+}
+
+impl History {
+    fn now(&self) -> Timestamp {
+        START.plus_ms(self.now_ms)
+    }
+
+    fn new_delivery(&mut self) -> DeliveryId {
+        self.deliveries += 1;
+        let id = DeliveryId::from_parts(self.now_ms, self.deliveries);
+        self.known.push(id);
+        id
+    }
+
+    fn one_of(&self, which: usize) -> DeliveryId {
+        self.known.get(which % (self.known.len() + 1)).copied().unwrap_or(D1)
+    }
+
+    fn command(&mut self, step: Step) -> Option<Command> {
+        let revision = self.state.settings().map_or(1, |settings| settings.revision);
+        let text = |chars: Option<usize>| chars.map(|chars| "ä".repeat(chars));
+        let filters = |patterns: Vec<usize>| {
+            patterns.into_iter().map(|pattern| Filter::parse(PATTERNS[pattern]).unwrap()).collect()
+        };
+        Some(match step {
+            Step::Wait { ms } => {
+                self.now_ms += ms;
+                return None;
+            }
+            Step::Create { profile, enabled, patterns, description_chars } => Command::Create(SubscriptionCreated {
+                profile: PROFILES[profile].into(),
+                enabled,
+                filters: filters(patterns),
+                description: text(description_chars),
+                ..subscription().0
+            }),
+            Step::Update { stale, url, patterns, description_chars } => Command::Update(Update {
+                expected_revision: Some(revision + u64::from(stale)),
+                url: url.map(|other| format!("https://example.com/{other}")),
+                description: description_chars.map(|chars| text(Some(chars))),
+                filters: patterns.map(filters),
+            }),
+            Step::Enable => Command::Enable,
+            Step::Disable => Command::Disable { reason: None },
+            Step::Rotate { overlap_s } => Command::RotateSecret {
+                secret: SecretId::from_parts(self.now_ms, u128::from(revision)),
+                fingerprint: "bb".into(),
+                overlap_s,
+                at: self.now(),
+            },
+            Step::Test => Command::RecordTest(TestSent {
+                event_type: EventType::parse("webhook.test").unwrap(),
+                verified: false,
+                status: None,
+                failure: Some(FailureCode::Timeout),
+                latency_ms: 1,
+            }),
+            Step::Match { gap, steps } => {
+                let seen = self.state.deliveries.matched_through;
+                // Begins a little before what was seen, so that some were seen already.
+                let mut seq = seen.saturating_sub(2);
+                let mut found = Vec::new();
+                for step in steps {
+                    seq += step + 1;
+                    found.push((self.new_delivery(), seq));
+                }
+                matched_after(gap.map(|gap| seen + u64::from(gap)), &found)
+            }
+            Step::Finish { which, number_off, status, random } => {
+                let delivery = self.one_of(which);
+                let failures = self.state.deliveries.open.get(&delivery).map_or(0, |open| open.failures);
+                let failure = || Failure { code: FailureCode::Connect, detail: "the connection was refused".into() };
+                Command::FinishAttempt(Finished {
+                    delivery,
+                    number: (failures + 1).saturating_add_signed(number_off),
+                    revision,
+                    started_at: self.now(),
+                    ended_at: self.now(),
+                    exchange: Exchange { latency_ms: 0, result: status.map(response).ok_or_else(failure) },
+                    random,
+                })
+            }
+            Step::Redeliver { which, failed } => {
+                let original = self.one_of(which);
+                let delivery = self.new_delivery();
+                let (message, message_seq) = (message(1), 1);
+                Command::Redeliver(Redeliver { original, original_failed: failed, delivery, message, message_seq })
+            }
+            Step::Delete => Command::Delete { expected_revision: None },
+        })
+    }
+
+    fn take(&mut self, step: Step) {
+        let Some(command) = self.command(step) else { return };
+        let Ok(events) = decide(&self.state, command) else { return };
+        let at = self.now();
+        for event in events {
+            let version = &mut self.versions[usize::from(matches!(event, Event::Delivery(_)))];
+            *version += 1;
+            let version = *version;
+            evolve(&mut self.state, &event, at, version);
+            self.events.push((event, at, version));
+        }
+    }
+
+    fn check(&self) {
+        let Deliveries { open, agenda, .. } = &self.state.deliveries;
+        let listed: BTreeSet<_> = open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
+        assert_eq!(&listed, agenda, "the agenda lists every open delivery once, at its time");
+        let far = Timestamp::from_ms(i64::MAX);
+        let due: Vec<_> = self.state.due(far).map(|(_, open)| open.due_at).collect();
+        assert!(due.is_sorted(), "what is due comes in the order of its times");
+        if self.state.may_send() {
+            assert_eq!(due.len(), self.state.open_count(), "everything owed is due at last");
+            assert_eq!(self.state.next_due(), due.first().copied());
+        } else {
+            assert_eq!((due.len(), self.state.next_due(), self.state.next_due_after(START)), (0, None, None));
+        }
+        if let Life::Deleted(_) = self.state.life {
+            assert_eq!(self.state.open_count(), 0, "one that is deleted owes nothing");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_history_keeps_the_invariants_and_replays_to_the_same_state(steps in prop::collection::vec(step(), 1..120)) {
+        let mut history = History::default();
+        // Most histories are about a living subscription.
+        history.take(Step::Create { profile: steps.len() % 3, enabled: true, patterns: vec![0], description_chars: None });
+        let mut matched_through = 0;
+        for step in steps {
+            history.take(step);
+            history.check();
+            prop_assert!(history.state.deliveries.matched_through >= matched_through);
+            matched_through = history.state.deliveries.matched_through;
+        }
+        let mut replayed = Subscription::default();
+        for (event, at, version) in &history.events {
+            evolve(&mut replayed, event, *at, *version);
+        }
+        prop_assert_eq!(replayed, history.state);
+    }
+
+    #[test]
+    fn a_message_is_scheduled_once_unless_somebody_asks_for_it_again(
+        batches in prop::collection::vec((prop::bool::ANY, prop::collection::vec(1..30_u64, 0..6)), 1..20)
+    ) {
+        let mut history = History::default();
+        history.take(Step::Create { profile: 0, enabled: true, patterns: vec![0], description_chars: None });
+        for (gap, mut seqs) in batches {
+            seqs.sort_unstable();
+            seqs.dedup();
+            let found: Vec<_> = seqs.into_iter().map(|seq| (history.new_delivery(), seq)).collect();
+            let after = gap.then_some(history.state.deliveries.matched_through);
+            for event in decide(&history.state, matched_after(after, &found)).unwrap_or_default() {
+                evolve(&mut history.state, &event, START, 1);
+                history.events.push((event, START, 1));
+            }
+        }
+        let scheduled = history.events.iter().filter_map(|(event, ..)| match event {
+            Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => Some(scheduled.message_seq),
+            Event::Delivery(_) | Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => None,
+        });
+        let seqs: Vec<_> = scheduled.collect();
+        prop_assert!(seqs.is_sorted_by(|one, next| one < next), "{:?}", seqs);
+    }
+
+    #[test]
+    fn no_schedule_makes_more_attempts_than_its_profile_says(random in any::<u64>(), profile in 0..3_usize) {
+        let profile = profile::find(PROFILES[profile]).unwrap();
+        let mut history = History::default();
+        history.take(Step::Create { profile: 0, enabled: true, patterns: vec![0], description_chars: None });
+        if let Life::Live(settings) = &mut history.state.life {
+            settings.profile.clone_from(&profile.name);
+        }
+        history.take(Step::Match { gap: None, steps: vec![0] });
+        let mut attempts = 0;
+        while let Some(due_at) = history.state.next_due() {
+            history.now_ms = due_at.ms_since(START);
+            history.take(Step::Finish { which: 0, number_off: 0, status: Some(500), random });
+            attempts += 1;
+            prop_assert!(attempts <= profile.max_attempts());
+        }
+        prop_assert!(attempts > 1);
+    }
+}

@@ -1,0 +1,147 @@
+//! One bad thing stays alone, and what can be tried again is.
+
+use std::borrow::Cow;
+
+use tidings::domain::event::DeliveryEvent;
+use tidings::domain::outcome::FailureCode;
+use tidings::domain::subscription::Command;
+use tidings::event_store::{Append, EventStore, NewEvent, StreamWrite};
+use tidings::execute::{Meta, deliveries_stream};
+
+use crate::support::simulation::{Answer, START, World};
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_panics_counts_as_failed_and_is_made_again() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    world.endpoint.answers([Answer::Panic]);
+    world.publish().await;
+    world.succeeded(subscription, 1).await;
+    assert_eq!(world.endpoint.times(), [0, 2_000]);
+    let events = world.deliveries(subscription).await;
+    assert!(matches!(&events[1], DeliveryEvent::AttemptFailed(failed) if failed.code == FailureCode::Aborted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_is_told_when_the_log_cannot_be_written_and_can_try_again() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    world.store.fail_next_commit();
+    assert!(world.try_publish("{}", None).await.is_err());
+    world.publish().await;
+    world.succeeded(subscription, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_told_when_a_change_could_not_be_written_and_the_change_is_not_there() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    world.store.fail_next_commit();
+    let disabled =
+        world.engine.subscription(world.tenant, subscription, Command::Disable { reason: None }, Meta::system());
+    assert!(disabled.await.is_err());
+    world.let_pass(5_000).await;
+    assert!(world.engine.settings(world.tenant, subscription).await.unwrap().enabled);
+    world.publish().await;
+    world.succeeded(subscription, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_that_could_not_be_written_is_found_again() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    // The first is the message's, the second the delivery's.
+    world.store.fail_commit_after(1);
+    let published = world.publish().await;
+    world.succeeded(subscription, 1).await;
+    let calls = world.endpoint.calls();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].header("webhook-id"), published.message.to_string());
+    assert!(calls[0].at_ms > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_could_not_be_written_costs_an_attempt_and_no_delivery() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    world.endpoint.answers([Answer::Held]);
+    world.publish().await;
+    world.endpoint.called(1).await;
+    world.store.fail_next_commit();
+    world.endpoint.release(1);
+    world.succeeded(subscription, 1).await;
+    let calls = world.endpoint.calls();
+    assert_eq!(calls.len(), 2);
+    assert_eq!(calls[0].header("webhook-id"), calls[1].header("webhook-id"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_read_stops_its_own_subscription_only() {
+    let world = World::new().await;
+    let poisoned = world.subscribe().await;
+    let healthy = world.subscribe().await;
+    let event = NewEvent {
+        id: world.clock.event_id(),
+        kind: Cow::Borrowed("delivery.unheard_of"),
+        schema: 1,
+        at: START,
+        data: "{}".into(),
+        meta: None,
+        content: None,
+    };
+    let write = StreamWrite { stream: deliveries_stream(poisoned), first_version: 1, events: vec![event] };
+    // Leaves memory first, so that it has to be loaded.
+    world.let_pass(600_000).await;
+    world.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();
+    for _ in 0..10 {
+        world.publish().await;
+        world.let_pass(1_000).await;
+    }
+    world.succeeded(healthy, 10).await;
+    assert_eq!(world.endpoint.calls().len(), 10);
+    assert!(world.engine.settings(world.tenant, poisoned).await.is_err());
+    // Tried again, ever more seldom.
+    let loads = world.store.reads_of(&deliveries_stream(poisoned));
+    assert!((2..10).contains(&loads), "loaded {loads} times");
+    // What it missed is kept: the matcher's checkpoint stays before the first match.
+    world.let_pass(60_000).await;
+    let head = world.store.head(0).await.unwrap();
+    assert!(world.store.checkpoint("matcher", 0).await.unwrap().unwrap() < head);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_comes_twice_starts_nothing_of_its_own() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    // The actor falls with the first attempt under way, comes back, and makes it again; then both outcomes come.
+    world.endpoint.answers([Answer::Late(500, 60_000), Answer::Late(500, 62_000), Answer::Late(200, 30_000)]);
+    world.publish().await;
+    world.endpoint.called(1).await;
+    world.store.fail_next_commit();
+    let lost = world.engine.subscription(world.tenant, subscription, Command::Disable { reason: None }, Meta::system());
+    assert!(lost.await.is_err());
+    world.succeeded(subscription, 1).await;
+    world.let_pass(120_000).await;
+    assert_eq!(world.endpoint.times(), [0, 1_000, 62_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_far_apart_do_not_lengthen_the_rest() {
+    let world = World::new().await;
+    let subscription = world.subscribe().await;
+    for _ in 0..8 {
+        // Never idle for long enough to leave memory.
+        for _ in 0..10 {
+            world.publish().await;
+            world.let_pass(60_000).await;
+        }
+        let sent = world.endpoint.calls().len();
+        world.store.fail_commit_after(1);
+        let published_ms = world.now_ms();
+        world.publish().await;
+        let calls = world.endpoint.called(sent + 1).await;
+        let delay_ms = calls[sent].at_ms - published_ms;
+        assert!(delay_ms <= 5_000, "{delay_ms}");
+    }
+    world.succeeded(subscription, 88).await;
+}

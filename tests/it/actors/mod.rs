@@ -1,0 +1,9 @@
+//! The actors as a whole: over the log in memory, in paused time, against a scripted endpoint.
+
+mod changes;
+mod faults;
+mod idempotency;
+mod passivation;
+mod restart;
+mod schedule;
+mod stop;

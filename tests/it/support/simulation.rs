@@ -1,0 +1,347 @@
+//! The running system over the log in memory, in paused time, with one scripted endpoint in place of the network.
+//!
+//! Time moves only when nothing else can, so what happens, and at which millisecond, follows from the test alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tidings::actors::{self, Done, Engine, EngineError, NewSubscription, Published, Running};
+use tidings::clock::{Clock, SeededClock};
+use tidings::codec;
+use tidings::domain::event::{DeliveryEvent, Event, TenantCreated};
+use tidings::domain::filter::Filter;
+use tidings::domain::id::{SubscriptionId, TenantId};
+use tidings::domain::message::{self, Publish};
+use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
+use tidings::domain::subscription::{Command, Update};
+use tidings::domain::tenant;
+use tidings::domain::time::Timestamp;
+use tidings::event_store::{self, EventStore, Log, MemoryStore, Recorded};
+use tidings::execute::vault::{MasterKey, Vault};
+use tidings::execute::{self, Meta};
+use tidings::outbound::{self, HttpClient, Request, Transport};
+use tokio::sync::{Semaphore, watch};
+
+use super::watched_store::WatchedStore;
+
+/// Everything begins here.
+pub(crate) const START: Timestamp = Timestamp::from_ms(1_763_894_415_000);
+/// The endpoint that [`World::subscribe`] names.
+pub(crate) const URL: &str = "https://127.0.0.1:9443/first";
+/// Another one.
+pub(crate) const OTHER_URL: &str = "https://127.0.0.1:9443/second";
+/// Far more than any schedule here: whoever waits so long waits for ever.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// One attempt as the endpoint met it.
+#[derive(Clone)]
+pub(crate) struct Call {
+    /// When it began, in milliseconds after [`START`].
+    pub(crate) at_ms: u64,
+    pub(crate) url: String,
+    pub(crate) body: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Call {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("no header '{name}'"))
+    }
+}
+
+/// How the endpoint meets one attempt.
+#[derive(Clone, Copy)]
+pub(crate) enum Answer {
+    /// At once, with this status.
+    Status(u16),
+    /// With this status, after so many milliseconds.
+    Late(u16, u64),
+    /// Not at all: the attempt fails after so many milliseconds.
+    Silence(u64),
+    /// With 200, once the test lets it.
+    Held,
+    /// The code that sends falls over.
+    Panic,
+}
+
+/// Endpoints at every URL, as one script: each attempt takes the next answer, and 200 when there are no more.
+pub(crate) struct Endpoint {
+    clock: Arc<dyn Clock>,
+    script: Mutex<VecDeque<Answer>>,
+    calls: Mutex<Vec<Call>>,
+    began: watch::Sender<usize>,
+    held: Semaphore,
+}
+
+impl Endpoint {
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            script: Mutex::default(),
+            calls: Mutex::default(),
+            began: watch::Sender::new(0),
+            held: Semaphore::new(0),
+        }
+    }
+
+    pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.script.lock().unwrap().extend(answers);
+    }
+
+    /// Answers with 200 from now on.
+    pub(crate) fn forget_script(&self) {
+        self.script.lock().unwrap().clear();
+    }
+
+    /// Lets this many held answers go.
+    pub(crate) fn release(&self, count: usize) {
+        self.held.add_permits(count);
+    }
+
+    /// Every attempt so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// When the attempts so far began, in milliseconds after [`START`].
+    pub(crate) fn times(&self) -> Vec<u64> {
+        self.calls().iter().map(|call| call.at_ms).collect()
+    }
+
+    /// Waits until so many attempts have begun in all, and returns them.
+    pub(crate) async fn called(&self, count: usize) -> Vec<Call> {
+        let mut began = self.began.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, began.wait_for(|seen| *seen >= count)).await;
+        assert!(waited.is_ok(), "only {} of {count} attempts came", self.calls().len());
+        self.calls()
+    }
+}
+
+#[async_trait]
+impl Transport for Endpoint {
+    async fn post(&self, request: Request) -> Exchange {
+        let at = self.clock.now();
+        let answer = self.script.lock().unwrap().pop_front().unwrap_or(Answer::Status(200));
+        self.calls.lock().unwrap().push(Call {
+            at_ms: at.ms_since(START),
+            url: request.url,
+            body: String::from_utf8(request.body.to_vec()).unwrap(),
+            headers: request.headers,
+        });
+        self.began.send_modify(|began| *began += 1);
+        let respond = |status| Ok(Response { status, preview: String::new(), truncated: false });
+        let result = match answer {
+            Answer::Status(status) => respond(status),
+            Answer::Late(status, after_ms) => {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                respond(status)
+            }
+            Answer::Silence(after_ms) => {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                Err(Failure { code: FailureCode::Timeout, detail: "no complete answer came in time".into() })
+            }
+            Answer::Held => {
+                self.held.acquire().await.unwrap().forget();
+                respond(200)
+            }
+            Answer::Panic => panic!("as the script says"),
+        };
+        Exchange { latency_ms: self.clock.now().ms_since(at), result }
+    }
+}
+
+/// One life of the process. Everything in it ends with it at whatever point it is, as by `kill -9`.
+pub(crate) fn life<T>(work: impl AsyncFnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(work())
+}
+
+/// The running system with one tenant.
+pub(crate) struct World {
+    pub(crate) store: Arc<WatchedStore>,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) engine: Engine,
+    pub(crate) running: Running,
+    pub(crate) tenant: TenantId,
+}
+
+impl World {
+    /// A new system, with a tenant under the `axie-v1` profile.
+    pub(crate) async fn new() -> Self {
+        Self::with(actors::Config::default()).await
+    }
+
+    pub(crate) async fn with(config: actors::Config) -> Self {
+        Self::under("axie-v1", config).await
+    }
+
+    pub(crate) async fn under(profile: &str, config: actors::Config) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
+        let world = Self::over(MemoryStore::new(1), clock, config).await;
+        world.found_tenant(profile).await;
+        world
+    }
+
+    pub(crate) async fn found_tenant(&self, profile: &str) {
+        let created = TenantCreated {
+            tenant: self.tenant,
+            name: "Acme".into(),
+            slug: "ent_abc123".into(),
+            profile: profile.into(),
+        };
+        self.engine.tenant(self.tenant, tenant::Command::Create(created), Meta::system()).await.unwrap();
+    }
+
+    /// The system over what an earlier life left, started again so many milliseconds after [`START`].
+    pub(crate) async fn again(left: &WatchedStore, at_ms: u64) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START.plus_ms(at_ms), 2 + at_ms));
+        Self::over(left.memory.reopen(), clock, actors::Config::default()).await
+    }
+
+    pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
+        let store = Arc::new(WatchedStore::over(store));
+        let shared: Arc<dyn EventStore> = Arc::clone(&store) as Arc<dyn EventStore>;
+        let log = Log::start(shared, event_store::Config::default()).await.unwrap();
+        let vault = Arc::new(Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap());
+        let egress = outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
+        let gate = HttpClient::new(&egress).unwrap().gate().clone();
+        let endpoint = Arc::new(Endpoint::new(Arc::clone(&clock)));
+        let transport: Arc<dyn Transport> = Arc::clone(&endpoint) as Arc<dyn Transport>;
+        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
+        let engine = running.engine.clone();
+        Self { store, log, clock, endpoint, engine, running, tenant: TenantId::from_parts(1, 1) }
+    }
+
+    /// Milliseconds since [`START`].
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now().ms_since(START)
+    }
+
+    /// Lets time go by, and everything happen that is due in it.
+    pub(crate) async fn let_pass(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// A subscription to `user.created`.
+    pub(crate) async fn subscribe(&self) -> SubscriptionId {
+        self.subscribe_to(&["user.created"]).await
+    }
+
+    pub(crate) async fn subscribe_to(&self, filters: &[&str]) -> SubscriptionId {
+        let new = NewSubscription {
+            url: URL.into(),
+            filters: filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect(),
+            description: None,
+            enabled: Some(true),
+            secret: None,
+            profile: None,
+        };
+        self.engine.create_subscription(self.tenant, new, Meta::system()).await.unwrap().0
+    }
+
+    /// Publishes a `user.created`.
+    pub(crate) async fn publish(&self) -> Published {
+        self.try_publish(r#"{"userId":"user_1"}"#, None).await.unwrap()
+    }
+
+    pub(crate) async fn publish_as(&self, event_type: &str) -> Published {
+        self.offer(event_type, r#"{"userId":"user_1"}"#, None).await.unwrap()
+    }
+
+    pub(crate) async fn try_publish(&self, data: &str, key: Option<&str>) -> Result<Published, EngineError> {
+        self.offer("user.created", data, key).await
+    }
+
+    async fn offer(&self, event_type: &str, data: &str, key: Option<&str>) -> Result<Published, EngineError> {
+        let publish = Publish {
+            event_type: event_type.into(),
+            data: data.into(),
+            occurred_at: None,
+            idempotency_key: key.map(Into::into),
+        };
+        let draft = message::prepare(publish).unwrap();
+        self.engine.publish(self.tenant, draft, Meta::system()).await
+    }
+
+    pub(crate) async fn command(&self, id: SubscriptionId, command: Command) -> Done {
+        self.engine.subscription(self.tenant, id, command, Meta::system()).await.unwrap()
+    }
+
+    pub(crate) async fn disable(&self, id: SubscriptionId) {
+        self.command(id, Command::Disable { reason: None }).await;
+    }
+
+    pub(crate) async fn enable(&self, id: SubscriptionId) {
+        self.command(id, Command::Enable).await;
+    }
+
+    pub(crate) async fn move_to(&self, id: SubscriptionId, url: &str) {
+        let update = Update { url: Some(url.into()), ..Update::default() };
+        self.engine.update_subscription(self.tenant, id, update, Meta::system()).await.unwrap();
+    }
+
+    /// What the log says of the subscription's deliveries.
+    pub(crate) async fn deliveries(&self, id: SubscriptionId) -> Vec<DeliveryEvent> {
+        let stream = execute::deliveries_stream(id);
+        let recorded = self.store.memory.read_stream(&stream, 1, usize::MAX).await.unwrap();
+        recorded.iter().filter_map(delivery_event).collect()
+    }
+
+    /// Waits until the log says that of the subscription's deliveries.
+    pub(crate) async fn recorded(
+        &self,
+        id: SubscriptionId,
+        enough: impl Fn(&[DeliveryEvent]) -> bool,
+    ) -> Vec<DeliveryEvent> {
+        let mut head = self.log.watch(0);
+        let waiting = async {
+            loop {
+                head.borrow_and_update();
+                let events = self.deliveries(id).await;
+                if enough(&events) {
+                    return events;
+                }
+                head.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(events) => events,
+            Err(_) => panic!("the log only says {:?}", self.deliveries(id).await),
+        }
+    }
+
+    /// Waits until so many deliveries have ended well.
+    pub(crate) async fn succeeded(&self, id: SubscriptionId, count: usize) {
+        self.recorded(id, |events| messages_delivered(events).len() >= count).await;
+    }
+
+    /// The messages whose deliveries to the subscription have ended well, in the order of their ends.
+    pub(crate) async fn messages_delivered(&self, id: SubscriptionId) -> Vec<String> {
+        messages_delivered(&self.deliveries(id).await)
+    }
+}
+
+fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
+    let mut scheduled = HashMap::new();
+    let mut delivered = Vec::new();
+    for event in events {
+        match event {
+            DeliveryEvent::Scheduled(event) => drop(scheduled.insert(event.delivery, event.message.to_string())),
+            DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
+            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) => {}
+        }
+    }
+    delivered
+}
+
+fn delivery_event(recorded: &Recorded) -> Option<DeliveryEvent> {
+    match codec::decode(recorded).unwrap() {
+        Event::Delivery(event) => Some(event),
+        Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) => None,
+    }
+}

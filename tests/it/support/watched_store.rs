@@ -1,0 +1,148 @@
+//! A log that tells which streams were read, and fails when a test wants it to.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidings::event_store::{
+    Append, AppendError, Appended, EventStore, MemoryStore, Position, ReadError, Recorded, Wakeup,
+};
+
+/// The log in memory behind a window.
+pub(crate) struct WatchedStore {
+    pub(crate) memory: MemoryStore,
+    streams_read: Mutex<Vec<String>>,
+    commits: AtomicUsize,
+    fate: Mutex<Fate>,
+}
+
+/// What becomes of commits, by their numbers from 1.
+#[derive(Clone, Copy)]
+enum Fate {
+    AllSucceed,
+    /// This one fails.
+    Fails(usize),
+    /// This one and all later ones never return; whether they take place is the flag.
+    HangsFrom(usize, bool),
+}
+
+impl WatchedStore {
+    pub(crate) fn over(memory: MemoryStore) -> Self {
+        let commits = AtomicUsize::new(0);
+        Self { memory, streams_read: Mutex::default(), commits, fate: Mutex::new(Fate::AllSucceed) }
+    }
+
+    /// How often this stream was read.
+    pub(crate) fn reads_of(&self, stream: &str) -> usize {
+        self.streams_read.lock().unwrap().iter().filter(|read| *read == stream).count()
+    }
+
+    /// How many commits there were.
+    pub(crate) fn commits(&self) -> usize {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    /// The next commit writes nothing and fails.
+    pub(crate) fn fail_next_commit(&self) {
+        self.fail_commit_after(0);
+    }
+
+    /// So many commits succeed, the next one writes nothing and fails.
+    pub(crate) fn fail_commit_after(&self, count: usize) {
+        *self.fate.lock().unwrap() = Fate::Fails(self.commits() + count + 1);
+    }
+
+    /// So many commits succeed; from the next one on they never return. If `written`, that one takes place unseen.
+    pub(crate) fn hang_after(&self, count: usize, written: bool) {
+        *self.fate.lock().unwrap() = Fate::HangsFrom(self.commits() + count + 1, written);
+    }
+}
+
+#[async_trait]
+impl EventStore for WatchedStore {
+    fn shards(&self) -> u16 {
+        self.memory.shards()
+    }
+
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        let fate = *self.fate.lock().unwrap();
+        match fate {
+            Fate::Fails(fails) if fails == number => {
+                batch.iter().map(|_| Err(AppendError::Unavailable("no room on the disk".into()))).collect()
+            }
+            Fate::HangsFrom(first, written) if number >= first => {
+                if written && number == first {
+                    self.memory.append(shard, batch).await;
+                }
+                std::future::pending().await
+            }
+            Fate::AllSucceed | Fate::Fails(_) | Fate::HangsFrom(..) => self.memory.append(shard, batch).await,
+        }
+    }
+
+    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.streams_read.lock().unwrap().push(stream.to_owned());
+        self.memory.read_stream(stream, from_version, limit).await
+    }
+
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        self.memory.stream_version(stream).await
+    }
+
+    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.memory.read_log(after, limit).await
+    }
+
+    async fn read_category(
+        &self,
+        category: &str,
+        up_to: Position,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        self.memory.read_category(category, up_to, after, limit).await
+    }
+
+    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
+        self.memory.head(shard).await
+    }
+
+    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
+        self.memory.content(position).await
+    }
+
+    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
+        self.memory.claims(shard, keys).await
+    }
+
+    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
+        self.memory.wakeups(shard, after, limit).await
+    }
+
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        self.memory.checkpoint(reader, shard).await
+    }
+
+    async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
+        self.memory.save_checkpoint(reader, at).await
+    }
+
+    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
+        self.memory.put_secret(key, sealed).await
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.memory.secret(key).await
+    }
+
+    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
+        self.memory.destroy_secret(key).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.memory.has_secrets().await
+    }
+}
