@@ -9,7 +9,6 @@
 //! A crash between the answer and the report costs a second sending with the same id and bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::watch;

@@ -154,10 +154,6 @@ impl Engine {
         Self { context, regions, intake, gate, credits }
     }
 
-    pub(super) fn regions(&self) -> &Regions {
-        &self.regions
-    }
-
     /// Accepts a message for delivery. When this returns, it is on disk.
     pub async fn publish(&self, tenant: TenantId, draft: Draft, meta: Meta) -> Result<Published, EngineError> {
         self.ask_intake(|reply| intake::Request::Publish { tenant, draft, meta, reply }).await

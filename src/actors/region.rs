@@ -42,8 +42,6 @@ pub(super) enum RegionMessage {
     Tick,
     /// Ask idle subscriptions to leave.
     Sweep,
-    /// Pass this to every subscription in memory; each drops it when all it decided is durable.
-    Flush(mpsc::Sender<()>),
     /// The subscription has nothing to do.
     MayLeave { id: SubscriptionId, actor: ActorId },
     /// The subscription could not be loaded.
@@ -160,6 +158,7 @@ impl Actor for RegionActor {
         message: RegionMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let answers_ticker = matches!(message, RegionMessage::Tick);
         match message {
             RegionMessage::To(id, message) => state.deliver(&me, id, message),
             RegionMessage::Arm { id, due_at, generation } => state.timers.arm(due_at, id, generation),
@@ -170,7 +169,6 @@ impl Actor for RegionActor {
             }
             RegionMessage::Tick => state.wake_due(&me),
             RegionMessage::Sweep => state.sweep(),
-            RegionMessage::Flush(done) => state.flush(&done),
             RegionMessage::MayLeave { id, actor } => state.leave(id, actor),
             RegionMessage::StartFailed { id, actor, error } => {
                 state.children.remove(&actor);
@@ -178,7 +176,7 @@ impl Actor for RegionActor {
             }
             RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
-        state.tell_ticker();
+        state.tell_ticker(answers_ticker);
         Ok(())
     }
 
@@ -202,15 +200,16 @@ impl Actor for RegionActor {
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
         }
-        state.tell_ticker();
+        state.tell_ticker(false);
         Ok(())
     }
 }
 
 impl State {
-    fn tell_ticker(&self) {
+    /// Wakes the ticker if the deadline changed, or if it waits for an answer.
+    fn tell_ticker(&self, answers: bool) {
         let next = self.timers.next();
-        self.next_tick.send_if_modified(|told| std::mem::replace(told, next) != next || next.is_some_and(|at| at <= self.now()));
+        self.next_tick.send_if_modified(|told| std::mem::replace(told, next) != next || answers);
     }
 
     fn now(&self) -> Timestamp {
@@ -326,17 +325,6 @@ impl State {
             }
             if now.ms_since(*used_at) >= idle_after_ms {
                 drop(actor.cast(SubscriptionMessage::Rest));
-            }
-        }
-    }
-
-    fn flush(&self, done: &mpsc::Sender<()>) {
-        for slot in self.slots.values() {
-            match slot {
-                Slot::Starting(actor) | Slot::Live { actor, .. } => {
-                    drop(actor.cast(SubscriptionMessage::Flush(done.clone())));
-                }
-                Slot::Leaving(_) | Slot::Resting(_) => {}
             }
         }
     }

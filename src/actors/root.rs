@@ -68,7 +68,7 @@ async fn keep_matching(context: Arc<Context>, regions: Regions) {
 }
 
 impl Running {
-    /// Ends the system: no attempt begins, those under way come to their end and are recorded, then everything stops. What
+    /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
         let Self { engine, context, regions, root, intake, matcher } = self;

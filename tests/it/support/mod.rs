@@ -4,5 +4,6 @@ pub(crate) mod certificates;
 pub(crate) mod delivery;
 pub(crate) mod name_server;
 pub(crate) mod receiver;
+pub(crate) mod server;
 pub(crate) mod simulation;
 pub(crate) mod watched_store;
