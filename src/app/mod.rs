@@ -6,6 +6,7 @@ mod key_file;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -15,11 +16,14 @@ use tokio::task::JoinHandle;
 use crate::actors::{self, Running};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::event_store::{self, EventStore, Log, SqliteStore};
+use crate::event_store::{self, EventStore, Log, Position, SqliteStore};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
 use crate::projections::{Followers, ReadModels};
 use crate::{graphql, http};
+
+/// How long a start waits for the read models to catch up with the log.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The running program.
 pub struct App {
@@ -47,6 +51,11 @@ impl App {
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
+        // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
+        let head = Position { shard: 0, seq: log.head(0) };
+        if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
+            tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
+        }
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
