@@ -22,8 +22,8 @@ use crate::outbound::HttpClient;
 use crate::projections::{Followers, ReadModels};
 use crate::{graphql, http};
 
-/// How long the read models may take for the few events of a first start.
-const FIRST_START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a start waits for the read models to catch up with the log.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The running program.
 pub struct App {
@@ -51,10 +51,10 @@ impl App {
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
-        if bootstrap_key.is_some() {
-            // Whoever is shown the key may use it at once; the log of a first start is short.
-            let head = Position { shard: 0, seq: log.head(0) };
-            anyhow::ensure!(read_models.wait_for(head, FIRST_START_LIMIT).await, "the read models do not follow the log");
+        // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
+        let head = Position { shard: 0, seq: log.head(0) };
+        if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
+            tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
         }
         let listener = TcpListener::bind(config.server.listen)
             .await

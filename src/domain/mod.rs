@@ -13,6 +13,7 @@ pub mod profile;
 pub mod secret;
 pub mod signing;
 pub mod scope;
+pub mod api_key;
 pub mod event;
 pub mod audit;
 pub mod tenant;
