@@ -18,6 +18,7 @@ pub(super) const PREFIX: &str = "aud_";
 
 /// What happened, as an auditor looks for it. Deliveries have no entries here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[expect(clippy::enum_variant_names, reason = "the variants' names are the codes that the document and the log have")]
 pub(super) enum AuditCode {
     /// A webhook was created.
     TenantWebhookCreated,
