@@ -5,4 +5,5 @@
 mod actors;
 mod canonical_json;
 mod outbound;
+mod ractor_contract;
 mod support;
