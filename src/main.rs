@@ -1,2 +1,14 @@
-//! Tidings.
-fn main() {}
+//! The command line; everything else is in the library.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match tidings::cli::run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tidings::cli::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -10,15 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::attempt::{Target, TestDelivery};
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
-use super::{Context, attempt, intake};
+use super::{Context, SHARD, attempt, intake};
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
-use crate::domain::message::{self, Draft};
+use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
 use crate::domain::subscription::{self, Command, Redeliver, Settings};
 use crate::domain::tenant::{self, Tenant};
+use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
 use crate::error_code::ErrorCode;
 use crate::event_store::{AppendError, Position, ReadError};
@@ -106,6 +107,8 @@ pub struct Published {
     pub duplicate: bool,
     /// Its position; `None` for one accepted long ago.
     pub position: Option<Position>,
+    /// When it was recorded; `None` for one accepted long ago.
+    pub at: Option<Timestamp>,
     /// What was recorded; `None` for one accepted long ago.
     pub event: Option<Box<MessagePublished>>,
 }
@@ -149,7 +152,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(context: Arc<Context>, regions: Regions, intake: mpsc::Sender<intake::Request>, gate: Gate) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        regions: Regions,
+        intake: mpsc::Sender<intake::Request>,
+        gate: Gate,
+    ) -> Self {
         let credits = Arc::new(tokio::sync::Semaphore::new(context.config.request_credits));
         Self { context, regions, intake, gate, credits }
     }
@@ -330,10 +338,26 @@ impl Engine {
     }
 
     /// The sample of an event type for a test delivery: the tenant's own, else the catalogue's.
-    pub async fn sample(&self, tenant: TenantId, event_type: &EventType) -> Result<Option<serde_json::Value>, EngineError> {
+    pub async fn sample(
+        &self,
+        tenant: TenantId,
+        event_type: &EventType,
+    ) -> Result<Option<serde_json::Value>, EngineError> {
         let owner = self.load_tenant(tenant).await?;
         let own = owner.event_types.get(event_type).map(|registered| registered.example.clone());
         Ok(own.unwrap_or_else(|| catalogue::find(event_type).map(|definition| definition.example.clone())))
+    }
+
+    /// The newest position: whatever has been answered for stands at or before it.
+    pub fn head(&self) -> Position {
+        Position { shard: SHARD, seq: self.context.log.head(SHARD) }
+    }
+
+    /// The canonical data of the message at that position; `None` if it was erased. Whether the caller may see that
+    /// message is for the caller to have asked: a position names no tenant.
+    pub async fn message_data(&self, position: Position) -> Result<Option<String>, EngineError> {
+        let content = self.context.log.content(position).await?;
+        Ok(content.and_then(|content| String::from_utf8(content.get(SALT_BYTES..)?.to_vec()).ok()))
     }
 
     async fn check_url(&self, url: &str) -> Result<String, EngineError> {

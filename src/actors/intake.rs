@@ -21,6 +21,7 @@ use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::tenant::{self, Tenant};
+use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Claim, NewEvent, Position, StreamWrite};
 use crate::execute::{self, Meta};
 
@@ -108,6 +109,7 @@ enum Replies {
 
 struct Pending {
     published: MessagePublished,
+    at: Timestamp,
     claim: Option<String>,
     reply: oneshot::Sender<Result<Published, EngineError>>,
 }
@@ -202,7 +204,13 @@ impl Intake {
                 return answer(
                     reply,
                     match claimed.digest == idempotency.digest {
-                        true => Ok(Published { message: claimed.message, duplicate: true, position: None, event: None }),
+                        true => Ok(Published {
+                            message: claimed.message,
+                            duplicate: true,
+                            position: None,
+                            at: None,
+                            event: None,
+                        }),
                         false => Err(reused().into()),
                     },
                 );
@@ -243,7 +251,7 @@ impl Intake {
         let content = Bytes::from([&salt[..], draft.data.as_bytes()].concat());
         let event = Event::Message(MessageEvent::Published(published.clone()));
         batch.events.push(execute::new_event(&event, now, Some(meta), Some(content), clock));
-        batch.pending.push(Pending { published, claim, reply });
+        batch.pending.push(Pending { published, at: now, claim, reply });
     }
 
     fn append_messages(&mut self, tenant: TenantId, batch: Batch) {
@@ -276,7 +284,9 @@ impl Intake {
             tenant::Command::Create(created) => {
                 vec![Claim { key: format!("tenant-slug/{}", created.slug), value: id.to_string() }]
             }
-            tenant::Command::RegisterEventType(_) | tenant::Command::IssueApiKey(_) | tenant::Command::RevokeApiKey(_) => {
+            tenant::Command::RegisterEventType(_)
+            | tenant::Command::IssueApiKey(_)
+            | tenant::Command::RevokeApiKey(_) => {
                 vec![]
             }
         };
@@ -305,19 +315,9 @@ impl Intake {
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {
         self.unsettled += 1;
         let settled = self.settled.clone();
-        let replies = Arc::new(std::sync::Mutex::new(Some(replies)));
-        let for_ack = Arc::clone(&replies);
-        let take = |cell: &std::sync::Mutex<Option<Replies>>| cell.lock().expect("no holder of this lock can panic").take();
-        let ack = Box::new(move |result| {
-            if let Some(replies) = take(&for_ack) {
-                drop(settled.send(Outcome { tenant, replies, result }));
-            }
-        });
-        if let Err(error) = self.context.log.try_append(SHARD, append, ack)
-            && let Some(replies) = take(&replies)
-        {
-            drop(self.settled.send(Outcome { tenant, replies, result: Err(error) }));
-        }
+        let ack = Box::new(move |result| drop(settled.send(Outcome { tenant, replies, result })));
+        // The log tells its refusal through the ack as well, and one telling is enough.
+        drop(self.context.log.try_append(SHARD, append, ack));
     }
 
     fn settle(&mut self, outcome: Outcome) {
@@ -343,12 +343,13 @@ impl Intake {
 
     fn settle_messages(&mut self, pending: Vec<Pending>, result: Result<Appended, AppendError>) {
         let count = pending.len() as u64;
-        for (index, Pending { published, claim, reply }) in pending.into_iter().enumerate() {
+        for (index, Pending { published, at, claim, reply }) in pending.into_iter().enumerate() {
             let outcome = match &result {
                 Ok(appended) => Ok(Published {
                     message: published.message,
                     duplicate: false,
                     position: Some(Position { seq: appended.last.seq + 1 + index as u64 - count, ..appended.last }),
+                    at: Some(at),
                     event: Some(Box::new(published)),
                 }),
                 Err(error) => Err(EngineError::from(error.clone())),

@@ -158,6 +158,7 @@ impl Actor for RegionActor {
         message: RegionMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let answers_ticker = matches!(message, RegionMessage::Tick);
         match message {
             RegionMessage::To(id, message) => state.deliver(&me, id, message),
             RegionMessage::Arm { id, due_at, generation } => state.timers.arm(due_at, id, generation),
@@ -175,7 +176,7 @@ impl Actor for RegionActor {
             }
             RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
-        state.next_tick.send_replace(state.timers.next());
+        state.tell_ticker(answers_ticker);
         Ok(())
     }
 
@@ -199,12 +200,18 @@ impl Actor for RegionActor {
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
         }
-        state.next_tick.send_replace(state.timers.next());
+        state.tell_ticker(false);
         Ok(())
     }
 }
 
 impl State {
+    /// Wakes the ticker if the deadline changed, or if it waits for an answer.
+    fn tell_ticker(&self, answers: bool) {
+        let next = self.timers.next();
+        self.next_tick.send_if_modified(|told| std::mem::replace(told, next) != next || answers);
+    }
+
     fn now(&self) -> Timestamp {
         self.arguments.context.clock.now()
     }

@@ -1,1 +1,122 @@
-//! Placeholder.
+//! Puts the program together, in the order in which its parts need each other, and takes it apart in the reverse order.
+
+mod bootstrap;
+mod key_file;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::actors::{self, Running};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::event_store::{self, EventStore, Log, Position, SqliteStore};
+use crate::execute::vault::Vault;
+use crate::outbound::HttpClient;
+use crate::projections::{Followers, ReadModels};
+use crate::{graphql, http};
+
+/// How long a start waits for the read models to catch up with the log.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The running program.
+pub struct App {
+    address: SocketAddr,
+    bootstrap_key: Option<String>,
+    running: Running,
+    followers: Followers,
+    ready: Arc<AtomicBool>,
+    stop_serving: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl App {
+    /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = open_log(config).await?;
+        let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
+        let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
+        let client = HttpClient::new(&config.egress)?;
+        let gate = client.gate().clone();
+        let read_models = ReadModels::open(&config.read_models_path()?).await?;
+        let followers = read_models.follow(log.clone());
+        let transport = Arc::new(client);
+        let running =
+            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
+        let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
+        // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
+        let head = Position { shard: 0, seq: log.head(0) };
+        if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
+            tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
+        }
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
+        let address = listener.local_addr()?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let schema = graphql::schema(graphql::SchemaContext {
+            engine: running.engine.clone(),
+            read_models: read_models.clone(),
+            clock: Arc::clone(&clock),
+        });
+        let router = http::router(http::AppState::new(schema, read_models, clock, Arc::clone(&ready)));
+        let (stop_serving, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(http::serve(listener, router, async move {
+            // A dropped sender means the same.
+            drop(stopped.await);
+        }));
+        Ok(Self { address, bootstrap_key, running, followers, ready, stop_serving, server })
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The key of the first start; nobody can read it again.
+    pub fn bootstrap_key(&self) -> Option<&str> {
+        self.bootstrap_key.as_deref()
+    }
+
+    /// Serves until `signal` resolves, then ends in order: no new requests, attempts under way recorded, log flushed.
+    pub async fn run_until(self, signal: impl Future<Output = ()>) {
+        signal.await;
+        self.ready.store(false, Ordering::Relaxed);
+        drop(self.stop_serving);
+        match self.server.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the listener failed: {error}"),
+            Err(error) => tracing::error!("the listener panicked: {error}"),
+        }
+        self.running.stop().await;
+        self.followers.stop().await;
+    }
+}
+
+/// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
+pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
+    let log = open_log(config).await?;
+    let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
+    log.close().await;
+    Ok(events)
+}
+
+async fn open_log(config: &Config) -> anyhow::Result<Log> {
+    let path = config.log_path()?;
+    let store = SqliteStore::open(event_store::Options::at(&path))
+        .await
+        .with_context(|| format!("cannot open the log '{}'", path.display()))?;
+    Ok(Log::start(Arc::new(store) as Arc<dyn EventStore>, config.event_store.clone()).await?)
+}
+
+/// The contract files of `schema/` that are written from the code: name and text.
+pub fn contracts() -> [(&'static str, String); 2] {
+    [("schema.graphql", graphql::sdl()), ("errors.md", http::error_table())]
+}

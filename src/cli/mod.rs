@@ -1,1 +1,158 @@
-//! Placeholder.
+//! The command line: reads arguments, calls one function, prints what it answers.
+
+pub mod certificates;
+pub mod listen;
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::{app, telemetry};
+
+/// Tidings delivers webhooks: signed, retried, remembered.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(Serve),
+    /// Receive deliveries over TLS, verify and print them: an endpoint for development.
+    Listen(listen::ListenOptions),
+    /// Throw the read models away and fold them from the log again. The server must not be running.
+    Rebuild(Source),
+    /// Print the GraphQL schema, or write all contract files.
+    Schema(Schema),
+}
+
+#[derive(Debug, Args)]
+struct Source {
+    /// Configuration file (TOML). Every key is in schema/config.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the log lives: sqlite://PATH. Overrides file and environment.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    #[command(flatten)]
+    source: Source,
+    /// Address and port to listen on. Overrides file and environment.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct Schema {
+    /// Write schema.graphql and errors.md into this folder instead.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Runs the command that the process was called with.
+pub async fn run() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Serve(options) => serve(options).await,
+        Command::Listen(options) => listen::listen(options, std::io::stdout()).await,
+        Command::Rebuild(source) => rebuild(&source).await,
+        Command::Schema(options) => schema(options.out.as_deref()),
+    }
+}
+
+/// Says on standard error why the command failed.
+pub fn complain(error: &anyhow::Error) {
+    // Nobody is left to tell if standard error is gone.
+    drop(writeln!(std::io::stderr(), "tidings: {error:#}"));
+}
+
+impl Source {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(url) = &self.database_url {
+            config.database.url.clone_from(url);
+            config.log_path()?;
+        }
+        Ok(config)
+    }
+}
+
+async fn serve(options: Serve) -> anyhow::Result<()> {
+    let mut config = options.source.load()?;
+    if let Some(listen) = options.listen {
+        config.server.listen = listen;
+    }
+    telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
+    let app = app::App::start(&config).await?;
+    let mut out = std::io::stdout();
+    if let Some(key) = app.bootstrap_key() {
+        writeln!(out, "bootstrap key (shown once): {key}")?;
+    }
+    writeln!(out, "serving on http://{}", app.address())?;
+    out.flush()?;
+    app.run_until(shutdown_signal()?).await;
+    Ok(())
+}
+
+/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("shutting down: attempts under way come to their end first; a second signal ends at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            std::process::abort();
+        });
+    })
+}
+
+async fn rebuild(source: &Source) -> anyhow::Result<()> {
+    let config = source.load()?;
+    telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
+    let terminal = std::io::stderr().is_terminal();
+    let mut told = 0;
+    let events = app::rebuild(&config, |done, head| {
+        let percent = (done * 100).checked_div(head).unwrap_or(100);
+        if terminal || percent >= told + 10 {
+            told = percent;
+            let (start, end) = if terminal { ("\r", "") } else { ("", "\n") };
+            drop(write!(std::io::stderr(), "{start}rebuilding: {done} of {head} events ({percent} %){end}"));
+        }
+    })
+    .await?;
+    if terminal {
+        writeln!(std::io::stderr())?;
+    }
+    writeln!(std::io::stdout(), "rebuilt from {events} events")?;
+    Ok(())
+}
+
+fn schema(out: Option<&Path>) -> anyhow::Result<()> {
+    let Some(folder) = out else {
+        write!(std::io::stdout(), "{}", crate::graphql::sdl())?;
+        return Ok(());
+    };
+    for (name, text) in app::contracts() {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write '{}'", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,1 +1,248 @@
-//! Placeholder.
+//! Configuration: defaults, then a TOML file, then environment variables, then flags; checked once, at start.
+//!
+//! `schema/config.toml` holds every key with its default and purpose, and a test keeps it equal to the code. A key that
+//! does not exist or does not fit is an error that names it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::{actors, event_store, outbound};
+
+/// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
+pub const ENV_PREFIX: &str = "TIDINGS_";
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the log lives.
+    pub database: Database,
+    /// Where the API listens.
+    pub server: Server,
+    /// How secrets are sealed.
+    pub secrets: Secrets,
+    /// What may be reached.
+    pub egress: outbound::Config,
+    /// Bounds of the log.
+    pub event_store: event_store::Config,
+    /// Bounds of the running system.
+    pub actors: actors::Config,
+    /// What is told about it.
+    pub telemetry: Telemetry,
+}
+
+/// Where the log lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `sqlite://` and a path. Default: `sqlite://tidings.db`, in the working directory.
+    pub url: String,
+}
+
+/// Where the API listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Address and port of GraphQL, playground and health. Default: `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+}
+
+/// How secrets are sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// File with the 32-byte key, in hex, that seals signing secrets. Default: empty, which means the database's path
+    /// with `.key` behind it. Made at the first start; without it the secrets of an existing store are lost.
+    pub key_file: PathBuf,
+}
+
+/// What is told about the running program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Which log lines are written: a level or `tracing` directives. Default: `info,ractor=warn`.
+    pub filter: String,
+    /// `text` for people, `json` for machines. Default: `text`.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One readable line for each event.
+    #[default]
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: "sqlite://tidings.db".into() }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { filter: "info,ractor=warn".into(), format: LogFormat::Text }
+    }
+}
+
+/// The configuration is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error("the configuration file '{0}' does not exist")]
+    NoFile(PathBuf),
+    /// A key does not exist, or its value does not fit.
+    #[error("the configuration is wrong: {0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Reads file and environment over the defaults.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            if !file.is_file() {
+                return Err(ConfigError::NoFile(file.to_owned()));
+            }
+            figment = figment.merge(Toml::file(file));
+        }
+        let config: Self =
+            figment.merge(Env::prefixed(ENV_PREFIX).split("__")).extract().map_err(|error| invalid(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Path of the log's SQLite file.
+    pub fn log_path(&self) -> Result<PathBuf, ConfigError> {
+        match self.database.url.strip_prefix("sqlite://") {
+            Some(path) if !path.is_empty() && !path.contains(['?', '#']) => Ok(PathBuf::from(path)),
+            Some(_) | None => Err(ConfigError::Invalid(format!(
+                "database.url: '{}' is not of the form sqlite://PATH",
+                self.database.url.split('@').next_back().unwrap_or_default()
+            ))),
+        }
+    }
+
+    /// Path of the read models' SQLite file: beside the log, and disposable.
+    pub fn read_models_path(&self) -> Result<PathBuf, ConfigError> {
+        Ok(with_suffix(&self.log_path()?, ".read-models"))
+    }
+
+    /// Path of the key that seals secrets.
+    pub fn key_path(&self) -> Result<PathBuf, ConfigError> {
+        match self.secrets.key_file.as_os_str().is_empty() {
+            true => Ok(with_suffix(&self.log_path()?, ".key")),
+            false => Ok(self.secrets.key_file.clone()),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.log_path()?;
+        let actors = &self.actors;
+        let at_least_one = [
+            ("actors.max_attempts", actors.max_attempts),
+            ("actors.max_attempts_per_subscription", actors.max_attempts_per_subscription),
+            ("actors.match_credits", actors.match_credits as usize),
+            ("actors.intake_queue", actors.intake_queue),
+            ("actors.request_credits", actors.request_credits),
+            ("event_store.queue_appends", self.event_store.queue_appends),
+            ("event_store.batch_events", self.event_store.batch_events),
+        ];
+        if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Invalid(format!("{key}: must be at least 1")));
+        }
+        if !(1..=1024).contains(&actors.regions) {
+            return Err(ConfigError::Invalid("actors.regions: must be 1 to 1024".into()));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(error: &figment::Error) -> ConfigError {
+    let key = error.path.join(".");
+    let text = error.kind.to_string();
+    ConfigError::Invalid(if key.is_empty() { text } else { format!("{key}: {text}") })
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use figment::value::Value;
+
+    use super::*;
+
+    fn from_toml(text: &str) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::load(Some(file.path()))
+    }
+
+    #[test]
+    fn the_documented_file_holds_every_key_with_its_default() {
+        let text = include_str!("../../schema/config.toml");
+        assert_eq!(from_toml(text).unwrap(), Config::default());
+        let keys = |figment: Figment| {
+            let mut keys = vec![];
+            collect(&figment.extract::<Value>().unwrap(), String::new(), &mut keys);
+            keys
+        };
+        let documented = keys(Figment::from(Toml::string(text)));
+        assert_eq!(documented, keys(Figment::from(Serialized::defaults(Config::default()))));
+        for line in text.lines().filter(|line| line.contains('=') && !line.starts_with('#')) {
+            let before: Vec<_> = text.lines().take_while(|other| *other != line).collect();
+            assert!(before.last().is_some_and(|line| line.starts_with('#')), "no purpose above: {line}");
+        }
+    }
+
+    fn collect(value: &Value, path: String, keys: &mut Vec<String>) {
+        match value.as_dict() {
+            Some(dict) => dict.iter().for_each(|(key, value)| collect(value, format!("{path}.{key}"), keys)),
+            None => keys.push(path),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("[server]\nlisten = \"nowhere\"", "server.listen"),
+            ("[server]\nport = 1", "port"),
+            ("[actors]\nregions = 0", "actors.regions"),
+            ("[actors]\nmax_attempts = 0", "actors.max_attempts"),
+            ("[database]\nurl = \"mysql://x\"", "database.url"),
+            ("[egress]\nallow_cidrs = [\"10.0.0.0/33\"]", "egress.allow_cidrs"),
+        ] {
+            let error = from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        let missing = Config::load(Some(Path::new("no-such-file.toml"))).unwrap_err();
+        assert_eq!(missing.to_string(), "the configuration file 'no-such-file.toml' does not exist");
+    }
+
+    #[test]
+    fn files_stand_beside_the_log() {
+        let config = from_toml("[database]\nurl = \"sqlite:///var/lib/tidings/log.db\"").unwrap();
+        assert_eq!(config.read_models_path().unwrap(), Path::new("/var/lib/tidings/log.db.read-models"));
+        assert_eq!(config.key_path().unwrap(), Path::new("/var/lib/tidings/log.db.key"));
+    }
+}

@@ -302,7 +302,11 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         description: difference(&settings.description, update.description),
         filters: difference(&settings.filters, update.filters),
     };
-    Ok(if event == SubscriptionUpdated::default() { vec![] } else { vec![subscription(SubscriptionEvent::Updated(event))] })
+    Ok(if event == SubscriptionUpdated::default() {
+        vec![]
+    } else {
+        vec![subscription(SubscriptionEvent::Updated(event))]
+    })
 }
 
 fn difference<T: Clone + PartialEq>(from: &T, to: Option<T>) -> Option<Change<T>> {

@@ -129,7 +129,8 @@ impl Lane {
         self.published.change(|tail| {
             for (answer, drafts) in answers.iter().zip(drafts) {
                 let Ok(appended) = answer else { continue };
-                let first = appended.last.seq + 1 - drafts.len() as u64;
+                // A repeated append may have been written in another order: its last event need not be the newest.
+                let Some(first) = (appended.last.seq + 1).checked_sub(drafts.len() as u64) else { continue };
                 for (seq, draft) in (first..).zip(drafts) {
                     tail.push(draft.at(seq));
                 }

@@ -130,7 +130,7 @@ impl Log {
             return Ok(events);
         }
         let events = self.inner.store.read_log(after, limit).await?;
-        for (seq, event) in (after.seq + 1..).zip(&events) {
+        for (event, seq) in events.iter().zip(after.seq.saturating_add(1)..) {
             if event.position.seq != seq {
                 let position = Position { shard: after.shard, seq };
                 return Err(ReadError::Damaged {

@@ -144,7 +144,8 @@ pub struct Appended {
     pub last: Position,
 }
 
-/// Why an append was refused. In every case nothing of it was written.
+/// Why an append was refused. Nothing of it was written; only after [`AppendError::Unavailable`] is that uncertain,
+/// and the same append, repeated, settles it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// Another event stands at that version, or the one before it is missing: the writer is not, or no longer, the

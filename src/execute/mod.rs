@@ -76,6 +76,12 @@ pub fn tenant_stream(tenant: TenantId) -> StreamName {
     format!("tenant-{}", tenant.suffix())
 }
 
+/// Whose stream of either kind that is.
+pub fn tenant_of(stream: &str) -> Option<TenantId> {
+    let (_, suffix) = stream.split_once('-')?;
+    format!("{}{suffix}", TenantId::PREFIX).parse().ok()
+}
+
 /// Stream of a tenant's messages.
 pub fn messages_stream(tenant: TenantId) -> StreamName {
     format!("messages-{}", tenant.suffix())
@@ -101,7 +107,13 @@ pub fn deliveries_stream(subscription: SubscriptionId) -> StreamName {
 }
 
 /// Puts an event into the log's form.
-pub fn new_event(event: &Event, at: Timestamp, meta: Option<&Meta>, content: Option<Bytes>, clock: &dyn Clock) -> NewEvent {
+pub fn new_event(
+    event: &Event,
+    at: Timestamp,
+    meta: Option<&Meta>,
+    content: Option<Bytes>,
+    clock: &dyn Clock,
+) -> NewEvent {
     let encoded = codec::encode(event);
     NewEvent {
         id: clock.event_id(),

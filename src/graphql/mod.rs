@@ -1,1 +1,98 @@
-//! Placeholder.
+//! The GraphQL API. The only home of async-graphql.
+//!
+//! Resolvers translate and nothing more: they check a scope, ask the engine or one read model, and map the answer.
+//!
+//! - Every root field and every field that can fail is nullable, and fails alone: a mutation's neighbour keeps its
+//!   answer, and with it a secret that is shown once. Fields that fail return `Option<Result<T>>` through
+//!   [`failure::nullable`]; a `Result<Option<T>>` or a guard would null the parent too.
+//! - What the caller can put right is a typed `UserError` in the payload. Everything else is an error with a code of
+//!   [`crate::error_code::ErrorCode`]; faults of ours are masked and found in the logs by their request id.
+//! - A caller sees its own tenant. Somebody else's thing is answered like one that does not exist: with `null` or
+//!   `NOT_FOUND`, never with `FORBIDDEN`. Operators reach other tenants through `tenant(id:)` and `tenantId` inputs.
+//! - A document is measured before anything walks it ([`limits`]): the library's own limits follow fragments without
+//!   remembering them, and a kilobyte could keep them busy for half a minute.
+//! - JSON comes out as the bytes that were stored. Going in, the library has numbers as 64-bit integers and doubles
+//!   ([`scalar::Json`]), so that a message can also be given as text (`dataJson`), every digit of which is kept.
+//!
+//! Knows nothing of HTTP: [`request`] has what the transports call.
+
+mod failure;
+mod scalar;
+mod caller;
+mod limits;
+mod page;
+mod loader;
+mod event_type;
+mod profile;
+mod delivery;
+mod message;
+mod webhook;
+mod audit;
+mod access;
+mod node;
+mod query;
+mod mutation;
+mod request;
+
+use std::sync::Arc;
+
+use async_graphql::{Context, EmptySubscription};
+
+pub use caller::{Caller, KeyRing, NotAuthenticated, Principal};
+pub use request::{Answer, Incoming, Outcome, Prepared, prepare};
+
+use crate::actors::Engine;
+use crate::clock::Clock;
+use crate::projections::ReadModels;
+
+/// What resolvers work with.
+pub struct SchemaContext {
+    /// Carries out mutations.
+    pub engine: Engine,
+    /// Answer queries.
+    pub read_models: ReadModels,
+    /// Time, and randomness for new ids and API keys.
+    pub clock: Arc<dyn Clock>,
+}
+
+type Inner = async_graphql::Schema<query::Query, mutation::Mutation, EmptySubscription>;
+
+/// The schema with everything behind it. Cheap to clone.
+#[derive(Clone)]
+pub struct Schema(Inner);
+
+/// Builds the schema.
+pub fn schema(context: SchemaContext) -> Schema {
+    let keys = KeyRing::new(context.read_models.clone(), Arc::clone(&context.clock));
+    Schema(limits::apply(builder()).data(context).data(keys).finish())
+}
+
+impl Schema {
+    /// Checks API keys; forgets at once those that this schema's mutations withdraw.
+    pub fn keys(&self) -> &KeyRing {
+        self.0.data().expect("`schema` put it there")
+    }
+
+    fn context(&self) -> &SchemaContext {
+        self.0.data().expect("`schema` put it there")
+    }
+}
+
+/// The schema in GraphQL's own language, as `schema/schema.graphql` has it.
+pub fn sdl() -> String {
+    builder()
+        .finish()
+        .sdl_with_options(async_graphql::SDLExportOptions::new().prefer_single_line_descriptions().use_space_ident())
+}
+
+fn builder() -> async_graphql::SchemaBuilder<query::Query, mutation::Mutation, EmptySubscription> {
+    Inner::build(query::Query, mutation::Mutation::default(), EmptySubscription)
+}
+
+fn state<'a>(ctx: &Context<'a>) -> &'a SchemaContext {
+    ctx.data_unchecked()
+}
+
+fn keys<'a>(ctx: &Context<'a>) -> &'a KeyRing {
+    ctx.data_unchecked()
+}

@@ -1,1 +1,101 @@
-//! Placeholder.
+//! The HTTP front. The only home of axum.
+//!
+//! | route | answer |
+//! | --- | --- |
+//! | `POST /graphql`, `GET /graphql` | GraphQL: see [`graphql`](self) below |
+//! | `GET /graphql/schema.graphql` | the schema |
+//! | `GET /playground` | a page to try the API on |
+//! | `GET /healthz` | 200 while the process answers at all |
+//! | `GET /readyz` | 200 while it takes work, else 503 |
+//!
+//! - Who may ask is decided before the body is read; what they may ask, by the resolvers.
+//! - A POST must say `application/json`, which no form of a foreign page can, and a GET only reads.
+//! - Every answer carries `x-request-id`, which audit rows and log lines carry too, and headers that keep browsers from
+//!   guessing, framing, caching and telling on.
+//! - Header lines, bodies and connections are bounded in size, time and number.
+//!
+//! TLS and the addresses of clients behind a proxy are the proxy's business: the address in audit rows is the peer's.
+
+mod auth;
+mod graphql;
+mod headers;
+mod listener;
+mod negotiate;
+mod playground;
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+pub use listener::serve;
+
+use crate::clock::Clock;
+use crate::error_code::ErrorCode;
+use crate::graphql::Schema;
+use crate::projections::ReadModels;
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    schema: Schema,
+    read_models: ReadModels,
+    clock: Arc<dyn Clock>,
+    ready: Arc<AtomicBool>,
+}
+
+impl AppState {
+    /// The state; `ready` is what `/readyz` says.
+    pub fn new(schema: Schema, read_models: ReadModels, clock: Arc<dyn Clock>, ready: Arc<AtomicBool>) -> Self {
+        Self { schema, read_models, clock, ready }
+    }
+}
+
+/// Every route.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/graphql", get(graphql::get).post(graphql::post))
+        .route("/graphql/schema.graphql", get(sdl))
+        .route("/playground", get(playground::page))
+        .route("/playground/{file}", get(playground::file))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .layer(middleware::from_fn_with_state(state.clone(), headers::frame))
+        .with_state(state)
+}
+
+async fn sdl() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], crate::graphql::sdl()).into_response()
+}
+
+async fn readyz(State(state): State<AppState>) -> Response {
+    let ready = state.ready.load(Ordering::Relaxed);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body =
+        serde_json::json!({ "ready": ready, "readModelsAppliedThrough": state.read_models.applied(0).to_string() });
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// The table of `schema/errors.md`.
+pub fn error_table() -> String {
+    let mut text = String::from(
+        "# Error codes\n\n\
+         Clients match on the code, never on the message. A code never changes its meaning and is never reused. What the\n\
+         caller can put right stands in a payload's `userErrors`; everything else in `errors[].extensions.code`. The status\n\
+         is the one of a whole answer with this code: a request that was executed is answered with 200, whatever its fields\n\
+         say, and so are documents that do not parse or do not fit the schema when the client accepts only\n\
+         `application/json`.\n\n\
+         | code | status | meaning |\n| --- | --- | --- |\n",
+    );
+    for code in ErrorCode::ALL {
+        writeln!(text, "| `{}` | {} | {} |", code.as_str(), code.http_status(), code.meaning().trim())
+            .expect("a text takes everything");
+    }
+    text
+}

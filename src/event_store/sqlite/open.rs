@@ -161,3 +161,34 @@ async fn must_be(connection: &mut SqliteConnection, name: &'static str, wanted: 
     let found = found.unwrap_or_else(|| "unknown".to_owned());
     if found == wanted { Ok(()) } else { Err(OpenError::Setting { name, wanted, found }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_setting_that_did_not_take_is_named() {
+        // A database in memory has no write-ahead log, and says nothing when it is asked for one.
+        let connect = SqliteConnectOptions::new().filename(":memory:").journal_mode(SqliteJournalMode::Wal);
+        let mut connection = connect.connect().await.unwrap();
+        let refused = must_be(&mut connection, "journal_mode", "wal".to_owned()).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the database setting 'journal_mode' is memory and must be wal");
+        let unknown = must_be(&mut connection, "no_such_setting", "1".to_owned()).await.unwrap_err();
+        assert_eq!(unknown.to_string(), "the database setting 'no_such_setting' is unknown and must be 1");
+    }
+
+    #[tokio::test]
+    async fn the_writer_syncs_each_commit_and_a_reader_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options::at(folder.path().join("log.db"));
+        let mut writer = connect_writer(&options).await.unwrap();
+        for (name, value) in
+            [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1"), ("secure_delete", "1")]
+        {
+            must_be(&mut writer, name, value.to_owned()).await.unwrap();
+        }
+        let readers = connect_readers(&options).await.unwrap();
+        let error = sqlx::query("CREATE TABLE mine (id INTEGER)").execute(&readers).await.unwrap_err().to_string();
+        assert!(error.contains("readonly database"), "{error}");
+    }
+}

@@ -1,0 +1,150 @@
+-- Rows folded from the log, so that every list and lookup is an index search; all of it can be built again.
+
+-- Ids are their 16 bytes. `seq` is the number of the event that made the row: lists are ordered by it, newest first,
+-- and an index on a column holds it too, as the row's key.
+
+-- How far each projection has come. A reader that follows saves this with its rows.
+CREATE TABLE checkpoint (
+    projection TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    -- Of the event at `seq`: tells a log that was put in the place of this one.
+    event_id BLOB
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO checkpoint (projection, seq) VALUES
+    ('tenants', 0), ('webhooks', 0), ('messages', 0), ('deliveries', 0), ('audit', 0);
+
+CREATE TABLE tenant (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    slug TEXT NOT NULL,
+    profile TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE api_key (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    name TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER,
+    revoked_at_ms INTEGER
+) STRICT;
+
+CREATE INDEX api_key_by_tenant ON api_key (tenant);
+
+CREATE TABLE event_type (
+    tenant BLOB NOT NULL,
+    name TEXT NOT NULL,
+    category TEXT NOT NULL,
+    description TEXT NOT NULL,
+    schema TEXT NOT NULL,
+    example TEXT,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+-- Only those that are not deleted.
+CREATE TABLE webhook (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    profile TEXT NOT NULL,
+    url TEXT NOT NULL,
+    description TEXT,
+    filters TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    secrets TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX webhook_by_tenant ON webhook (tenant);
+CREATE INDEX webhook_by_enabled ON webhook (tenant, enabled);
+
+CREATE TABLE message (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    event_type TEXT NOT NULL,
+    occurred_at_ms INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    unstable INTEGER NOT NULL,
+    idempotency_key TEXT
+) STRICT;
+
+CREATE INDEX message_by_tenant ON message (tenant);
+CREATE INDEX message_by_event_type ON message (tenant, event_type);
+
+-- `status`: 0 pending, 1 succeeded, 2 failed, 3 cancelled.
+CREATE TABLE delivery (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    subscription BLOB NOT NULL,
+    message BLOB NOT NULL,
+    message_seq INTEGER NOT NULL,
+    event_type TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    completed_at_ms INTEGER,
+    next_attempt_at_ms INTEGER,
+    last_status INTEGER,
+    last_latency_ms INTEGER,
+    redelivery_of BLOB
+) STRICT;
+
+-- A list of several states is merged from one range for each.
+CREATE INDEX delivery_by_tenant ON delivery (tenant, status);
+CREATE INDEX delivery_by_subscription ON delivery (subscription, status);
+CREATE INDEX delivery_by_message ON delivery (message);
+
+CREATE TABLE attempt (
+    delivery_seq INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    latency_ms INTEGER NOT NULL,
+    failure TEXT,
+    detail TEXT,
+    status INTEGER,
+    preview TEXT,
+    truncated INTEGER,
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (delivery_seq, number)
+) STRICT, WITHOUT ROWID;
+
+-- Beside `webhook`, since another projection writes it.
+CREATE TABLE last_delivery (
+    subscription BLOB PRIMARY KEY,
+    at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY,
+    tenant BLOB NOT NULL,
+    code TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    actor_kind TEXT NOT NULL,
+    actor_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    request TEXT,
+    ip TEXT,
+    changes TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX audit_by_tenant ON audit (tenant);
+CREATE INDEX audit_by_code ON audit (tenant, code);
+CREATE INDEX audit_by_target ON audit (tenant, target);
+
+-- Whose each subscription is, also after it was deleted: only its creation says so.
+CREATE TABLE audit_subscription (
+    id BLOB PRIMARY KEY,
+    tenant BLOB NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,75 @@
+//! What the audit log calls the things that happen (S29).
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal;)*) => {
+        /// What happened. A code never changes its meaning and is never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as auditors see it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// What the code means, for people.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)*
+                }
+            }
+
+            /// The code that is written so.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
+            }
+        }
+    };
+}
+
+codes! {
+    /// A tenant was created.
+    TenantCreated = "TENANT_CREATED";
+    /// A tenant announced an event type.
+    EventTypeRegistered = "TENANT_EVENT_TYPE_REGISTERED";
+    /// An API key was made.
+    ApiKeyCreated = "TENANT_API_KEY_CREATED";
+    /// An API key was withdrawn.
+    ApiKeyRevoked = "TENANT_API_KEY_REVOKED";
+    /// A webhook was created.
+    WebhookCreated = "TENANT_WEBHOOK_CREATED";
+    /// A webhook's URL, description or filters changed.
+    WebhookUpdated = "TENANT_WEBHOOK_UPDATED";
+    /// A webhook was deleted, and with it every delivery that had not ended.
+    WebhookDeleted = "TENANT_WEBHOOK_DELETED";
+    /// A webhook began, or began again, to send.
+    WebhookEnabled = "TENANT_WEBHOOK_ENABLED";
+    /// A webhook was told to stop sending.
+    WebhookDisabled = "TENANT_WEBHOOK_DISABLED";
+    /// A webhook got a new signing secret.
+    WebhookSecretRotated = "TENANT_WEBHOOK_SECRET_ROTATED";
+    /// A test delivery was sent.
+    WebhookTestSent = "TENANT_WEBHOOK_TEST_SENT";
+    /// Somebody asked for a delivery again.
+    WebhookRedelivered = "TENANT_WEBHOOK_REDELIVERED";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_comes_back_from_its_text() {
+        for code in Code::ALL {
+            assert_eq!(Code::parse(code.as_str()), Some(*code));
+        }
+        assert_eq!(Code::parse("TENANT_WEBHOOK"), None);
+    }
+}

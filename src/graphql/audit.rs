@@ -1,0 +1,194 @@
+//! The audit log.
+
+use async_graphql::resolver_utils::EnumType;
+use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+
+use super::caller::own_tenant;
+use super::failure::internal;
+use super::page::{Connection, List, PageArgs};
+use super::scalar::{DateTime, Json, Long};
+use super::state;
+use crate::domain::scope::Scope;
+use crate::event_store::Position;
+use crate::projections::rows::AuditRow;
+use crate::projections::{self, TenantScope};
+
+/// What an audit entry's id begins with; shard and number of the event follow.
+pub(super) const PREFIX: &str = "aud_";
+
+/// What happened, as an auditor looks for it. Deliveries have no entries here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[expect(clippy::enum_variant_names, reason = "the variants' names are the codes that the document and the log have")]
+pub(super) enum AuditCode {
+    /// A webhook was created.
+    TenantWebhookCreated,
+    /// A webhook's URL, description or event filters were changed.
+    TenantWebhookUpdated,
+    /// A webhook was deleted.
+    TenantWebhookDeleted,
+    /// A webhook was enabled.
+    TenantWebhookEnabled,
+    /// A webhook was disabled.
+    TenantWebhookDisabled,
+    /// A webhook was given a new signing secret.
+    TenantWebhookSecretRotated,
+    /// A test delivery was sent.
+    TenantWebhookTestSent,
+    /// A delivery was asked for again.
+    TenantWebhookRedelivered,
+    /// The tenant was created.
+    TenantCreated,
+    /// The tenant registered an event type.
+    TenantEventTypeRegistered,
+    /// An API key was made.
+    TenantApiKeyCreated,
+    /// An API key was withdrawn.
+    TenantApiKeyRevoked,
+}
+
+impl AuditCode {
+    fn as_str(self) -> &'static str {
+        Self::items().iter().find(|item| item.value == self).map_or("", |item| item.name)
+    }
+
+    fn parse(code: &str) -> Option<Self> {
+        Self::items().iter().find(|item| item.name == code).map(|item| item.value)
+    }
+}
+
+/// Picks audit entries; all conditions must hold.
+#[derive(Clone, Debug, Default, InputObject)]
+pub(super) struct AuditFilter {
+    /// With one of these codes; empty or absent: with any.
+    codes: Option<Vec<AuditCode>>,
+    /// Of this webhook, API key, event type or tenant.
+    target_id: Option<ID>,
+}
+
+/// Kinds of actors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+pub(super) enum ActorKind {
+    /// A caller with an API key.
+    ApiKey,
+    /// The system on its own account, or its operator at the command line.
+    System,
+}
+
+/// Who did something.
+#[derive(SimpleObject)]
+pub(super) struct Actor {
+    /// What kind of actor.
+    kind: ActorKind,
+    /// Id of the API key; `system` for the system.
+    id: ID,
+}
+
+pub(super) struct AuditEntry(pub(super) AuditRow);
+
+/// Something that was done to a tenant or to what it owns. Never changed and never removed.
+#[Object]
+impl AuditEntry {
+    /// `aud_…`
+    pub(super) async fn id(&self) -> ID {
+        ID(format!("{PREFIX}{}_{}", self.0.position.shard, self.0.position.seq))
+    }
+
+    /// What happened; null for a code that this version does not know.
+    async fn code(&self) -> Option<AuditCode> {
+        AuditCode::parse(self.0.code)
+    }
+
+    /// When.
+    async fn at(&self) -> DateTime {
+        self.0.at.into()
+    }
+
+    /// Place of the event in the log: grows from entry to entry, with gaps.
+    async fn sequence(&self) -> Long {
+        Long(self.0.position.seq)
+    }
+
+    /// Who did it.
+    async fn actor(&self) -> Actor {
+        let kind = if self.0.actor_kind == "api_key" { ActorKind::ApiKey } else { ActorKind::System };
+        Actor { kind, id: ID(self.0.actor_id.clone()) }
+    }
+
+    /// Id of what it was done to.
+    async fn target_id(&self) -> ID {
+        ID(self.0.target.clone())
+    }
+
+    /// What changed, by field: `{"url": {"from": …, "to": …}}`. Secrets and the queries of URLs are masked.
+    async fn changes(&self) -> Json {
+        (&self.0.changes).into()
+    }
+
+    /// In which request; null if in none.
+    async fn request_id(&self) -> Option<&str> {
+        self.0.request.as_deref()
+    }
+
+    /// From which address; null if unknown.
+    async fn ip_address(&self) -> Option<&str> {
+        self.0.ip.as_deref()
+    }
+}
+
+impl AuditEntry {
+    /// The caller's audit entry of that id.
+    pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
+        let scope = own_tenant(ctx, Scope::AuditRead)?;
+        let Some(position) = parse_id(id) else { return Ok(None) };
+        let row = state(ctx).read_models.audit_entry(scope, position).await;
+        Ok(row.map_err(|error| internal(&error))?.map(Self))
+    }
+}
+
+fn parse_id(id: &str) -> Option<Position> {
+    let (shard, seq) = id.strip_prefix(PREFIX)?.split_once('_')?;
+    let position = Position { shard: shard.parse().ok()?, seq: seq.parse().ok()? };
+    (format!("{PREFIX}{}_{}", position.shard, position.seq) == id).then_some(position)
+}
+
+/// The entries that are asked for. The caller has checked the scope.
+pub(super) async fn list(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    filter: AuditFilter,
+    page: PageArgs,
+) -> Result<Connection<AuditEntry>> {
+    let mut codes: Vec<_> = filter.codes.unwrap_or_default().into_iter().map(|code| code.as_str().to_owned()).collect();
+    codes.sort();
+    codes.dedup();
+    let target = filter.target_id.map(|id| id.0);
+    let conditions = [("codes", (!codes.is_empty()).then(|| codes.join(" "))), ("target", target.clone())];
+    let list = List::new(Some(scope.0), "auditLog", &conditions);
+    let page = page.of(&list)?;
+    let filter = projections::AuditFilter { codes, target };
+    let slice = state(ctx).read_models.audit(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+    Ok(Connection::new(&list, &page, slice, AuditEntry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_its_name_in_the_api() {
+        // S29
+        for item in AuditCode::items() {
+            assert_eq!(AuditCode::parse(item.value.as_str()), Some(item.value));
+        }
+        assert_eq!(AuditCode::TenantWebhookTestSent.as_str(), "TENANT_WEBHOOK_TEST_SENT");
+        assert_eq!(AuditCode::parse("TENANT_WEBHOOK"), None);
+    }
+
+    #[test]
+    fn an_entrys_id_is_its_place_in_the_log() {
+        assert_eq!(parse_id("aud_0_17"), Some(Position { shard: 0, seq: 17 }));
+        for noise in ["aud_0", "aud_0_017", "aud_+0_17", "aud_0_-1", "0_17"] {
+            assert_eq!(parse_id(noise), None, "{noise}");
+        }
+    }
+}

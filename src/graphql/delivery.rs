@@ -1,0 +1,318 @@
+//! Deliveries and their attempts.
+
+use async_graphql::{Context, Enum, ID, InputObject, Object, Result};
+
+use super::caller::{authorise, own_tenant};
+use super::failure::{internal, nullable};
+use super::loader::load;
+use super::message::Message;
+use super::page::{Connection, List, PageArgs, cost};
+use super::scalar::{DateTime, int};
+use super::state;
+use super::webhook::Webhook;
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
+use crate::domain::outcome::FailureCode;
+use crate::domain::scope::Scope;
+use crate::projections::rows::{self, AttemptRow, DeliveryRow};
+use crate::projections::{self, TenantScope};
+
+/// What an attempt's id begins with; the delivery's suffix and the attempt's number follow.
+pub(super) const ATTEMPT_PREFIX: &str = "att_";
+
+/// How a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "rows::DeliveryStatus")]
+pub(super) enum DeliveryStatus {
+    /// Waiting for its first or next attempt.
+    Pending,
+    /// An attempt succeeded.
+    Succeeded,
+    /// The last attempt failed.
+    Failed,
+    /// Its webhook was deleted.
+    Cancelled,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+pub(super) enum AttemptOutcome {
+    /// The endpoint answered with a status that the profile counts as success.
+    Succeeded,
+    /// The endpoint answered with another status.
+    BadStatus,
+    /// The whole answer was not there within the time limit.
+    Timeout,
+    /// The host name did not resolve.
+    DnsFailed,
+    /// No connection could be made, or it broke before the answer began.
+    ConnectFailed,
+    /// The TLS handshake failed: certificate, name or protocol version.
+    TlsFailed,
+    /// The operator's rules forbid the address.
+    AddressBlocked,
+    /// The answer began and broke off.
+    BodyFailed,
+    /// Our own process gave up: it was shut down, or failed.
+    Aborted,
+}
+
+impl From<FailureCode> for AttemptOutcome {
+    fn from(code: FailureCode) -> Self {
+        match code {
+            FailureCode::Status => Self::BadStatus,
+            FailureCode::Timeout => Self::Timeout,
+            FailureCode::Dns => Self::DnsFailed,
+            FailureCode::Connect => Self::ConnectFailed,
+            FailureCode::Tls => Self::TlsFailed,
+            FailureCode::Blocked => Self::AddressBlocked,
+            FailureCode::Body => Self::BodyFailed,
+            FailureCode::Aborted => Self::Aborted,
+        }
+    }
+}
+
+/// Picks deliveries; all conditions must hold.
+#[derive(Clone, Debug, Default, InputObject)]
+pub(super) struct DeliveryFilter {
+    /// To this webhook.
+    pub(super) webhook_id: Option<ID>,
+    /// Of this message.
+    pub(super) message_id: Option<ID>,
+    /// In one of these states; empty or absent: in any.
+    pub(super) statuses: Option<Vec<DeliveryStatus>>,
+}
+
+/// Picks deliveries of one webhook or message.
+#[derive(Clone, Debug, Default, InputObject)]
+pub(super) struct DeliveryStatusFilter {
+    /// In one of these states; empty or absent: in any.
+    pub(super) statuses: Option<Vec<DeliveryStatus>>,
+}
+
+pub(super) struct Delivery(pub(super) DeliveryRow);
+
+/// One message owed to one webhook, with everything that came of it.
+#[Object]
+impl Delivery {
+    /// `dlv_…`
+    pub(super) async fn id(&self) -> ID {
+        self.0.id.into()
+    }
+
+    /// The webhook; null once it is deleted. Needs the scope `WEBHOOKS_READ`.
+    async fn webhook(&self, ctx: &Context<'_>) -> Option<Result<Webhook>> {
+        nullable(async {
+            authorise(ctx, Scope::WebhooksRead)?;
+            Ok(load(ctx, (self.0.tenant, self.0.subscription)).await?.map(Webhook))
+        })
+        .await
+    }
+
+    /// Id of the webhook; stays when it is deleted.
+    async fn webhook_id(&self) -> ID {
+        self.0.subscription.into()
+    }
+
+    /// The message.
+    async fn message(&self, ctx: &Context<'_>) -> Option<Result<Message>> {
+        nullable(async { Ok(load(ctx, (self.0.tenant, self.0.message)).await?.map(Message)) }).await
+    }
+
+    /// The message's event type.
+    async fn event_type(&self) -> &str {
+        self.0.event_type.as_str()
+    }
+
+    /// How it stands.
+    async fn status(&self) -> DeliveryStatus {
+        self.0.status.into()
+    }
+
+    /// Attempts made so far.
+    async fn attempt_count(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// When it was scheduled.
+    async fn created_at(&self) -> DateTime {
+        self.0.created_at.into()
+    }
+
+    /// When it ended; null while it is pending.
+    async fn completed_at(&self) -> Option<DateTime> {
+        self.0.completed_at.map(DateTime)
+    }
+
+    /// When its next attempt is due; null if there is none.
+    async fn next_attempt_at(&self) -> Option<DateTime> {
+        self.0.next_attempt_at.map(DateTime)
+    }
+
+    /// HTTP status of the last answer; null if there was none.
+    async fn last_status_code(&self) -> Option<i32> {
+        self.0.last_status.map(i32::from)
+    }
+
+    /// How long the last attempt took, in milliseconds; null before the first.
+    async fn last_latency_ms(&self) -> Option<i32> {
+        self.0.last_latency_ms.map(int)
+    }
+
+    /// The delivery that this one repeats; null if it repeats none.
+    async fn redelivery_of(&self, ctx: &Context<'_>) -> Option<Result<Delivery>> {
+        nullable(async {
+            let Some(original) = self.0.redelivery_of else { return Ok(None) };
+            Ok(load(ctx, (self.0.tenant, original)).await?.map(Delivery))
+        })
+        .await
+    }
+
+    /// Its attempts, the first one first.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn attempts(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<DeliveryAttempt>>> {
+        nullable(async {
+            let list = List::new(Some(self.0.tenant), "attempts", &[("delivery", Some(self.0.id.to_string()))]);
+            let page = PageArgs { first, after, last, before }.of(&list)?;
+            let slice = state(ctx).read_models.attempts(TenantScope(self.0.tenant), self.0.id, &page).await;
+            Ok(Some(Connection::new(&list, &page, slice.map_err(|error| internal(&error))?, DeliveryAttempt)))
+        })
+        .await
+    }
+}
+
+pub(super) struct DeliveryAttempt(pub(super) AttemptRow);
+
+/// One HTTP try to make a delivery.
+#[Object]
+impl DeliveryAttempt {
+    /// `att_…`
+    pub(super) async fn id(&self) -> ID {
+        ID(format!("{ATTEMPT_PREFIX}{}_{}", self.0.delivery.suffix(), self.0.number))
+    }
+
+    /// Its place among the delivery's attempts, from 1.
+    async fn number(&self) -> u32 {
+        self.0.number
+    }
+
+    /// When it began.
+    async fn started_at(&self) -> DateTime {
+        self.0.started_at.into()
+    }
+
+    /// From its beginning to the end of the answer or the failure, in milliseconds.
+    async fn latency_ms(&self) -> i32 {
+        int(self.0.latency_ms)
+    }
+
+    /// How it ended.
+    async fn outcome(&self) -> AttemptOutcome {
+        self.0.failure.map_or(AttemptOutcome::Succeeded, AttemptOutcome::from)
+    }
+
+    /// HTTP status of the answer; null if there was none.
+    async fn status_code(&self) -> Option<i32> {
+        self.0.response.as_ref().map(|response| i32::from(response.status))
+    }
+
+    /// What went wrong, in a sentence; null for success.
+    async fn error(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
+    /// The beginning of the answer's body, at most 1 KiB, control characters escaped; null if there was no answer.
+    async fn response_preview(&self) -> Option<&str> {
+        self.0.response.as_ref().map(|response| response.preview.as_str())
+    }
+
+    /// Whether the answer's body was longer than the preview.
+    async fn response_truncated(&self) -> bool {
+        self.0.response.as_ref().is_some_and(|response| response.truncated)
+    }
+
+    /// The webhook's version that it was sent under.
+    async fn webhook_version(&self) -> i32 {
+        int(self.0.revision)
+    }
+}
+
+impl Delivery {
+    /// The caller's delivery of that id.
+    pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
+        let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+        let Ok(id) = id.parse::<DeliveryId>() else { return Ok(None) };
+        let row = state(ctx).read_models.delivery(scope, id).await;
+        Ok(row.map_err(|error| internal(&error))?.map(Self))
+    }
+}
+
+impl DeliveryAttempt {
+    /// The caller's attempt of that id.
+    pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
+        let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+        let Some((delivery, number)) = parse_attempt(id) else { return Ok(None) };
+        let row = state(ctx).read_models.attempt(scope, delivery, number).await;
+        Ok(row.map_err(|error| internal(&error))?.map(Self))
+    }
+}
+
+fn parse_attempt(id: &str) -> Option<(DeliveryId, u32)> {
+    let (suffix, number) = id.strip_prefix(ATTEMPT_PREFIX)?.split_once('_')?;
+    let delivery = format!("{}{suffix}", DeliveryId::PREFIX).parse().ok()?;
+    let parsed: u32 = number.parse().ok()?;
+    (parsed.to_string() == number).then_some((delivery, parsed))
+}
+
+/// The deliveries that are asked for. The caller has checked the scope. An id that is none of ours finds nothing.
+pub(super) async fn list(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    filter: DeliveryFilter,
+    page: PageArgs,
+) -> Result<Connection<Delivery>> {
+    let mut statuses: Vec<_> =
+        filter.statuses.unwrap_or_default().into_iter().map(rows::DeliveryStatus::from).collect();
+    statuses.sort_by_key(|status| *status as u8);
+    statuses.dedup();
+    let conditions = [
+        ("webhook", filter.webhook_id.as_ref().map(|id| id.0.clone())),
+        ("message", filter.message_id.as_ref().map(|id| id.0.clone())),
+        ("statuses", (!statuses.is_empty()).then(|| format!("{statuses:?}"))),
+    ];
+    let list = List::new(Some(scope.0), "deliveries", &conditions);
+    let page = page.of(&list)?;
+    let subscription = filter.webhook_id.map(|id| id.parse::<SubscriptionId>()).transpose();
+    let message = filter.message_id.map(|id| id.parse::<MessageId>()).transpose();
+    let (Ok(subscription), Ok(message)) = (subscription, message) else {
+        let nothing = projections::Slice { rows: vec![], has_more: false };
+        return Ok(Connection::new(&list, &page, nothing, Delivery));
+    };
+    let filter = projections::DeliveryFilter { subscription, message, statuses };
+    let slice = state(ctx).read_models.deliveries(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+    Ok(Connection::new(&list, &page, slice, Delivery))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempts_id_names_its_delivery_and_number() {
+        let delivery = DeliveryId::from_parts(1_763_894_415_000, 42);
+        let id = format!("att_{}_3", delivery.suffix());
+        assert_eq!(parse_attempt(&id), Some((delivery, 3)));
+        for noise in
+            ["", "att_", "att_x_1", &format!("att_{}_03", delivery.suffix()), &format!("att_{}", delivery.suffix())]
+        {
+            assert_eq!(parse_attempt(noise), None, "{noise}");
+        }
+    }
+}

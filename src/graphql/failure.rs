@@ -1,0 +1,256 @@
+//! How a resolver fails: with what the caller can put right, or with an error.
+
+use std::error::Error as StdError;
+
+use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
+
+use super::caller::MissingScope;
+use crate::actors::EngineError;
+use crate::domain::{message, subscription, tenant};
+use crate::error_code::ErrorCode;
+
+/// Where the code stands in an error's extensions.
+pub(super) const CODE: &str = "code";
+
+/// A field that may be null and may fail, failing alone.
+pub(super) async fn nullable<T>(found: impl Future<Output = Result<Option<T>>>) -> Option<Result<T>> {
+    found.await.transpose()
+}
+
+/// Why a mutation was not carried out.
+pub(super) enum Failure {
+    /// The caller can put it right.
+    Refused(Vec<UserError>),
+    /// The caller cannot, or not in this request.
+    Failed(Error),
+}
+
+/// A payload that can say why nothing was done.
+pub(super) trait Payload: Sized {
+    /// Nothing was done, for these reasons.
+    fn refused(errors: Vec<UserError>) -> Self;
+}
+
+/// What a mutation's root field answers.
+pub(super) async fn payload<T: Payload>(done: impl Future<Output = Result<T, Failure>>) -> Option<Result<T>> {
+    Some(match done.await {
+        Ok(payload) => Ok(payload),
+        Err(Failure::Refused(errors)) => Ok(T::refused(errors)),
+        Err(Failure::Failed(error)) => Err(error),
+    })
+}
+
+/// Something that the caller can put right.
+#[derive(Clone, Debug, SimpleObject)]
+pub(super) struct UserError {
+    /// What is wrong, for programs.
+    code: UserErrorCode,
+    /// What is wrong, for people. One sentence, which may change.
+    message: String,
+    /// Where in the arguments: `["input", "url"]`. Empty if no one argument is to blame.
+    path: Vec<String>,
+}
+
+impl UserError {
+    pub(super) fn new(code: UserErrorCode, message: impl ToString, path: &[&str]) -> Self {
+        Self { code, message: message.to_string(), path: path.iter().map(|part| (*part).to_owned()).collect() }
+    }
+
+    /// The same, about the argument that was given in place of another.
+    pub(super) fn renamed(mut self, from: &str, to: &str) -> Self {
+        for part in self.path.iter_mut().filter(|part| *part == from) {
+            *part = to.to_owned();
+        }
+        self
+    }
+
+    /// The same, of an input that stands inside another.
+    pub(super) fn inside(mut self, index: usize) -> Self {
+        let at = usize::from(self.path.first().is_some_and(|first| first == "input"));
+        self.path.splice(..at, ["input".to_owned(), "messages".to_owned(), index.to_string()]);
+        self
+    }
+}
+
+impl From<UserError> for Failure {
+    fn from(error: UserError) -> Self {
+        Self::Refused(vec![error])
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<MissingScope> for Failure {
+    fn from(missing: MissingScope) -> Self {
+        Self::Failed(missing.into())
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match UserErrorCode::of(error.code()) {
+            Some(code) => UserError::new(code, &error, place(&error)).into(),
+            None if error.code() == ErrorCode::Overloaded => {
+                tracing::warn!("a request was turned away: {error}");
+                Self::Failed(fault(ErrorCode::Overloaded, "too much is under way; try again"))
+            }
+            None => Self::Failed(internal(&error)),
+        }
+    }
+}
+
+/// An error with its code.
+pub(super) fn fault(code: ErrorCode, message: impl Into<String>) -> Error {
+    Error::new(message).extend_with(|_, extensions| extensions.set(CODE, code.as_str()))
+}
+
+/// A fault of ours: told in the log, masked in the answer, to which the request id is added later.
+pub(super) fn internal(error: &(dyn StdError + 'static)) -> Error {
+    let chain: Vec<_> = std::iter::successors(Some(error), source).map(ToString::to_string).collect();
+    tracing::error!("a resolver failed: {}", chain.join(": "));
+    fault(ErrorCode::Internal, "something failed on our side")
+}
+
+fn source<'a>(error: &&'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    (*error).source()
+}
+
+macro_rules! user_error_codes {
+    ($($(#[$doc:meta])* $name:ident)* ; $($other:ident)*) => {
+        /// What the caller can put right. A code never changes its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+        pub(super) enum UserErrorCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl UserErrorCode {
+            /// The code as user error; `None` for those that end a request or a field.
+            pub(super) const fn of(code: ErrorCode) -> Option<Self> {
+                match code {
+                    $(ErrorCode::$name => Some(Self::$name),)*
+                    $(ErrorCode::$other => None,)*
+                }
+            }
+        }
+    };
+}
+
+user_error_codes! {
+    /// The endpoint's URL is not an absolute HTTPS URL that we may post to, or its host does not resolve.
+    WebhookInvalidUrl
+    /// An event filter is not made of dot-separated names, `*` and `**`, or the profile does not allow it.
+    WebhookFilterInvalid
+    /// The endpoint did not answer a test delivery within the test timeout.
+    WebhookTestTimeout
+    /// The endpoint answered a test delivery with a status that is no success.
+    WebhookBadResponseCode
+    /// The endpoint could not be reached for a test delivery.
+    WebhookTestFailed
+    /// A supplied secret is too short, too long, or not made of visible ASCII characters.
+    WebhookSecretInvalid
+    /// The event type is neither in the catalogue nor registered by the tenant.
+    EventTypeUnknown
+    /// The event type is registered already, with another definition.
+    EventTypeExists
+    /// The message is larger than the limit.
+    MessageTooLarge
+    /// The idempotency key was used before, with another message.
+    IdempotencyKeyReused
+    /// There is no such thing, or it belongs to somebody else.
+    NotFound
+    /// The thing was changed since the version that the caller expects.
+    VersionConflict
+    /// A limit on the number of things is reached.
+    LimitExceeded
+    /// The delivery cannot be sent again as things stand.
+    NotRedeliverable
+    /// An argument does not have the form or range that its description gives.
+    InvalidInput
+    ;
+    InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
+    QueryTooLarge Overloaded Internal
+}
+
+/// Which argument a refusal is about.
+fn place(error: &EngineError) -> &'static [&'static str] {
+    match error {
+        EngineError::Url(_) => &["input", "url"],
+        EngineError::Secret(_) | EngineError::SecretNotSupplied(_) => &["input", "secret"],
+        EngineError::Subscription(refusal) => match refusal {
+            subscription::Refusal::Filters(_) => &["input", "eventFilters"],
+            subscription::Refusal::Profile(_) => &["input", "profile"],
+            subscription::Refusal::DescriptionTooLong(_) => &["input", "description"],
+            subscription::Refusal::OverlapTooLong { .. } => &["input", "overlapSeconds"],
+            subscription::Refusal::RevisionConflict { .. } => &["input", "expectedVersion"],
+            subscription::Refusal::StillOpen(_) | subscription::Refusal::Succeeded(..) => &["input", "deliveryId"],
+            subscription::Refusal::NotFound
+            | subscription::Refusal::Exists
+            | subscription::Refusal::Disabled
+            | subscription::Refusal::MatchMissing { .. }
+            | subscription::Refusal::NotPending(_) => &[],
+        },
+        EngineError::Tenant(refusal) => match refusal {
+            tenant::Refusal::SlugTaken(_) | tenant::Refusal::InvalidSlug(_) => &["input", "slug"],
+            tenant::Refusal::InvalidName | tenant::Refusal::EventTypeExists(_) => &["input", "name"],
+            tenant::Refusal::Profile(_) => &["input", "profile"],
+            tenant::Refusal::NoScopes => &["input", "scopes"],
+            tenant::Refusal::NoSuchApiKey => &["input", "apiKeyId"],
+            tenant::Refusal::NotFound
+            | tenant::Refusal::Exists(_)
+            | tenant::Refusal::TooManyEventTypes
+            | tenant::Refusal::TooManyApiKeys => &[],
+        },
+        EngineError::Message(refusal) => message_place(refusal),
+        EngineError::Overloaded
+        | EngineError::Unknown(_)
+        | EngineError::Load(_)
+        | EngineError::Append(_)
+        | EngineError::Vault(_) => &[],
+    }
+}
+
+fn message_place(refusal: &message::Refusal) -> &'static [&'static str] {
+    match refusal {
+        message::Refusal::InvalidType(_) | message::Refusal::UnknownType(_) | message::Refusal::ReservedType(_) => {
+            &["input", "type"]
+        }
+        message::Refusal::InvalidData(_) | message::Refusal::NotAnObject | message::Refusal::TooLarge(_) => {
+            &["input", "data"]
+        }
+        message::Refusal::InvalidIdempotencyKey | message::Refusal::IdempotencyKeyReused(_) => {
+            &["input", "idempotencyKey"]
+        }
+        message::Refusal::NoTenant => &["input", "tenantId"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::resolver_utils::EnumType;
+
+    use super::*;
+
+    #[test]
+    fn a_user_error_has_the_name_and_meaning_of_its_code() {
+        for code in ErrorCode::ALL {
+            if let Some(user) = UserErrorCode::of(*code) {
+                let name = UserErrorCode::items().iter().find(|item| item.value == user).unwrap().name;
+                assert_eq!(name, code.as_str());
+                let schema = super::super::sdl();
+                assert!(schema.contains(code.meaning().trim()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_a_list_says_in_which_item() {
+        let error = UserError::new(UserErrorCode::InvalidInput, "no", &["input", "type"]).inside(3);
+        assert_eq!(error.path, ["input", "messages", "3", "type"]);
+        let error = UserError::new(UserErrorCode::InvalidInput, "no", &[]).inside(0);
+        assert_eq!(error.path, ["input", "messages", "0"]);
+    }
+}

@@ -1,0 +1,160 @@
+//! How much one document may ask for.
+//!
+//! The library's checks walk every fragment at every spread, so that a few nested fragments cost minutes before its
+//! limits are even compared. [`measure`] visits each fragment once; what it lets through is small for all later walks.
+
+use std::collections::HashMap;
+
+use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::{Name, ObjectType, SchemaBuilder, SubscriptionType};
+
+/// The most selections and directives of a document with all its fragments spread out, over all its operations.
+pub(super) const MAX_SELECTIONS: usize = 5_000;
+/// The most fragments that a document may define. Bounds how deep [`measure`] can recurse.
+const MAX_FRAGMENTS: usize = 100;
+/// The deepest nesting of selections, fragment spreads included; standard introspection needs 16.
+const MAX_LEVELS: usize = 32;
+/// The most bytes of a document. Data belongs into variables.
+pub(super) const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
+/// The most errors that an answer lists.
+pub(super) const MAX_ERRORS: usize = 20;
+
+const MAX_DEPTH: usize = 15;
+const MAX_COMPLEXITY: usize = 5_000;
+const MAX_ALIASES: usize = 50;
+const MAX_DIRECTIVES: usize = 4;
+
+/// Sets the library's own limits.
+pub(super) fn apply<Q: ObjectType, M: ObjectType, S: SubscriptionType>(
+    builder: SchemaBuilder<Q, M, S>,
+) -> SchemaBuilder<Q, M, S> {
+    builder
+        .limit_depth(MAX_DEPTH)
+        .limit_complexity(MAX_COMPLEXITY)
+        .limit_recursive_depth(MAX_LEVELS)
+        .limit_aliases(MAX_ALIASES)
+        .limit_directives(MAX_DIRECTIVES)
+}
+
+/// Why a document is not even looked at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TooComplex {
+    #[error("the document expands to more than {MAX_SELECTIONS} selections")]
+    Selections,
+    #[error("the document defines more than {MAX_FRAGMENTS} fragments")]
+    Fragments,
+    #[error("the document nests deeper than {MAX_LEVELS} levels")]
+    Levels,
+    #[error("the fragment '{0}' spreads itself")]
+    Cycle(String),
+}
+
+/// Counts what the document expands to, in time linear to its length.
+pub(super) fn measure(document: &ExecutableDocument) -> Result<usize, TooComplex> {
+    if document.fragments.len() > MAX_FRAGMENTS {
+        return Err(TooComplex::Fragments);
+    }
+    let mut measuring = Measuring { document, known: HashMap::new() };
+    let size = document.operations.iter().try_fold(0, |total, (_, operation)| {
+        let directives = operation.node.directives.len();
+        within(total + directives + measuring.set(&operation.node.selection_set.node, 0)?)
+    })?;
+    // Fragments that nothing uses are validated too.
+    for name in document.fragments.keys() {
+        measuring.fragment(name, 0)?;
+    }
+    Ok(size)
+}
+
+fn within(size: usize) -> Result<usize, TooComplex> {
+    if size > MAX_SELECTIONS { Err(TooComplex::Selections) } else { Ok(size) }
+}
+
+struct Measuring<'a> {
+    document: &'a ExecutableDocument,
+    /// `None` while the fragment is being measured.
+    known: HashMap<&'a Name, Option<usize>>,
+}
+
+impl<'a> Measuring<'a> {
+    fn set(&mut self, set: &'a SelectionSet, level: usize) -> Result<usize, TooComplex> {
+        if level > MAX_LEVELS {
+            return Err(TooComplex::Levels);
+        }
+        set.items.iter().try_fold(0, |total, item| {
+            let inside = match &item.node {
+                Selection::Field(field) => self.set(&field.node.selection_set.node, level + 1)?,
+                Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node, level + 1)?,
+                Selection::FragmentSpread(spread) => self.fragment(&spread.node.fragment_name.node, level + 1)?,
+            };
+            within(total + 1 + item.node.directives().len() + inside)
+        })
+    }
+
+    fn fragment(&mut self, name: &'a Name, level: usize) -> Result<usize, TooComplex> {
+        match self.known.get(name) {
+            Some(Some(size)) => return Ok(*size),
+            Some(None) => return Err(TooComplex::Cycle(name.chars().take(64).collect())),
+            None => {}
+        }
+        // A spread of nothing is for validation to refuse.
+        let Some(fragment) = self.document.fragments.get(name) else { return Ok(0) };
+        self.known.insert(name, None);
+        let size = fragment.node.directives.len() + self.set(&fragment.node.selection_set.node, level)?;
+        self.known.insert(name, Some(size));
+        Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::parser::parse_query;
+
+    use super::*;
+
+    fn size(document: &str) -> Result<usize, TooComplex> {
+        measure(&parse_query(document).unwrap())
+    }
+
+    #[test]
+    fn selections_are_counted_with_fragments_spread_out() {
+        assert_eq!(size("{ a b { c } }"), Ok(3));
+        assert_eq!(size("{ ...f ...f } fragment f on Query { a b }"), Ok(6));
+        assert_eq!(size("{ a @skip(if: true) ... @include(if: true) { b } }"), Ok(5));
+        assert_eq!(size("query a { x } query b { y }"), Ok(2));
+    }
+
+    #[test]
+    fn a_fragment_bomb_is_refused_by_count() {
+        let levels = |depth: usize, width: usize| {
+            let fragments: String = (0..depth)
+                .map(|level| {
+                    format!("fragment f{level} on Query {{ {} }} ", format!("...f{} ", level + 1).repeat(width))
+                })
+                .collect();
+            format!("{{ ...f0 }} {fragments} fragment f{depth} on Query {{ viewer {{ scopes }} }}")
+        };
+        assert_eq!(size(&levels(22, 2)), Err(TooComplex::Selections));
+        assert_eq!(size(&levels(5, 40)), Err(TooComplex::Selections));
+        assert_eq!(size(&levels(25, 60)), Err(TooComplex::Selections));
+        assert_eq!(size(&levels(40, 1)), Err(TooComplex::Levels));
+    }
+
+    #[test]
+    fn circles_and_too_many_fragments_are_refused() {
+        assert_eq!(
+            size("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }"),
+            Err(TooComplex::Cycle("a".into()))
+        );
+        let many: String = (0..=MAX_FRAGMENTS).map(|n| format!("fragment f{n} on Query {{ a }} ")).collect();
+        assert_eq!(size(&format!("{{ a }} {many}")), Err(TooComplex::Fragments));
+    }
+
+    #[test]
+    fn a_flood_of_directives_or_operations_is_counted() {
+        let directives = "@skip(if: false) ".repeat(MAX_SELECTIONS);
+        assert_eq!(size(&format!("{{ a {directives} }}")), Err(TooComplex::Selections));
+        let operations: String = (0..=MAX_SELECTIONS).map(|n| format!("query q{n} {{ a }} ")).collect();
+        assert_eq!(size(&operations), Err(TooComplex::Selections));
+    }
+}

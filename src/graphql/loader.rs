@@ -1,0 +1,80 @@
+//! Rows that many items of one answer ask for, read together. One loader a request, so that nothing crosses tenants.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use async_graphql::dataloader::{DataLoader, HashMapCache, Loader};
+use async_graphql::runtime::{TokioSpawner, TokioTimer};
+use async_graphql::{Context, Result};
+
+use super::event_type::{self, EventType};
+use super::failure::internal;
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::projections::rows::{DeliveryRow, MessageRow, WebhookRow};
+use crate::projections::{QueryError, ReadModels, TenantScope};
+
+/// Reads rows by id and tenant.
+pub(super) struct Rows(ReadModels);
+
+pub(super) type Rowloader = DataLoader<Rows, HashMapCache>;
+
+pub(super) fn loader(read_models: ReadModels) -> Rowloader {
+    DataLoader::with_cache(Rows(read_models), TokioSpawner::current(), TokioTimer::default(), HashMapCache::default())
+}
+
+/// The row of that key, read together with others that are asked for at the same time.
+pub(super) async fn load<K>(ctx: &Context<'_>, key: K) -> Result<Option<<Rows as Loader<K>>::Value>>
+where
+    K: Send + Sync + Hash + Eq + Clone + 'static,
+    Rows: Loader<K, Error = Arc<QueryError>>,
+{
+    ctx.data_unchecked::<Rowloader>().load_one(key).await.map_err(|error| internal(&*error))
+}
+
+macro_rules! rows_by_id {
+    ($($id:ident -> $row:ident by $query:ident;)*) => {$(
+        impl Loader<(TenantId, $id)> for Rows {
+            type Value = $row;
+            type Error = Arc<QueryError>;
+
+            async fn load(
+                &self,
+                keys: &[(TenantId, $id)],
+            ) -> Result<HashMap<(TenantId, $id), $row>, Arc<QueryError>> {
+                let tenants: HashSet<_> = keys.iter().map(|(tenant, _)| *tenant).collect();
+                let mut found = HashMap::with_capacity(keys.len());
+                for tenant in tenants {
+                    let ids: Vec<_> = keys.iter().filter(|key| key.0 == tenant).map(|key| key.1).collect();
+                    let rows = self.0.$query(TenantScope(tenant), &ids).await.map_err(Arc::new)?;
+                    found.extend(rows.into_iter().map(|row| ((tenant, row.id), row)));
+                }
+                Ok(found)
+            }
+        }
+    )*};
+}
+
+rows_by_id! {
+    SubscriptionId -> WebhookRow by webhooks_by_ids;
+    MessageId -> MessageRow by messages_by_ids;
+    DeliveryId -> DeliveryRow by deliveries_by_ids;
+}
+
+/// A tenant's catalogue: what every tenant has, and its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CatalogueOf(pub(super) TenantId);
+
+impl Loader<CatalogueOf> for Rows {
+    type Value = Arc<Vec<EventType>>;
+    type Error = Arc<QueryError>;
+
+    async fn load(&self, keys: &[CatalogueOf]) -> Result<HashMap<CatalogueOf, Self::Value>, Arc<QueryError>> {
+        let mut found = HashMap::with_capacity(keys.len());
+        for key in keys {
+            let own = self.0.event_types(TenantScope(key.0)).await.map_err(Arc::new)?;
+            found.insert(*key, Arc::new(event_type::catalogue(own)));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,254 @@
+//! Mutations of tenants, API keys and the catalogue.
+
+use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
+
+use super::{payloads, readable};
+use crate::actors::{Done, EngineError};
+use crate::domain::api_key::ApiKey as Credential;
+use crate::domain::catalogue::Definition;
+use crate::domain::event::{ApiKeyIssued, EventTypeRegistered, TenantCreated};
+use crate::domain::id::ApiKeyId;
+use crate::domain::profile;
+use crate::domain::scope::Scope;
+use crate::domain::tenant::Command;
+use crate::error_code::ErrorCode;
+use crate::graphql::access::{ApiKey, Tenant};
+use crate::graphql::caller::{self, ApiScope, authorise, caller, named_tenant};
+use crate::graphql::event_type::EventType;
+use crate::graphql::failure::{Failure, UserError, UserErrorCode, fault, internal, payload};
+use crate::graphql::scalar::{DateTime, Json};
+use crate::graphql::{keys, state};
+use crate::projections::TenantScope;
+
+/// A new tenant.
+#[derive(InputObject)]
+struct CreateTenantInput {
+    /// Its name, 1 to 200 characters.
+    name: String,
+    /// Its public id, which receivers see in the body where the profile has it there: 1 to 64 letters, digits, `_` and
+    /// `-`, unlike every other tenant's.
+    slug: String,
+    /// Name of the delivery profile of its new webhooks; absent: `standard-v1`.
+    profile: Option<String>,
+}
+
+/// What came of `createTenant`.
+#[derive(Default, SimpleObject)]
+struct CreateTenantPayload {
+    /// The tenant.
+    tenant: Option<Tenant>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// A new API key.
+#[derive(InputObject)]
+struct CreateApiKeyInput {
+    /// What it is for, 1 to 200 characters.
+    name: String,
+    /// What it may do; nothing that the caller may not do, unless the caller has `TENANTS_ADMIN`.
+    scopes: Vec<ApiScope>,
+    /// When it stops working; absent: never by itself.
+    expires_at: Option<DateTime>,
+    /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
+    tenant_id: Option<ID>,
+}
+
+/// What came of `createApiKey`.
+#[derive(Default, SimpleObject)]
+struct CreateApiKeyPayload {
+    /// The API key.
+    api_key: Option<ApiKey>,
+    /// Its text, for the header `Authorization: Bearer …`. Shown here and never again.
+    token: Option<String>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// Which API key is to stop working.
+#[derive(InputObject)]
+struct RevokeApiKeyInput {
+    /// Which API key.
+    api_key_id: ID,
+}
+
+/// What came of `revokeApiKey`.
+#[derive(Default, SimpleObject)]
+struct RevokeApiKeyPayload {
+    /// The API key, which works no more.
+    api_key: Option<ApiKey>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// A new event type.
+#[derive(InputObject)]
+struct RegisterEventTypeInput {
+    /// Its name: segments of letters, digits and `_`, separated by dots. Names that begin with `webhook.` are reserved.
+    name: String,
+    /// When it happens, in one sentence of at most 200 characters.
+    description: String,
+    /// The group that it is listed under, 1 to 64 characters.
+    category: String,
+    /// JSON Schema 2020-12 of a message's data, at most 64 KiB.
+    schema: Json,
+    /// Data that conforms to the schema, at most 64 KiB; what a test delivery of this type carries.
+    example: Json,
+}
+
+/// What came of `registerEventType`.
+#[derive(Default, SimpleObject)]
+struct RegisterEventTypePayload {
+    /// The event type.
+    event_type: Option<EventType>,
+    /// Place in the log of what was recorded; null if it was registered before, with the same definition.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+payloads!(CreateTenantPayload, CreateApiKeyPayload, RevokeApiKeyPayload, RegisterEventTypePayload);
+
+#[derive(Default)]
+pub(super) struct AccessMutation;
+
+#[Object]
+impl AccessMutation {
+    /// Adds an event type to the tenant's catalogue. Needs the scope `WEBHOOKS_WRITE`.
+    async fn register_event_type(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The event type.")] input: RegisterEventTypeInput,
+    ) -> Option<Result<RegisterEventTypePayload>> {
+        payload(register(ctx, input)).await
+    }
+
+    /// Makes a tenant. Needs the scope `TENANTS_ADMIN`.
+    async fn create_tenant(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The tenant.")] input: CreateTenantInput,
+    ) -> Option<Result<CreateTenantPayload>> {
+        payload(create_tenant(ctx, input)).await
+    }
+
+    /// Makes an API key. Needs the scope `KEYS_ADMIN`.
+    async fn create_api_key(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The API key.")] input: CreateApiKeyInput,
+    ) -> Option<Result<CreateApiKeyPayload>> {
+        payload(create_key(ctx, input)).await
+    }
+
+    /// Withdraws an API key: here at once, everywhere within a second. Needs the scope `KEYS_ADMIN`.
+    async fn revoke_api_key(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which API key.")] input: RevokeApiKeyInput,
+    ) -> Option<Result<RevokeApiKeyPayload>> {
+        payload(revoke_key(ctx, input)).await
+    }
+}
+
+async fn register(ctx: &Context<'_>, input: RegisterEventTypeInput) -> Result<RegisterEventTypePayload, Failure> {
+    let tenant = authorise(ctx, Scope::WebhooksWrite)?.tenant;
+    let (schema, example) = (value(input.schema, "schema")?, value(input.example, "example")?);
+    let Definition { name, category, description, schema, example, .. } =
+        Definition::check(&input.name, &input.description, &input.category, schema, example).map_err(|invalid| {
+            let code = UserErrorCode::of(invalid.code()).unwrap_or(UserErrorCode::InvalidInput);
+            UserError::new(code, &invalid, &["input", invalid.field.as_str()])
+        })?;
+    let registered = EventTypeRegistered { name: name.clone(), category, description, schema, example: Some(example) };
+    let done = state(ctx).engine.tenant(tenant, Command::RegisterEventType(registered), caller(ctx).meta()).await?;
+    readable(ctx, done.position).await;
+    let row = state(ctx).read_models.event_type(TenantScope(tenant), &name).await.map_err(|error| internal(&error))?;
+    Ok(RegisterEventTypePayload {
+        event_type: row.map(EventType::from),
+        position: position(&done),
+        user_errors: vec![],
+    })
+}
+
+fn value(Json(text): Json, field: &str) -> Result<serde_json::Value, Failure> {
+    serde_json::from_str(&text)
+        .map_err(|error| UserError::new(UserErrorCode::InvalidInput, error, &["input", field]).into())
+}
+
+async fn create_tenant(ctx: &Context<'_>, input: CreateTenantInput) -> Result<CreateTenantPayload, Failure> {
+    authorise(ctx, Scope::TenantsAdmin)?;
+    let tenant = state(ctx).clock.tenant_id();
+    let profile = input.profile.unwrap_or_else(|| profile::DEFAULT.to_owned());
+    let created = TenantCreated { tenant, name: input.name, slug: input.slug, profile };
+    let done = state(ctx).engine.tenant(tenant, Command::Create(created), caller(ctx).meta()).await?;
+    readable(ctx, done.position).await;
+    Ok(CreateTenantPayload { tenant: Tenant::read(ctx, tenant).await?, position: position(&done), user_errors: vec![] })
+}
+
+async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<CreateApiKeyPayload, Failure> {
+    let tenant = named_tenant(ctx, Scope::KeysAdmin, input.tenant_id.as_deref().map(String::as_str))?;
+    let scopes = granted(ctx, &input.scopes)?;
+    let clock = &*state(ctx).clock;
+    if input.expires_at.is_some_and(|at| at.0 <= clock.now()) {
+        let path = ["input", "expiresAt"];
+        return Err(UserError::new(UserErrorCode::InvalidInput, "the key would have expired already", &path).into());
+    }
+    let id = clock.api_key_id();
+    let key = Credential::generate(id, &clock.random_bytes());
+    let expires_at = input.expires_at.map(|at| at.0);
+    let issued = ApiKeyIssued { key: id, name: input.name, hash: key.hash(), scopes, expires_at };
+    let done = state(ctx).engine.tenant(tenant, Command::IssueApiKey(issued), caller(ctx).meta()).await?;
+    readable(ctx, done.position).await;
+    // The token is shown in this answer or never: a read model that fails must not take it away.
+    let api_key = ApiKey::read(ctx, id).await.ok().flatten();
+    let token = Some(key.expose().to_owned());
+    Ok(CreateApiKeyPayload { api_key, token, position: position(&done), user_errors: vec![] })
+}
+
+/// What a new key may do: nobody hands on more than they have.
+fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure> {
+    let mut scopes: Vec<_> = wanted.iter().copied().map(Scope::from).collect();
+    scopes.sort();
+    scopes.dedup();
+    let operator = authorise(ctx, Scope::TenantsAdmin).is_ok();
+    match scopes.iter().find(|scope| !operator && authorise(ctx, **scope).is_err()) {
+        Some(scope) => {
+            let message = format!("this key may not hand on the scope {}", caller::name(*scope));
+            Err(fault(ErrorCode::Forbidden, message).into())
+        }
+        None => Ok(scopes),
+    }
+}
+
+async fn revoke_key(ctx: &Context<'_>, input: RevokeApiKeyInput) -> Result<RevokeApiKeyPayload, Failure> {
+    let own = authorise(ctx, Scope::KeysAdmin)?.tenant;
+    let missing =
+        || Failure::from(UserError::new(UserErrorCode::NotFound, "there is no such API key", &["input", "apiKeyId"]));
+    let id = input.api_key_id.parse::<ApiKeyId>().map_err(|_| missing())?;
+    let found = ApiKey::read(ctx, id).await?.ok_or_else(missing)?;
+    let tenant = found.0.tenant;
+    if tenant != own && authorise(ctx, Scope::TenantsAdmin).is_err() {
+        return Err(missing());
+    }
+    let done = match state(ctx).engine.tenant(tenant, Command::RevokeApiKey(id), caller(ctx).meta()).await {
+        Ok(done) => done,
+        // Withdrawn before: the caller wanted it so.
+        Err(EngineError::Tenant(_)) if found.0.revoked_at.is_some() => {
+            return Ok(RevokeApiKeyPayload { api_key: Some(found), ..RevokeApiKeyPayload::default() });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    keys(ctx).revoke(id);
+    readable(ctx, done.position).await;
+    Ok(RevokeApiKeyPayload { api_key: ApiKey::read(ctx, id).await?, position: position(&done), user_errors: vec![] })
+}
+
+fn position(done: &Done) -> Option<String> {
+    done.position.map(|position| position.to_string())
+}

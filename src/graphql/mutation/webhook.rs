@@ -1,0 +1,555 @@
+//! Mutations of webhooks and their deliveries.
+
+use async_graphql::{Context, ID, InputObject, MaybeUndefined, Object, Result, SimpleObject};
+
+use super::{payloads, readable};
+use crate::actors::{Done, NewSubscription, TestReport};
+use crate::domain::filter::{EventType, Filter};
+use crate::domain::id::{DeliveryId, SubscriptionId};
+use crate::domain::outcome::FailureCode;
+use crate::domain::scope::Scope;
+use crate::domain::subscription::{Command, Update};
+use crate::domain::{json, message};
+use crate::error_code::ErrorCode;
+use crate::graphql::caller::{authorise, caller, named_tenant};
+use crate::graphql::delivery::{AttemptOutcome, Delivery};
+use crate::graphql::failure::{Failure, UserError, UserErrorCode, internal, payload};
+use crate::graphql::scalar::{DateTime, Json, int};
+use crate::graphql::state;
+use crate::graphql::webhook::Webhook;
+use crate::projections::TenantScope;
+use crate::projections::rows::DeliveryStatus;
+
+/// A new webhook.
+#[derive(InputObject)]
+struct CreateWebhookInput {
+    /// Where to send: an absolute `https://` URL whose host resolves.
+    url: String,
+    /// What to send: event types, or patterns in which `*` is one segment and `**` any number. At most 50.
+    #[graphql(default)]
+    event_filters: Vec<String>,
+    /// What it is for, at most 200 characters.
+    description: Option<String>,
+    /// Whether it sends at once; absent: as the profile says.
+    enabled: Option<bool>,
+    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated.
+    #[graphql(secret)]
+    secret: Option<String>,
+    /// Name of the delivery profile; absent: the tenant's.
+    profile: Option<String>,
+    /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
+    tenant_id: Option<ID>,
+}
+
+/// What came of `createWebhook`.
+#[derive(Default, SimpleObject)]
+struct CreateWebhookPayload {
+    /// The webhook.
+    webhook: Option<Webhook>,
+    /// The signing secret. Shown here and never again.
+    secret: Option<String>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// New settings of a webhook.
+#[derive(InputObject)]
+struct UpdateWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// The version that the caller has seen; anything newer refuses the change. Absent: any.
+    expected_version: Option<i32>,
+    /// Where to send; absent or null: as before.
+    url: Option<String>,
+    /// What to send; absent or null: as before.
+    event_filters: Option<Vec<String>>,
+    /// What it is for; absent: as before, null: nothing.
+    description: MaybeUndefined<String>,
+}
+
+/// What came of `updateWebhook`.
+#[derive(Default, SimpleObject)]
+struct UpdateWebhookPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// Place in the log of what was recorded; null if nothing had to change.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// Which webhook is to send.
+#[derive(InputObject)]
+struct EnableWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+}
+
+/// What came of `enableWebhook`.
+#[derive(Default, SimpleObject)]
+struct EnableWebhookPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// Place in the log of what was recorded; null if it was enabled before.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// Which webhook is to stop sending.
+#[derive(InputObject)]
+struct DisableWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// Why, for the audit log; at most 200 characters.
+    reason: Option<String>,
+}
+
+/// What came of `disableWebhook`.
+#[derive(Default, SimpleObject)]
+struct DisableWebhookPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// Place in the log of what was recorded; null if it was disabled before.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// Which webhook is to go.
+#[derive(InputObject)]
+struct DeleteWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// The version that the caller has seen; anything newer refuses the deletion. Absent: any.
+    expected_version: Option<i32>,
+}
+
+/// What came of `deleteWebhook`.
+#[derive(Default, SimpleObject)]
+struct DeleteWebhookPayload {
+    /// Id of the webhook that is gone.
+    deleted_webhook_id: Option<ID>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// Which webhook is to have a new signing secret.
+#[derive(InputObject)]
+struct RotateWebhookSecretInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated.
+    #[graphql(secret)]
+    secret: Option<String>,
+    /// For how long the old secret goes on signing beside the new one, in seconds, within what the profile allows; 0:
+    /// it stops at once. Absent: as the profile says.
+    overlap_seconds: Option<i32>,
+}
+
+/// What came of `rotateWebhookSecret`.
+#[derive(Default, SimpleObject)]
+struct RotateWebhookSecretPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// The new signing secret. Shown here and never again.
+    secret: Option<String>,
+    /// Until when the old secret goes on signing; null if it has stopped.
+    previous_secret_valid_until: Option<DateTime>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+/// What to send as a test.
+#[derive(InputObject)]
+struct TestWebhookDeliveryInput {
+    /// To which webhook; it may be disabled.
+    webhook_id: ID,
+    /// The event type that the test pretends to tell of.
+    #[graphql(default = "webhook.test")]
+    event_type: String,
+    /// The data, a JSON object; absent: the event type's example.
+    data: Option<Json>,
+}
+
+/// What came of `testWebhookDelivery`.
+#[derive(Default, SimpleObject)]
+struct TestWebhookDeliveryPayload {
+    /// How it went; there also beside user errors that say how the endpoint failed.
+    result: Option<TestDeliveryResult>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was sent, or what the endpoint did wrong; empty if the endpoint passed.
+    user_errors: Vec<UserError>,
+}
+
+/// How a test delivery went.
+#[derive(SimpleObject)]
+struct TestDeliveryResult {
+    /// Whether the profile counts the answer as success.
+    verified: bool,
+    /// How it ended.
+    outcome: AttemptOutcome,
+    /// HTTP status of the answer; null if there was none.
+    status_code: Option<i32>,
+    /// From its beginning to the end of the answer or the failure, in milliseconds.
+    latency_ms: i32,
+    /// The beginning of the answer's body, at most 1 KiB, control characters escaped; null if there was no answer.
+    body_preview: Option<String>,
+    /// Whether the answer's body was longer than the preview.
+    body_truncated: bool,
+    /// What went wrong, in a sentence; null if there was an answer.
+    error: Option<String>,
+}
+
+/// Which delivery to make again.
+#[derive(InputObject)]
+struct RedeliverDeliveryInput {
+    /// A delivery that has ended.
+    delivery_id: ID,
+}
+
+/// What came of `redeliverDelivery`.
+#[derive(Default, SimpleObject)]
+struct RedeliverDeliveryPayload {
+    /// The new delivery.
+    delivery: Option<Delivery>,
+    /// Place in the log of what was recorded.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
+payloads!(
+    CreateWebhookPayload,
+    UpdateWebhookPayload,
+    EnableWebhookPayload,
+    DisableWebhookPayload,
+    DeleteWebhookPayload,
+    RotateWebhookSecretPayload,
+    TestWebhookDeliveryPayload,
+    RedeliverDeliveryPayload
+);
+
+#[derive(Default)]
+pub(super) struct WebhookMutation;
+
+#[Object]
+impl WebhookMutation {
+    /// Makes a webhook. Needs the scope `WEBHOOKS_WRITE`.
+    async fn create_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The webhook.")] input: CreateWebhookInput,
+    ) -> Option<Result<CreateWebhookPayload>> {
+        payload(create(ctx, input)).await
+    }
+
+    /// Changes a webhook's settings; they hold for the next attempt of what is under way too. Needs the scope
+    /// `WEBHOOKS_WRITE`.
+    async fn update_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook, and what is to change.")] input: UpdateWebhookInput,
+    ) -> Option<Result<UpdateWebhookPayload>> {
+        payload(update(ctx, input)).await
+    }
+
+    /// Lets a webhook send. Messages of the time before are not sent. Needs the scope `WEBHOOKS_WRITE`.
+    async fn enable_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook.")] input: EnableWebhookInput,
+    ) -> Option<Result<EnableWebhookPayload>> {
+        payload(async {
+            let (webhook, position) = switch(ctx, &input.webhook_id, Command::Enable).await?;
+            Ok(EnableWebhookPayload { webhook, position, ..EnableWebhookPayload::default() })
+        })
+        .await
+    }
+
+    /// Keeps a webhook from sending; what is under way waits until it is enabled again. Needs the scope
+    /// `WEBHOOKS_WRITE`.
+    async fn disable_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook.")] input: DisableWebhookInput,
+    ) -> Option<Result<DisableWebhookPayload>> {
+        payload(disable(ctx, input)).await
+    }
+
+    /// Deletes a webhook for ever, and cancels what is under way. Needs the scope `WEBHOOKS_WRITE`.
+    async fn delete_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook.")] input: DeleteWebhookInput,
+    ) -> Option<Result<DeleteWebhookPayload>> {
+        payload(delete(ctx, input)).await
+    }
+
+    /// Gives a webhook a new signing secret. Needs the scope `SECRETS_ROTATE`.
+    async fn rotate_webhook_secret(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook.")] input: RotateWebhookSecretInput,
+    ) -> Option<Result<RotateWebhookSecretPayload>> {
+        payload(rotate(ctx, input)).await
+    }
+
+    /// Sends a test, signed like any delivery, and waits for its end. Changes nothing but the audit log. Needs the
+    /// scope `WEBHOOKS_WRITE`.
+    async fn test_webhook_delivery(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook, and what to send.")] input: TestWebhookDeliveryInput,
+    ) -> Option<Result<TestWebhookDeliveryPayload>> {
+        payload(test(ctx, input)).await
+    }
+
+    /// Makes an ended delivery again, as a new delivery of the same message to the same webhook. Needs the scope
+    /// `DELIVERIES_REDELIVER`.
+    async fn redeliver_delivery(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which delivery.")] input: RedeliverDeliveryInput,
+    ) -> Option<Result<RedeliverDeliveryPayload>> {
+        payload(redeliver(ctx, input)).await
+    }
+}
+
+async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWebhookPayload, Failure> {
+    let tenant = named_tenant(ctx, Scope::WebhooksWrite, input.tenant_id.as_deref().map(String::as_str))?;
+    let new = NewSubscription {
+        url: input.url,
+        filters: filters(&input.event_filters)?,
+        description: input.description,
+        enabled: input.enabled,
+        secret: input.secret,
+        profile: input.profile,
+    };
+    let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
+    // The secret is shown in this answer or never: a read model that fails must not take it away.
+    let webhook = read_back(ctx, TenantScope(tenant), id, &done).await;
+    let secret = Some(secret.expose().to_owned());
+    Ok(CreateWebhookPayload { webhook, secret, position: position(&done), user_errors: vec![] })
+}
+
+async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWebhookPayload, Failure> {
+    let (scope, id) = addressed(ctx, Scope::WebhooksWrite, &input.webhook_id)?;
+    let change = Update {
+        expected_revision: version(input.expected_version)?,
+        url: input.url,
+        description: match input.description {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(text) => Some(Some(text)),
+        },
+        filters: input.event_filters.map(|texts| filters(&texts)).transpose()?,
+    };
+    let done = state(ctx).engine.update_subscription(scope.0, id, change, caller(ctx).meta()).await?;
+    let webhook = read_back(ctx, scope, id, &done).await;
+    Ok(UpdateWebhookPayload { webhook, position: position(&done), user_errors: vec![] })
+}
+
+async fn disable(ctx: &Context<'_>, input: DisableWebhookInput) -> Result<DisableWebhookPayload, Failure> {
+    authorise(ctx, Scope::WebhooksWrite)?;
+    if input.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON_CHARS) {
+        let message = format!("a reason has at most {MAX_REASON_CHARS} characters");
+        return Err(UserError::new(UserErrorCode::InvalidInput, message, &["input", "reason"]).into());
+    }
+    let (webhook, position) = switch(ctx, &input.webhook_id, Command::Disable { reason: input.reason }).await?;
+    Ok(DisableWebhookPayload { webhook, position, user_errors: vec![] })
+}
+
+/// The most characters of a reason.
+const MAX_REASON_CHARS: usize = 200;
+
+async fn switch(ctx: &Context<'_>, id: &ID, command: Command) -> Result<(Option<Webhook>, Option<String>), Failure> {
+    let (scope, id) = addressed(ctx, Scope::WebhooksWrite, id)?;
+    let done = state(ctx).engine.subscription(scope.0, id, command, caller(ctx).meta()).await?;
+    Ok((read_back(ctx, scope, id, &done).await, position(&done)))
+}
+
+async fn delete(ctx: &Context<'_>, input: DeleteWebhookInput) -> Result<DeleteWebhookPayload, Failure> {
+    let (scope, id) = addressed(ctx, Scope::WebhooksWrite, &input.webhook_id)?;
+    let expected = version(input.expected_version)?;
+    let done = state(ctx).engine.delete_subscription(scope.0, id, expected, caller(ctx).meta()).await?;
+    readable(ctx, done.position).await;
+    Ok(DeleteWebhookPayload { deleted_webhook_id: Some(id.into()), position: position(&done), user_errors: vec![] })
+}
+
+async fn rotate(ctx: &Context<'_>, input: RotateWebhookSecretInput) -> Result<RotateWebhookSecretPayload, Failure> {
+    let (scope, id) = addressed(ctx, Scope::SecretsRotate, &input.webhook_id)?;
+    let overlap_s = input.overlap_seconds.map(u64::try_from).transpose().map_err(|_| {
+        UserError::new(UserErrorCode::InvalidInput, "an overlap is not negative", &["input", "overlapSeconds"])
+    })?;
+    let own = input.secret.as_deref();
+    let (secret, done) = state(ctx).engine.rotate_secret(scope.0, id, own, overlap_s, caller(ctx).meta()).await?;
+    let previous = done.settings.as_ref().and_then(|settings| settings.secrets.get(1)?.retires_at);
+    let webhook = read_back(ctx, scope, id, &done).await;
+    Ok(RotateWebhookSecretPayload {
+        webhook,
+        secret: Some(secret.expose().to_owned()),
+        previous_secret_valid_until: previous.filter(|at| *at > state(ctx).clock.now()).map(DateTime),
+        position: position(&done),
+        user_errors: vec![],
+    })
+}
+
+async fn test(ctx: &Context<'_>, input: TestWebhookDeliveryInput) -> Result<TestWebhookDeliveryPayload, Failure> {
+    let (scope, id) = addressed(ctx, Scope::WebhooksWrite, &input.webhook_id)?;
+    let invalid_type = |code, message: String| UserError::new(code, message, &["input", "eventType"]);
+    let event_type = EventType::parse(&input.event_type)
+        .map_err(|error| invalid_type(UserErrorCode::InvalidInput, error.to_string()))?;
+    let engine = &state(ctx).engine;
+    let tenant = engine.load_tenant(scope.0).await?;
+    if !tenant.knows(&event_type) {
+        let message = format!("the event type '{event_type}' is neither in the catalogue nor registered");
+        return Err(invalid_type(UserErrorCode::EventTypeUnknown, message).into());
+    }
+    let data = match input.data {
+        Some(Json(text)) => canonical(&text)?,
+        None => engine.sample(scope.0, &event_type).await?.map_or_else(|| "{}".to_owned(), |sample| sample.to_string()),
+    };
+    let report = engine.test_subscription(scope.0, id, event_type, data, caller(ctx).meta()).await?;
+    readable(ctx, report.position).await;
+    Ok(TestWebhookDeliveryPayload {
+        position: report.position.map(|position| position.to_string()),
+        user_errors: complaint(&report).into_iter().collect(),
+        result: Some(TestDeliveryResult::from(report)),
+    })
+}
+
+/// The data of a test, which must be fit to be a message's.
+fn canonical(text: &str) -> Result<String, Failure> {
+    let invalid = |refusal: message::Refusal| {
+        let code = UserErrorCode::of(refusal.code()).unwrap_or(UserErrorCode::InvalidInput);
+        Failure::from(UserError::new(code, refusal, &["input", "data"]))
+    };
+    let canonical = json::canonicalise(text.as_bytes())
+        .map_err(|error| invalid(message::Refusal::InvalidData(error.to_string())))?
+        .into_text();
+    match canonical.len() {
+        _ if !canonical.starts_with('{') => Err(invalid(message::Refusal::NotAnObject)),
+        size if size > message::MAX_DATA_BYTES => Err(invalid(message::Refusal::TooLarge(size))),
+        _ => Ok(canonical),
+    }
+}
+
+/// What the endpoint did wrong (S28).
+fn complaint(report: &TestReport) -> Option<UserError> {
+    let (code, message) = match &report.exchange.result {
+        Ok(_) if report.verified => return None,
+        Ok(response) => {
+            (ErrorCode::WebhookBadResponseCode, format!("the endpoint answered with status {}", response.status))
+        }
+        Err(failure) => (test_code(failure.code), failure.detail.clone()),
+    };
+    UserErrorCode::of(code).map(|code| UserError::new(code, message, &[]))
+}
+
+fn test_code(code: FailureCode) -> ErrorCode {
+    match code {
+        FailureCode::Timeout => ErrorCode::WebhookTestTimeout,
+        FailureCode::Status => ErrorCode::WebhookBadResponseCode,
+        FailureCode::Dns
+        | FailureCode::Connect
+        | FailureCode::Tls
+        | FailureCode::Blocked
+        | FailureCode::Body
+        | FailureCode::Aborted => ErrorCode::WebhookTestFailed,
+    }
+}
+
+impl From<TestReport> for TestDeliveryResult {
+    fn from(TestReport { verified, exchange, .. }: TestReport) -> Self {
+        let latency_ms = int(exchange.latency_ms);
+        match exchange.result {
+            Ok(response) => Self {
+                verified,
+                outcome: if verified { AttemptOutcome::Succeeded } else { AttemptOutcome::BadStatus },
+                status_code: Some(i32::from(response.status)),
+                latency_ms,
+                body_preview: Some(response.preview),
+                body_truncated: response.truncated,
+                error: None,
+            },
+            Err(failure) => Self {
+                verified,
+                outcome: failure.code.into(),
+                status_code: None,
+                latency_ms,
+                body_preview: None,
+                body_truncated: false,
+                error: Some(failure.detail),
+            },
+        }
+    }
+}
+
+async fn redeliver(ctx: &Context<'_>, input: RedeliverDeliveryInput) -> Result<RedeliverDeliveryPayload, Failure> {
+    let tenant = authorise(ctx, Scope::DeliveriesRedeliver)?.tenant;
+    let refused = |code, message: &str| Failure::from(UserError::new(code, message, &["input", "deliveryId"]));
+    let missing = || refused(UserErrorCode::NotFound, "there is no such delivery");
+    let id = input.delivery_id.parse::<DeliveryId>().map_err(|_| missing())?;
+    let read_models = &state(ctx).read_models;
+    let read = read_models.delivery(TenantScope(tenant), id).await.map_err(|error| internal(&error))?;
+    let original = read.ok_or_else(missing)?;
+    let failed = match original.status {
+        DeliveryStatus::Pending => {
+            return Err(refused(UserErrorCode::NotRedeliverable, "the delivery is still under way"));
+        }
+        DeliveryStatus::Failed => true,
+        DeliveryStatus::Succeeded | DeliveryStatus::Cancelled => false,
+    };
+    let message = (original.message, original.message_seq);
+    let (delivery, done) =
+        state(ctx).engine.redeliver(tenant, original.subscription, (id, failed), message, caller(ctx).meta()).await?;
+    readable(ctx, done.position).await;
+    let row = read_models.delivery(TenantScope(tenant), delivery).await.map_err(|error| internal(&error))?;
+    Ok(RedeliverDeliveryPayload { delivery: row.map(Delivery), position: position(&done), user_errors: vec![] })
+}
+
+/// The caller's webhook that an input names; any other is like one that does not exist.
+fn addressed(ctx: &Context<'_>, scope: Scope, id: &ID) -> Result<(TenantScope, SubscriptionId), Failure> {
+    let tenant = authorise(ctx, scope)?.tenant;
+    let missing = |_| UserError::new(UserErrorCode::NotFound, "there is no such webhook", &["input", "webhookId"]);
+    Ok((TenantScope(tenant), id.parse().map_err(missing)?))
+}
+
+fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {
+    let parse = |(index, text): (usize, &String)| {
+        Filter::parse(text).map_err(|error| {
+            let path = ["input", "eventFilters", &index.to_string()];
+            UserError::new(UserErrorCode::WebhookFilterInvalid, error, &path)
+        })
+    };
+    let (parsed, errors): (Vec<_>, Vec<_>) = texts.iter().enumerate().map(parse).partition(Result::is_ok);
+    let errors: Vec<_> = errors.into_iter().filter_map(Result::err).take(MAX_FILTER_ERRORS).collect();
+    if errors.is_empty() { Ok(parsed.into_iter().flatten().collect()) } else { Err(Failure::Refused(errors)) }
+}
+
+/// How many bad filters are told apart in one answer.
+const MAX_FILTER_ERRORS: usize = 20;
+
+fn version(expected: Option<i32>) -> Result<Option<u64>, Failure> {
+    expected.map(u64::try_from).transpose().map_err(|_| {
+        UserError::new(UserErrorCode::InvalidInput, "a version is not negative", &["input", "expectedVersion"]).into()
+    })
+}
+
+/// The webhook after a change. What was done is done: a read model that fails leaves it null and is told in the log.
+async fn read_back(ctx: &Context<'_>, scope: TenantScope, id: SubscriptionId, done: &Done) -> Option<Webhook> {
+    readable(ctx, done.position).await;
+    Webhook::read(ctx, scope, id).await.ok().flatten()
+}
+
+fn position(done: &Done) -> Option<String> {
+    done.position.map(|position| position.to_string())
+}

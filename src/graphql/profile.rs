@@ -1,0 +1,106 @@
+//! Delivery profiles, for people who choose one.
+
+use async_graphql::{Enum, Object};
+
+use super::scalar::int;
+use crate::domain::profile::{self, Profile, Redelivery, Success};
+
+#[derive(Clone, Copy)]
+pub(super) struct DeliveryProfile(&'static Profile);
+
+/// Which deliveries may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "Redelivery")]
+pub(super) enum RedeliveryRule {
+    /// Those that failed.
+    Failed,
+    /// Any that has ended.
+    Any,
+}
+
+/// How a kind of receiver wants its webhooks: body, headers, signature, retries and rules.
+#[Object]
+impl DeliveryProfile {
+    /// Name with version, such as `standard-v1`. What a name stands for never changes.
+    async fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// One sentence for people who choose.
+    async fn description(&self) -> &str {
+        &self.0.description
+    }
+
+    /// Keys of the body, in order.
+    async fn body_fields(&self) -> Vec<&str> {
+        self.0.envelope.iter().map(|field| field.name.as_str()).collect()
+    }
+
+    /// Headers that carry a signature.
+    async fn signature_headers(&self) -> Vec<&str> {
+        self.0.signatures.iter().map(|signature| signature.header.as_str()).collect()
+    }
+
+    /// HTTP statuses that count as success; null: any from 200 to 299.
+    async fn success_statuses(&self) -> Option<Vec<i32>> {
+        match &self.0.success {
+            Success::Any2xx => None,
+            Success::Exactly(statuses) => Some(statuses.iter().map(|status| i32::from(*status)).collect()),
+        }
+    }
+
+    /// Attempts in all, until a delivery has failed.
+    async fn max_attempts(&self) -> u32 {
+        self.0.max_attempts()
+    }
+
+    /// Limit for one attempt, in milliseconds.
+    async fn timeout_ms(&self) -> i32 {
+        int(self.0.timeout_ms)
+    }
+
+    /// Limit for a test delivery, in milliseconds.
+    async fn test_timeout_ms(&self) -> i32 {
+        int(self.0.test_timeout_ms)
+    }
+
+    /// Whether a new webhook sends at once when its creator does not say.
+    async fn enabled_by_default(&self) -> bool {
+        self.0.enabled_default
+    }
+
+    /// Whether event filters may be patterns; exact event types otherwise.
+    async fn pattern_filters(&self) -> bool {
+        self.0.filters.globs
+    }
+
+    /// Whether a webhook may have no event filter, which sends nothing.
+    async fn empty_filters(&self) -> bool {
+        self.0.filters.empty
+    }
+
+    /// Whether the creator may bring a secret of their own.
+    async fn own_secrets(&self) -> bool {
+        self.0.secret_supplied
+    }
+
+    /// The longest time for which an old secret may go on signing beside the new one, in seconds.
+    async fn max_overlap_seconds(&self) -> i32 {
+        int(self.0.rotation_overlap_max_s)
+    }
+
+    /// For how long it does when nobody says, in seconds.
+    async fn default_overlap_seconds(&self) -> i32 {
+        int(self.0.rotation_overlap_default_s)
+    }
+
+    /// Which deliveries may be sent again.
+    async fn redelivery(&self) -> RedeliveryRule {
+        self.0.redelivery.into()
+    }
+}
+
+/// Every profile.
+pub(super) fn all() -> Vec<DeliveryProfile> {
+    profile::built_in().iter().map(DeliveryProfile).collect()
+}

@@ -1,0 +1,238 @@
+//! The root of queries.
+
+use async_graphql::{Context, ID, Object, Result};
+
+use super::access::{ApiKey, Tenant, Viewer};
+use super::audit::{self, AuditEntry, AuditFilter};
+use super::caller::{authorise, own_tenant};
+use super::delivery::{self, Delivery, DeliveryFilter};
+use super::event_type::{self, EventType, EventTypeFilter};
+use super::failure::{fault, nullable};
+use super::message::{self, Message, MessageFilter};
+use super::node::Node;
+use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
+use super::profile::{self, DeliveryProfile};
+use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
+use crate::domain::scope::Scope;
+use crate::error_code::ErrorCode;
+
+pub(super) struct Query;
+
+/// What can be asked. A field that fails is null and has its reason under `errors`.
+#[Object]
+impl Query {
+    /// Who asks.
+    async fn viewer(&self) -> Option<Viewer> {
+        Some(Viewer)
+    }
+
+    /// Anything by its id; null if there is no such thing. Needs the scope of its kind.
+    async fn node(&self, ctx: &Context<'_>, #[graphql(desc = "The id.")] id: ID) -> Option<Result<Node>> {
+        nullable(Node::find(ctx, &id)).await
+    }
+
+    /// Things by their ids, in the same order, null where there is no such thing. Needs the scopes of their kinds.
+    #[graphql(complexity = "items(ids.len(), child_complexity)")]
+    async fn nodes(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The ids, at most 100.")] ids: Vec<ID>,
+    ) -> Option<Result<Vec<Option<Result<Node>>>>> {
+        nullable(async {
+            if ids.len() > MAX_PAGE {
+                return Err(fault(ErrorCode::InvalidInput, "at most 100 ids are allowed"));
+            }
+            let mut nodes = Vec::with_capacity(ids.len());
+            for id in &ids {
+                nodes.push(Node::find(ctx, id).await.transpose());
+            }
+            Ok(Some(nodes))
+        })
+        .await
+    }
+
+    /// A webhook. Needs the scope `WEBHOOKS_READ`.
+    async fn webhook(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Webhook>> {
+        nullable(Webhook::find(ctx, &id)).await
+    }
+
+    /// The tenant's webhooks, the newest first. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn webhooks(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which of them.")] filter: Option<WebhookFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<Webhook>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            let page = PageArgs { first, after, last, before };
+            webhook::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// Numbers of the tenant's webhooks and event types. Needs the scope `WEBHOOKS_READ`.
+    async fn webhook_summary(&self, ctx: &Context<'_>) -> Option<Result<WebhookSummary>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            webhook::summary(ctx, scope).await.map(Some)
+        })
+        .await
+    }
+
+    /// A delivery. Needs the scope `DELIVERIES_READ`.
+    async fn delivery(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Delivery>> {
+        nullable(Delivery::find(ctx, &id)).await
+    }
+
+    /// The tenant's deliveries, the newest first. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn deliveries(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which of them.")] filter: Option<DeliveryFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<Delivery>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+            let page = PageArgs { first, after, last, before };
+            delivery::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// A message. Needs the scope `DELIVERIES_READ`.
+    async fn message(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Message>> {
+        nullable(Message::find(ctx, &id)).await
+    }
+
+    /// The tenant's messages, the newest first. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn messages(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which of them.")] filter: Option<MessageFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<Message>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+            let page = PageArgs { first, after, last, before };
+            message::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// An event type of the catalogue. Needs the scope `WEBHOOKS_READ`.
+    async fn event_type(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Its name, as in messages: `user.created`.")] name: String,
+    ) -> Option<Result<EventType>> {
+        nullable(EventType::find(ctx, &name)).await
+    }
+
+    /// The catalogue by name: event types that every tenant has, and this tenant's own. Needs the scope
+    /// `WEBHOOKS_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn event_types(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which of them.")] filter: Option<EventTypeFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<EventType>>> {
+        nullable(async {
+            let tenant = authorise(ctx, Scope::WebhooksRead)?.tenant;
+            let page = PageArgs { first, after, last, before };
+            event_type::list(ctx, tenant, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// What was done to the tenant and to what it owns, the newest first. Needs the scope `AUDIT_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn audit_log(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which entries.")] filter: Option<AuditFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<AuditEntry>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::AuditRead)?;
+            let page = PageArgs { first, after, last, before };
+            audit::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// The tenant's API keys, the newest first. Needs the scope `KEYS_ADMIN`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn api_keys(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<ApiKey>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::KeysAdmin)?;
+            ApiKey::list(ctx, scope, PageArgs { first, after, last, before }).await.map(Some)
+        })
+        .await
+    }
+
+    /// A tenant: the caller's own, or with the scope `TENANTS_ADMIN` any.
+    async fn tenant(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Tenant>> {
+        nullable(Tenant::find(ctx, &id)).await
+    }
+
+    /// All tenants, the newest first. Needs the scope `TENANTS_ADMIN`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn tenants(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<Tenant>>> {
+        nullable(async {
+            authorise(ctx, Scope::TenantsAdmin)?;
+            Tenant::list(ctx, PageArgs { first, after, last, before }).await.map(Some)
+        })
+        .await
+    }
+
+    /// The delivery profiles that a webhook may have. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "items(10, child_complexity)")]
+    async fn profiles(&self, ctx: &Context<'_>) -> Option<Result<Vec<DeliveryProfile>>> {
+        nullable(async {
+            authorise(ctx, Scope::WebhooksRead)?;
+            Ok(Some(profile::all()))
+        })
+        .await
+    }
+}

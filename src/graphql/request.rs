@@ -1,0 +1,268 @@
+//! From a request's text to an answer's bytes: what every transport calls.
+
+use std::time::Duration;
+
+use async_graphql::parser::types::OperationType;
+use async_graphql::{Request, Response, ServerError, Value, Variables};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::caller::Caller;
+use super::failure::CODE;
+use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
+use super::{Schema, loader};
+use crate::domain::id::RequestId;
+use crate::error_code::ErrorCode;
+
+/// How long a query may take.
+const QUERY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a mutation may take: longer than the longest test delivery.
+const MUTATION_LIMIT: Duration = Duration::from_secs(60);
+
+/// A request as it came in.
+#[derive(Debug, Deserialize)]
+pub struct Incoming {
+    query: String,
+    #[serde(default, rename = "operationName")]
+    operation_name: Option<String>,
+    #[serde(default)]
+    variables: Option<Variables>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "must be an object if it is there; nothing of it is used")]
+    extensions: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// A request that was parsed and is small enough to be executed.
+pub struct Prepared {
+    request: Request,
+    is_query: bool,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// A JSON object.
+    pub body: Vec<u8>,
+    /// What a transport must know of it.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was executed; single fields may have failed.
+    Executed,
+    /// It was executed, and every field was turned away because too much is under way.
+    Overloaded,
+    /// It was not executed.
+    Refused(ErrorCode),
+}
+
+impl Incoming {
+    /// Reads the body of a POST: one JSON object.
+    ///
+    /// # Errors
+    /// The answer to anything else.
+    pub fn from_json(body: &[u8]) -> Result<Self, Answer> {
+        // Serde would take an array for the fields in their order.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Answer::refused(
+                ErrorCode::BadRequest,
+                "the body must be one JSON object; batches are not taken",
+            ));
+        }
+        serde_json::from_slice(body).map_err(|error| {
+            Answer::refused(ErrorCode::BadRequest, &format!("the body is not a GraphQL request: {error}"))
+        })
+    }
+
+    /// Reads the parameters of a GET.
+    ///
+    /// # Errors
+    /// The answer to parameters of another form.
+    pub fn from_parameters(parameters: impl IntoIterator<Item = (String, String)>) -> Result<Self, Answer> {
+        let (mut query, mut operation_name, mut variables, mut extensions) = (None, None, None, None);
+        for (name, value) in parameters {
+            match name.as_str() {
+                "query" => query = Some(value),
+                "operationName" => operation_name = Some(value).filter(|name| !name.is_empty()),
+                "variables" => variables = Some(value).filter(|text| !text.is_empty()),
+                "extensions" => extensions = Some(value).filter(|text| !text.is_empty()),
+                _ => {}
+            }
+        }
+        let query = query.ok_or_else(|| Answer::refused(ErrorCode::BadRequest, "the parameter 'query' is missing"))?;
+        Ok(Self { query, operation_name, variables: parameter(variables)?, extensions: parameter(extensions)? })
+    }
+}
+
+fn parameter<T: serde::de::DeserializeOwned>(text: Option<String>) -> Result<Option<T>, Answer> {
+    text.map(|text| serde_json::from_str(&text))
+        .transpose()
+        .map_err(|error| Answer::refused(ErrorCode::BadRequest, &format!("a parameter is not a JSON object: {error}")))
+}
+
+/// Parses a request and measures it.
+///
+/// # Errors
+/// The answer to a document that does not parse or asks for too much.
+pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
+    let Incoming { query, operation_name, variables, .. } = incoming;
+    if query.len() > MAX_DOCUMENT_BYTES {
+        let message = format!("the document has {} bytes; at most {MAX_DOCUMENT_BYTES} are allowed", query.len());
+        return Err(Answer::refused(ErrorCode::QueryTooLarge, &message));
+    }
+    let mut request = Request::new(query).variables(variables.unwrap_or_default());
+    request.operation_name = operation_name.clone();
+    let document = request.parsed_query().map_err(|error| unparsed(&error))?;
+    limits::measure(document).map_err(|error| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string()))?;
+    let chosen = |name: Option<&str>| operation_name.as_deref().is_none_or(|wanted| name == Some(wanted));
+    let is_query = document
+        .operations
+        .iter()
+        .filter(|(name, _)| chosen(name.map(|name| name.as_str())))
+        .all(|(_, operation)| operation.node.ty == OperationType::Query);
+    Ok(Prepared { request, is_query })
+}
+
+/// The parser draws the document with the place marked; a client needs the place and what was expected there.
+fn unparsed(error: &ServerError) -> Answer {
+    let expected = error.message.rsplit_once("= ").map_or("", |(_, expected)| expected).lines().next().unwrap_or("");
+    let message = match expected {
+        "" => "the document does not parse".to_owned(),
+        expected => format!("the document does not parse: {expected}"),
+    };
+    let mut parsed = ServerError::new(message, None);
+    parsed.locations.clone_from(&error.locations);
+    Answer::written(
+        &json!({ "errors": [with_code(parsed, ErrorCode::GraphqlParseFailed)] }),
+        Outcome::Refused(ErrorCode::GraphqlParseFailed),
+    )
+}
+
+impl Prepared {
+    /// Whether it changes nothing, whichever of its operations is meant.
+    pub fn is_query(&self) -> bool {
+        self.is_query
+    }
+}
+
+impl Schema {
+    /// Carries out a request.
+    pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Answer {
+        let limit = if prepared.is_query { QUERY_LIMIT } else { MUTATION_LIMIT };
+        let request_id = caller.request;
+        let loader = loader::loader(self.context().read_models.clone());
+        let request = prepared.request.data(caller).data(loader);
+        match tokio::time::timeout(limit, self.0.execute(request)).await {
+            Ok(response) => finish(response, request_id),
+            Err(_) => {
+                tracing::warn!("a request was given up after {limit:?}");
+                let message =
+                    format!("the request took longer than {} s; what it was to do may still happen", limit.as_secs());
+                let mut answer = Answer::refused(ErrorCode::Overloaded, &message);
+                answer.outcome = Outcome::Overloaded;
+                answer
+            }
+        }
+    }
+}
+
+fn finish(mut response: Response, request: RequestId) -> Answer {
+    response.errors.truncate(MAX_ERRORS);
+    let errors: Vec<_> = response.errors.into_iter().map(|error| coded(error, request)).collect();
+    let code = |error: &ServerError| {
+        let code = error.extensions.as_ref().and_then(|extensions| extensions.get(CODE));
+        ErrorCode::ALL.iter().copied().find(|known| code == Some(&Value::from(known.as_str())))
+    };
+    let executed = response.data != Value::Null || errors.iter().any(|error| !error.path.is_empty());
+    let outcome = match errors.first() {
+        Some(first) if !executed => Outcome::Refused(code(first).unwrap_or(ErrorCode::Internal)),
+        Some(_)
+            if is_empty(&response.data) && errors.iter().all(|error| code(error) == Some(ErrorCode::Overloaded)) =>
+        {
+            Outcome::Overloaded
+        }
+        Some(_) | None => Outcome::Executed,
+    };
+    let body = match (errors.is_empty(), executed) {
+        (true, _) => serde_json::to_vec(&Parts { data: Some(&response.data), errors: None }),
+        (false, true) => serde_json::to_vec(&Parts { data: Some(&response.data), errors: Some(&errors) }),
+        // A request that was not executed has no data, not even null.
+        (false, false) => serde_json::to_vec(&Parts { data: None, errors: Some(&errors) }),
+    };
+    Answer { body: body.expect("an answer has string keys"), outcome }
+}
+
+#[derive(serde::Serialize)]
+struct Parts<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a [ServerError]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Value>,
+}
+
+/// Whether every root field is null.
+fn is_empty(data: &Value) -> bool {
+    match data {
+        Value::Object(fields) => fields.values().all(|field| *field == Value::Null),
+        Value::Null => true,
+        Value::Number(_)
+        | Value::String(_)
+        | Value::Boolean(_)
+        | Value::Binary(_)
+        | Value::Enum(_)
+        | Value::List(_) => false,
+    }
+}
+
+/// Gives an error of the library its code, and a fault of ours its request id.
+fn coded(error: ServerError, request: RequestId) -> ServerError {
+    let code = error.extensions.as_ref().and_then(|extensions| extensions.get(CODE)).cloned();
+    match code {
+        Some(code) if code == Value::from(ErrorCode::Internal.as_str()) => {
+            let mut error = error;
+            error.extensions.get_or_insert_default().set("requestId", request.to_string());
+            error
+        }
+        Some(_) => error,
+        None => {
+            let limit = LIMIT_MESSAGES.iter().any(|begin| error.message.starts_with(begin));
+            let code = if limit { ErrorCode::QueryTooComplex } else { ErrorCode::GraphqlValidationFailed };
+            with_code(error, code)
+        }
+    }
+}
+
+/// How the library's errors about its limits begin; they carry nothing else to know them by.
+const LIMIT_MESSAGES: [&str; 5] = [
+    "Query is too complex",
+    "Query is nested too deep",
+    "The recursion depth of the query",
+    "The number of directives on the field",
+    "The amount of aliases of the query",
+];
+
+fn with_code(mut error: ServerError, code: ErrorCode) -> ServerError {
+    error.extensions.get_or_insert_default().set(CODE, code.as_str());
+    error
+}
+
+impl Answer {
+    /// The answer to a request that is not executed.
+    pub fn refused(code: ErrorCode, message: &str) -> Self {
+        let body = json!({ "errors": [{ "message": message, "extensions": { CODE: code.as_str() } }] });
+        Self::written(&body, Outcome::Refused(code))
+    }
+
+    /// The answer to a request that ended in a fault of ours.
+    pub fn internal(request: RequestId) -> Self {
+        let extensions = json!({ CODE: ErrorCode::Internal.as_str(), "requestId": request });
+        let error = json!({ "message": "something failed on our side", "extensions": extensions });
+        Self::written(&json!({ "errors": [error] }), Outcome::Refused(ErrorCode::Internal))
+    }
+
+    fn written(body: &serde_json::Value, outcome: Outcome) -> Self {
+        Self { body: body.to_string().into_bytes(), outcome }
+    }
+}

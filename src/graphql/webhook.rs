@@ -1,0 +1,240 @@
+//! Webhooks: what everything but the API calls subscriptions.
+
+use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
+
+use super::caller::{authorise, own_tenant};
+use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
+use super::event_type::{self, EventType, EventTypeFilter};
+use super::failure::{internal, nullable};
+use super::loader::{CatalogueOf, load};
+use super::page::{Connection, List, PageArgs, cost, items};
+use super::scalar::{DateTime, int};
+use super::state;
+use crate::domain::filter::{self, narrow_star_hint};
+use crate::domain::id::SubscriptionId;
+use crate::domain::scope::Scope;
+use crate::projections::rows::{SecretRow, WebhookRow};
+use crate::projections::{self, TenantScope};
+
+/// Picks webhooks; all conditions must hold.
+#[derive(Clone, Debug, Default, InputObject)]
+pub(super) struct WebhookFilter {
+    /// Part of the URL or the description.
+    pub(super) search: Option<String>,
+    /// Whether it sends.
+    pub(super) enabled: Option<bool>,
+}
+
+/// Numbers for a tenant's overview.
+#[derive(SimpleObject)]
+pub(super) struct WebhookSummary {
+    /// Webhooks in all.
+    pub(super) total: i32,
+    /// Webhooks that send.
+    pub(super) active: i32,
+    /// Webhooks that do not.
+    pub(super) inactive: i32,
+    /// Event types that can be published: those that every tenant has, and its own.
+    pub(super) event_types: i32,
+}
+
+/// What may be known of a signing secret: never the secret.
+#[derive(SimpleObject)]
+pub(super) struct WebhookSecret {
+    /// From 1; grows with every rotation.
+    version: u32,
+    /// A short name by which secrets can be told apart.
+    fingerprint: String,
+    /// Since when it signs.
+    created_at: DateTime,
+    /// Until when it signs beside its successor; null for the current one.
+    valid_until: Option<DateTime>,
+}
+
+/// A filter that may be narrower than it was meant.
+#[derive(SimpleObject)]
+pub(super) struct FilterHint {
+    /// The webhook's filter, which ends in `*`: exactly one more segment.
+    filter: String,
+    /// The same with `**`, which takes in any number of further segments and so picks more event types.
+    suggestion: String,
+    /// The event types that it misses.
+    missed_event_types: Vec<String>,
+}
+
+pub(super) struct Webhook(pub(super) WebhookRow);
+
+/// Where messages are sent, and which.
+#[Object]
+impl Webhook {
+    /// `wh_…`
+    pub(super) async fn id(&self) -> ID {
+        self.0.id.into()
+    }
+
+    /// Where it sends.
+    async fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// What it is for, at most 200 characters.
+    async fn description(&self) -> Option<&str> {
+        self.0.description.as_deref()
+    }
+
+    /// Which messages it sends: event types, or patterns in which `*` is one segment and `**` any number. One match is
+    /// enough; none at all sends nothing.
+    async fn event_filters(&self) -> Vec<&str> {
+        self.0.filters.iter().map(filter::Filter::as_str).collect()
+    }
+
+    /// Whether it sends.
+    async fn enabled(&self) -> bool {
+        self.0.enabled
+    }
+
+    /// Name of its delivery profile.
+    async fn profile(&self) -> &str {
+        &self.0.profile
+    }
+
+    /// Grows with every change, from 1; for `expectedVersion`.
+    async fn version(&self) -> i32 {
+        int(self.0.revision)
+    }
+
+    /// When it was created.
+    async fn created_at(&self) -> DateTime {
+        self.0.created_at.into()
+    }
+
+    /// When it last changed.
+    async fn updated_at(&self) -> DateTime {
+        self.0.updated_at.into()
+    }
+
+    /// When a delivery last succeeded or an attempt last failed; null before the first. Tests do not count.
+    async fn last_delivery_at(&self) -> Option<DateTime> {
+        self.0.last_delivery_at.map(DateTime)
+    }
+
+    /// Its signing secrets, the current one first, without their text.
+    async fn secrets(&self) -> Vec<WebhookSecret> {
+        let secret = |row: &SecretRow| WebhookSecret {
+            version: row.version,
+            fingerprint: row.fingerprint.clone(),
+            created_at: row.created_at.into(),
+            valid_until: row.retires_at.map(DateTime),
+        };
+        self.0.secrets.iter().map(secret).collect()
+    }
+
+    /// Filters that pick fewer event types of the catalogue than they would with `**` at the end.
+    #[graphql(complexity = "items(10, child_complexity)")]
+    async fn filter_hints(&self, ctx: &Context<'_>) -> Option<Result<Vec<FilterHint>>> {
+        nullable(async {
+            let catalogue = load(ctx, CatalogueOf(self.0.tenant)).await?.unwrap_or_default();
+            Ok(Some(self.0.filters.iter().filter_map(|filter| hint(filter, &catalogue)).collect()))
+        })
+        .await
+    }
+
+    /// Event types of the catalogue that its filters pick, by name.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn matching_event_types(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<EventType>>> {
+        nullable(async {
+            let filter = EventTypeFilter::matching(&self.0.filters);
+            let page = PageArgs { first, after, last, before };
+            event_type::list(ctx, self.0.tenant, filter, page).await.map(Some)
+        })
+        .await
+    }
+
+    /// Its deliveries, the newest first. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn deliveries(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which of them.")] filter: Option<DeliveryStatusFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<Delivery>>> {
+        nullable(async {
+            authorise(ctx, Scope::DeliveriesRead)?;
+            let filter = DeliveryFilter {
+                webhook_id: Some(self.0.id.into()),
+                statuses: filter.and_then(|filter| filter.statuses),
+                ..DeliveryFilter::default()
+            };
+            let page = PageArgs { first, after, last, before };
+            delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
+        })
+        .await
+    }
+}
+
+fn hint(filter: &filter::Filter, catalogue: &[EventType]) -> Option<FilterHint> {
+    let wider = narrow_star_hint(filter, catalogue.iter().map(|event_type| &event_type.name))?;
+    let missed = catalogue.iter().map(|event_type| &event_type.name);
+    Some(FilterHint {
+        filter: filter.to_string(),
+        missed_event_types: missed
+            .filter(|name| wider.matches(name) && !filter.matches(name))
+            .map(ToString::to_string)
+            .collect(),
+        suggestion: wider.to_string(),
+    })
+}
+
+impl Webhook {
+    /// The caller's webhook of that id.
+    pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
+        let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+        let Ok(id) = id.parse::<SubscriptionId>() else { return Ok(None) };
+        Self::read(ctx, scope, id).await
+    }
+
+    /// The webhook as the read model has it. The caller has checked the scope.
+    pub(super) async fn read(ctx: &Context<'_>, scope: TenantScope, id: SubscriptionId) -> Result<Option<Self>> {
+        let row = state(ctx).read_models.webhook(scope, id).await;
+        Ok(row.map_err(|error| internal(&error))?.map(Self))
+    }
+}
+
+/// The webhooks that are asked for. The caller has checked the scope.
+pub(super) async fn list(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    filter: WebhookFilter,
+    page: PageArgs,
+) -> Result<Connection<Webhook>> {
+    let conditions = [("search", filter.search.clone()), ("enabled", filter.enabled.map(|flag| flag.to_string()))];
+    let list = List::new(Some(scope.0), "webhooks", &conditions);
+    let page = page.of(&list)?;
+    let filter = projections::WebhookFilter { search: filter.search, enabled: filter.enabled };
+    let slice = state(ctx).read_models.webhooks(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+    Ok(Connection::new(&list, &page, slice, Webhook))
+}
+
+/// The tenant's numbers. The caller has checked the scope.
+pub(super) async fn summary(ctx: &Context<'_>, scope: TenantScope) -> Result<WebhookSummary> {
+    let counts = state(ctx).read_models.webhook_counts(scope).await.map_err(|error| internal(&error))?;
+    let catalogue = load(ctx, CatalogueOf(scope.0)).await?.unwrap_or_default();
+    Ok(WebhookSummary {
+        total: int(counts.total),
+        active: int(counts.active),
+        inactive: int(counts.inactive),
+        event_types: int(catalogue.iter().filter(|event_type| !event_type.name.is_reserved()).count() as u64),
+    })
+}

@@ -1,0 +1,180 @@
+//! GraphQL over HTTP: POST for everything, GET for queries.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::auth::{self, Denied};
+use super::negotiate::{self, MediaType};
+use crate::domain::id::RequestId;
+use crate::error_code::ErrorCode;
+use crate::graphql::{self, Answer, Caller, Incoming, Outcome, Prepared};
+
+/// The most bytes of a body. A message's data has 256 KiB at most.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// How long a body may take to come in.
+const BODY_LIMIT: Duration = Duration::from_secs(15);
+/// When to come back after too much was under way, in seconds.
+const RETRY_AFTER_S: &str = "1";
+
+/// `POST /graphql`.
+pub(super) async fn post(State(state): State<AppState>, request: Request) -> Response {
+    let Some(media_type) = negotiate::negotiate(request.headers()) else { return not_acceptable() };
+    match post_answer(&state, request).await {
+        Ok(answer) => answered(&answer, media_type),
+        Err(refusal) => refusal.respond(media_type),
+    }
+}
+
+/// `GET /graphql`.
+pub(super) async fn get(State(state): State<AppState>, request: Request) -> Response {
+    let Some(media_type) = negotiate::negotiate(request.headers()) else { return not_acceptable() };
+    match get_answer(&state, request).await {
+        Ok(answer) => answered(&answer, media_type),
+        Err(refusal) => refusal.respond(media_type),
+    }
+}
+
+async fn post_answer(state: &AppState, request: Request) -> Result<Answer, Refusal> {
+    let (parts, body) = request.into_parts();
+    let caller = caller(state, &parts).await?;
+    if !negotiate::is_json(&parts.headers) {
+        return Err(Refusal::ContentType);
+    }
+    let body = read(body).await?;
+    let prepared = graphql::prepare(Incoming::from_json(&body)?)?;
+    Ok(execute(state, prepared, caller).await)
+}
+
+async fn get_answer(state: &AppState, request: Request) -> Result<Answer, Refusal> {
+    let (parts, _) = request.into_parts();
+    let caller = caller(state, &parts).await?;
+    let parameters = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    let prepared = graphql::prepare(Incoming::from_parameters(parameters.into_owned())?)?;
+    if !prepared.is_query() {
+        return Err(Refusal::NotByGet);
+    }
+    Ok(execute(state, prepared, caller).await)
+}
+
+async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
+    let id = *parts.extensions.get::<RequestId>().expect("the layer around every route put it there");
+    let principal =
+        auth::authenticate(&parts.headers, state.schema.keys()).await.map_err(|denied| Refusal::Denied(denied, id))?;
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    Ok(Caller { principal, request: id, ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()) })
+}
+
+async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {
+    match tokio::time::timeout(BODY_LIMIT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_length_limit(&error) => Err(Refusal::BodyTooLarge),
+        Ok(Err(_)) => Err(Refusal::Answer(Answer::refused(ErrorCode::BadRequest, "the body broke off"))),
+        Err(_) => Err(Refusal::BodyTooSlow),
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
+        .any(|error| error.to_string().contains("length limit"))
+}
+
+/// In a task of its own: a client that goes away must not leave a mutation half done, and a panic ends alone.
+async fn execute(state: &AppState, prepared: Prepared, caller: Caller) -> Answer {
+    use tracing::Instrument;
+    let schema = state.schema.clone();
+    let request = caller.request;
+    let executing = async move { schema.execute(prepared, caller).await };
+    tokio::spawn(executing.in_current_span()).await.unwrap_or_else(|error| {
+        tracing::error!("a request failed: {error}");
+        Answer::internal(request)
+    })
+}
+
+/// Why a request is not executed.
+enum Refusal {
+    Denied(Denied, RequestId),
+    ContentType,
+    BodyTooLarge,
+    BodyTooSlow,
+    NotByGet,
+    Answer(Answer),
+}
+
+impl From<Answer> for Refusal {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl Refusal {
+    fn respond(self, media_type: MediaType) -> Response {
+        let plain = |status, message| {
+            let mut response = answered(&Answer::refused(ErrorCode::BadRequest, message), media_type);
+            *response.status_mut() = status;
+            response
+        };
+        match self {
+            Self::Answer(answer) => answered(&answer, media_type),
+            Self::Denied(denied, request) => denied_response(&denied, request, media_type),
+            Self::ContentType => {
+                plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be 'application/json' in UTF-8")
+            }
+            Self::BodyTooLarge => {
+                let message = format!("the body has more than {MAX_BODY_BYTES} bytes");
+                answered(&Answer::refused(ErrorCode::QueryTooLarge, &message), media_type)
+            }
+            Self::BodyTooSlow => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+            Self::NotByGet => {
+                let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only queries may be sent by GET");
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                response
+            }
+        }
+    }
+}
+
+fn denied_response(denied: &Denied, request: RequestId, media_type: MediaType) -> Response {
+    let challenge = match denied {
+        Denied::Missing => "Bearer realm=\"tidings\"",
+        Denied::Invalid => "Bearer realm=\"tidings\", error=\"invalid_token\"",
+        Denied::Unavailable(error) => {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!("{error}: {source}");
+            return answered(&Answer::internal(request), media_type);
+        }
+    };
+    let message = "a valid API key is needed: 'Authorization: Bearer tdk_…'";
+    let mut response = answered(&Answer::refused(ErrorCode::Unauthenticated, message), media_type);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
+}
+
+fn answered(answer: &Answer, media_type: MediaType) -> Response {
+    let status = negotiate::status(answer.outcome, media_type);
+    let mut response =
+        (status, [(header::CONTENT_TYPE, media_type.content_type())], answer.body.clone()).into_response();
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, authorization"));
+    if answer.outcome == Outcome::Overloaded {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    }
+    response
+}
+
+fn not_acceptable() -> Response {
+    let mut response = answered(
+        &Answer::refused(
+            ErrorCode::BadRequest,
+            "answers are 'application/graphql-response+json' or 'application/json'",
+        ),
+        MediaType::Json,
+    );
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    response
+}

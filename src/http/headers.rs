@@ -1,0 +1,34 @@
+//! What every request and every answer gets.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::AppState;
+
+/// For answers that are no page: nothing may be loaded or run from them.
+const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Gives a request its id and a span, and an answer the id and the headers that keep browsers in check.
+pub(super) async fn frame(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let id = state.clock.request_id();
+    request.extensions_mut().insert(id);
+    let began = Instant::now();
+    let span =
+        tracing::info_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| {
+        let status = response.status().as_u16();
+        tracing::debug!(status, duration_ms = began.elapsed().as_millis() as u64, "answered with {status}");
+    });
+    let headers = response.headers_mut();
+    headers.insert("x-request-id", HeaderValue::try_from(id.to_string()).expect("an id is visible ASCII"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NO_CONTENT));
+    response
+}

@@ -1,0 +1,381 @@
+//! The audit log: a row for every change of a tenant or a subscription, none for a delivery (S30).
+//!
+//! Each row says who did what to whom, when and from where, and what it was before. Secrets are in no event, and so in
+//! no row; of a URL the query is masked, for receivers put tokens there.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use lru::LruCache;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::columns::{Columns, bytes, damaged, id_list, json_text};
+use super::page::{List, Order, Query, Range, list};
+use super::rows::AuditRow;
+use super::runner::{ApplyError, Projection, decode};
+use super::statement::ManyRows;
+use super::{Page, QueryError, ReadModels, SHARD, Slice, TenantScope};
+use crate::domain::audit::Code;
+use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
+use crate::domain::id::{RequestId, SubscriptionId, TenantId};
+use crate::event_store::{Log, Position, Recorded};
+use crate::execute::{self, ActorKind, Meta};
+
+/// Subscriptions whose tenant is remembered.
+const REMEMBERED_SUBSCRIPTIONS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO audit (seq, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "",
+    )
+});
+
+static INSERT_SUBSCRIPTIONS: LazyLock<ManyRows> =
+    LazyLock::new(|| ManyRows::new("INSERT INTO audit_subscription (id, tenant) VALUES ", "(?, ?)", ""));
+
+pub(super) const OWNERS: &str =
+    "SELECT id, tenant FROM audit_subscription WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+
+/// The projection.
+pub(super) struct Audit {
+    owners: LruCache<SubscriptionId, TenantId>,
+}
+
+impl Audit {
+    pub(super) fn new() -> Self {
+        Self { owners: LruCache::new(REMEMBERED_SUBSCRIPTIONS) }
+    }
+
+    /// Whose the subscriptions are that the events tell of: those created among them, and those that the table has.
+    async fn owners(
+        &mut self,
+        connection: &mut SqliteConnection,
+        events: &[(Arc<Recorded>, Event)],
+    ) -> Result<HashMap<SubscriptionId, TenantId>, sqlx::Error> {
+        let mut known = HashMap::new();
+        let mut unknown = HashSet::new();
+        for (recorded, event) in events {
+            if let Event::Subscription(SubscriptionEvent::Created(created)) = event {
+                known.insert(created.subscription, created.tenant);
+            } else if let Some(id) = execute::subscription_of(&recorded.stream) {
+                match self.owners.get(&id) {
+                    Some(tenant) => drop(known.insert(id, *tenant)),
+                    None => drop(unknown.insert(id)),
+                }
+            }
+        }
+        unknown.retain(|id| !known.contains_key(id));
+        if !unknown.is_empty() {
+            let query = sqlx::query(OWNERS).bind(id_list(unknown));
+            for row in query.fetch_all(connection).await? {
+                let mut columns = Columns::of(&row);
+                known.insert(columns.id()?, columns.id()?);
+            }
+        }
+        for (id, tenant) in &known {
+            self.owners.put(*id, *tenant);
+        }
+        Ok(known)
+    }
+}
+
+#[async_trait]
+impl Projection for Audit {
+    fn concerns(&self, kind: &str) -> bool {
+        !kind.starts_with("delivery.") && !kind.starts_with("message.")
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut SqliteConnection,
+        _log: &Log,
+        events: &[Arc<Recorded>],
+    ) -> Result<(), ApplyError> {
+        let events = events.iter().map(|recorded| Ok((Arc::clone(recorded), decode(recorded)?)));
+        let events: Vec<(Arc<Recorded>, Event)> = events.collect::<Result<_, ApplyError>>()?;
+        let owners = self.owners(connection, &events).await?;
+        let mut rows = Vec::new();
+        let mut created = Vec::new();
+        for (recorded, event) in &events {
+            rows.extend(row(recorded, event, &owners)?);
+            if let Event::Subscription(SubscriptionEvent::Created(event)) = event {
+                created.push((event.subscription, event.tenant));
+            }
+        }
+        INSERT_SUBSCRIPTIONS
+            .run(connection, created.into_iter(), |values, (id, tenant)| {
+                values.id(id)?;
+                values.id(tenant)
+            })
+            .await?;
+        INSERT
+            .run(connection, rows.into_iter(), |values, row| {
+                values.number(row.position.seq)?;
+                values.id(row.tenant)?;
+                values.add(row.code)?;
+                values.add(row.at.as_ms())?;
+                values.add(row.actor_kind)?;
+                values.add(row.actor_id)?;
+                values.add(row.target)?;
+                values.add(row.request)?;
+                values.add(row.ip)?;
+                values.add(json_text(&row.changes))
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// The row that the event makes.
+fn row(
+    recorded: &Recorded,
+    event: &Event,
+    owners: &HashMap<SubscriptionId, TenantId>,
+) -> Result<Option<AuditRow>, ApplyError> {
+    let (tenant, target, (code, changes)) = match event {
+        Event::Message(_) | Event::Delivery(_) => return Ok(None),
+        Event::Tenant(event) => {
+            let tenant = execute::tenant_of(&recorded.stream)
+                .ok_or_else(|| ApplyError::event(recorded, "its stream is no tenant's"))?;
+            (tenant, tenant_target(tenant, event), tenant_changes(event))
+        }
+        Event::Subscription(event) => {
+            let id = execute::subscription_of(&recorded.stream)
+                .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
+            let tenant = *owners.get(&id).ok_or_else(|| ApplyError::event(recorded, "nobody owns its subscription"))?;
+            (tenant, id.to_string(), subscription_changes(event))
+        }
+    };
+    let meta = match &recorded.meta {
+        Some(meta) => serde_json::from_str(meta).map_err(|error| ApplyError::event(recorded, error))?,
+        None => Meta::system(),
+    };
+    Ok(Some(AuditRow {
+        tenant,
+        position: recorded.position,
+        code: code.as_str(),
+        at: recorded.at,
+        actor_kind: actor_kind(meta.actor.kind).to_owned(),
+        actor_id: meta.actor.id,
+        target,
+        request: meta.request.as_ref().map(RequestId::to_string),
+        ip: meta.ip,
+        changes: Value::Object(changes.0),
+    }))
+}
+
+/// Beside each field its value before and after.
+#[derive(Default)]
+struct Changes(Map<String, Value>);
+
+impl Changes {
+    /// From nothing.
+    fn to(self, field: &str, to: impl Serialize) -> Self {
+        self.changed(field, Value::Null, to)
+    }
+
+    fn changed(mut self, field: &str, from: impl Serialize, to: impl Serialize) -> Self {
+        self.0.insert(field.to_owned(), json!({ "from": from, "to": to }));
+        self
+    }
+
+    fn change<T: Serialize>(self, field: &str, change: Option<&Change<T>>) -> Self {
+        match change {
+            Some(change) => self.changed(field, &change.from, &change.to),
+            None => self,
+        }
+    }
+}
+
+fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
+    match event {
+        TenantEvent::Created(_) => tenant.to_string(),
+        TenantEvent::EventTypeRegistered(registered) => registered.name.to_string(),
+        TenantEvent::ApiKeyIssued(issued) => issued.key.to_string(),
+        TenantEvent::ApiKeyRevoked(revoked) => revoked.key.to_string(),
+    }
+}
+
+fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
+    let none = Changes::default();
+    match event {
+        TenantEvent::Created(created) => {
+            let changes = none.to("name", &created.name).to("slug", &created.slug).to("profile", &created.profile);
+            (Code::TenantCreated, changes)
+        }
+        TenantEvent::EventTypeRegistered(registered) => {
+            let changes = none.to("category", &registered.category).to("description", &registered.description);
+            (Code::EventTypeRegistered, changes)
+        }
+        TenantEvent::ApiKeyIssued(issued) => {
+            let expires_at = issued.expires_at.map(|at| at.to_rfc3339_ms());
+            let changes = none.to("name", &issued.name).to("scopes", &issued.scopes).to("expires_at", expires_at);
+            (Code::ApiKeyCreated, changes)
+        }
+        TenantEvent::ApiKeyRevoked(_) => (Code::ApiKeyRevoked, none),
+    }
+}
+
+fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
+    let none = Changes::default();
+    match event {
+        SubscriptionEvent::Created(created) => {
+            let changes = none
+                .to("url", masked(&created.url))
+                .to("description", &created.description)
+                .to("filters", &created.filters)
+                .to("enabled", created.enabled)
+                .to("profile", &created.profile);
+            (Code::WebhookCreated, changes)
+        }
+        SubscriptionEvent::Updated(updated) => {
+            let url = updated.url.as_ref().map(|url| Change { from: masked(&url.from), to: masked(&url.to) });
+            let changes = none
+                .change("url", url.as_ref())
+                .change("description", updated.description.as_ref())
+                .change("filters", updated.filters.as_ref());
+            (Code::WebhookUpdated, changes)
+        }
+        SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),
+        SubscriptionEvent::Disabled(disabled) => {
+            (Code::WebhookDisabled, none.changed("enabled", true, false).to("reason", &disabled.reason))
+        }
+        SubscriptionEvent::SecretRotated(rotated) => {
+            let retires_at = rotated.previous_retires_at.map(|at| at.to_rfc3339_ms());
+            let changes = none
+                .changed("secret_version", rotated.version.saturating_sub(1), rotated.version)
+                .to("previous_retires_at", retires_at);
+            (Code::WebhookSecretRotated, changes)
+        }
+        SubscriptionEvent::TestSent(sent) => {
+            let changes = none
+                .to("event_type", &sent.event_type)
+                .to("verified", sent.verified)
+                .to("status", sent.status)
+                .to("failure", sent.failure)
+                .to("latency_ms", sent.latency_ms);
+            (Code::WebhookTestSent, changes)
+        }
+        SubscriptionEvent::RedeliveryRequested(requested) => {
+            let changes =
+                none.changed("delivery", requested.original, requested.delivery).to("message", requested.message);
+            (Code::WebhookRedelivered, changes)
+        }
+        SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
+    }
+}
+
+/// The URL without what stands behind its question mark.
+fn masked(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) => format!("{before}?***"),
+        None => url.to_owned(),
+    }
+}
+
+fn actor_kind(kind: ActorKind) -> &'static str {
+    match kind {
+        ActorKind::ApiKey => "api_key",
+        ActorKind::System => "system",
+    }
+}
+
+/// Which rows are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Only those with one of these codes; all if it is empty.
+    pub codes: Vec<String>,
+    /// Only those about the thing with this id.
+    pub target: Option<String>,
+}
+
+macro_rules! select {
+    () => {
+        "SELECT seq, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes FROM audit"
+    };
+}
+
+// A plus sign keeps a condition from choosing the index.
+pub(super) const BY_SEQ: &str = concat!(select!(), " WHERE seq = $1 AND +tenant = $2");
+
+pub(super) const ALL: List = list!(select!(), "tenant = $4", "seq");
+
+pub(super) const OF_CODE: List =
+    list!(concat!(select!(), " INDEXED BY audit_by_code"), "tenant = $4 AND code = $5", "seq");
+
+pub(super) const OF_TARGET: List = list!(
+    concat!(select!(), " INDEXED BY audit_by_target"),
+    "tenant = $4 AND target = $5 AND ($6 IS NULL OR code IN (SELECT value FROM json_each($6)))",
+    "seq"
+);
+
+impl ReadModels {
+    /// Rows of the audit log, the newest first.
+    pub async fn audit(
+        &self,
+        scope: TenantScope,
+        filter: &AuditFilter,
+        page: &Page,
+    ) -> Result<Slice<AuditRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        let queries = queries(&range, scope, filter);
+        // One snapshot for all: a reader that goes on from the newest row it saw must not have missed an older one.
+        let mut snapshot = self.inner.database.readers.begin().await?;
+        let mut slices = Vec::new();
+        for query in queries {
+            slices.push(range.fetch(&mut *snapshot, query, audit_row).await?);
+        }
+        snapshot.rollback().await?;
+        Ok(range.merge(slices))
+    }
+
+    /// The row of the event at the position.
+    pub async fn audit_entry(&self, scope: TenantScope, position: Position) -> Result<Option<AuditRow>, QueryError> {
+        let seq = i64::try_from(position.seq).ok().filter(|_| position.shard == SHARD);
+        let query = sqlx::query(BY_SEQ).bind(seq).bind(bytes(scope.0));
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(audit_row).transpose()?.map(|(_, row)| row))
+    }
+}
+
+/// One statement for each code, since the rows of one code are a range of the index.
+fn queries(range: &Range, scope: TenantScope, filter: &AuditFilter) -> Vec<Query> {
+    let scoped = |list: &List| range.query(list).bind(bytes(scope.0));
+    if let Some(target) = &filter.target {
+        let codes = (!filter.codes.is_empty()).then(|| json_text(&filter.codes));
+        return vec![scoped(&OF_TARGET).bind(target.clone()).bind(codes)];
+    }
+    if filter.codes.is_empty() {
+        return vec![scoped(&ALL)];
+    }
+    let codes: HashSet<Code> = filter.codes.iter().filter_map(|code| Code::parse(code)).collect();
+    codes.into_iter().map(|code| scoped(&OF_CODE).bind(code.as_str())).collect()
+}
+
+fn audit_row(row: &SqliteRow) -> Result<(u64, AuditRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let tenant = columns.id()?;
+    let code: &str = columns.get()?;
+    let code = Code::parse(code).ok_or_else(|| damaged(format!("'{code}' is no code of the audit log")))?;
+    let row = AuditRow {
+        tenant,
+        position: Position { shard: SHARD, seq },
+        code: code.as_str(),
+        at: columns.time()?,
+        actor_kind: columns.get()?,
+        actor_id: columns.get()?,
+        target: columns.get()?,
+        request: columns.get()?,
+        ip: columns.get()?,
+        changes: columns.json()?,
+    };
+    Ok((seq, row))
+}

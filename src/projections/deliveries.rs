@@ -1,0 +1,347 @@
+//! Deliveries and their attempts, folded.
+//!
+//! A delivery that is scheduled and ends within one batch is written once, with its attempts. Whose it is and of
+//! which event type stands in its message's event: messages are remembered as they pass, and read again from the log
+//! when a delivery refers to an old one.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use lru::LruCache;
+use sqlx::SqliteConnection;
+
+use super::SHARD;
+use super::columns::{bytes, id_list};
+use super::delivery_queries::{TO_FOLD, delivery_row, failure_text, status_number};
+use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
+use super::runner::{ApplyError, Projection, decode};
+use super::statement::ManyRows;
+use crate::codec;
+use crate::domain::event::{
+    AttemptFailed, DeliveryEvent, DeliveryExhausted, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent,
+    MessagePublished, SubscriptionEvent,
+};
+use crate::domain::filter::EventType;
+use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
+use crate::domain::time::Timestamp;
+use crate::event_store::{Log, Position, Recorded};
+use crate::execute;
+
+/// Messages remembered: more than can lie between a message and its first deliveries while nothing lags.
+const REMEMBERED_MESSAGES: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+/// Events read from the log for a message that is not remembered: those behind it are likely to be asked for next.
+const READ_AHEAD: usize = 64;
+
+static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO delivery (seq, id, tenant, subscription, message, message_seq, event_type, status, attempts, \
+         created_at_ms, completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " ON CONFLICT (seq) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
+         completed_at_ms = excluded.completed_at_ms, next_attempt_at_ms = excluded.next_attempt_at_ms, \
+         last_status = excluded.last_status, last_latency_ms = excluded.last_latency_ms",
+    )
+});
+
+static INSERT_ATTEMPTS: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO attempt (delivery_seq, number, started_at_ms, latency_ms, failure, detail, status, preview, \
+         truncated, revision) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "",
+    )
+});
+
+static PUT_LAST: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO last_delivery (subscription, at_ms) VALUES ",
+        "(?, ?)",
+        " ON CONFLICT (subscription) DO UPDATE SET at_ms = max(at_ms, excluded.at_ms)",
+    )
+});
+
+pub(super) const CANCEL: &str = "UPDATE delivery SET status = 3, completed_at_ms = $2, next_attempt_at_ms = NULL \
+     WHERE subscription = $1 AND status = 0";
+
+/// The projection.
+pub(super) struct Deliveries {
+    /// By number in the log.
+    messages: LruCache<u64, (TenantId, EventType)>,
+}
+
+impl Deliveries {
+    pub(super) fn new() -> Self {
+        Self { messages: LruCache::new(REMEMBERED_MESSAGES) }
+    }
+
+    fn remember(&mut self, seq: u64, message: MessagePublished) {
+        self.messages.put(seq, (message.tenant, message.event_type));
+    }
+
+    /// Whose the message is, and its event type.
+    async fn message(&mut self, log: &Log, recorded: &Recorded, seq: u64) -> Result<(TenantId, EventType), ApplyError> {
+        if let Some(known) = self.messages.get(&seq) {
+            return Ok(known.clone());
+        }
+        let before = Position { shard: SHARD, seq: seq.saturating_sub(1) };
+        for event in log.read_log(before, READ_AHEAD).await? {
+            if event.kind.starts_with("message.")
+                // What cannot be read is told of when it is applied, or below.
+                && let Ok(Event::Message(MessageEvent::Published(message))) = codec::decode(&event)
+            {
+                self.remember(event.position.seq, message);
+            }
+        }
+        let found = self.messages.get(&seq).cloned();
+        found.ok_or_else(|| ApplyError::event(recorded, format!("there is no message at {SHARD}-{seq}")))
+    }
+
+    async fn fold(&mut self, log: &Log, recorded: &Recorded, event: Event, rows: &mut Rows) -> Result<(), ApplyError> {
+        match event {
+            Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => {
+                let subscription = execute::subscription_of(&recorded.stream)
+                    .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
+                let (tenant, event_type) = self.message(log, recorded, scheduled.message_seq).await?;
+                let row = new_row(scheduled, recorded.at, subscription, tenant, event_type);
+                rows.deliveries.insert(row.id, (recorded.position.seq, row));
+            }
+            Event::Delivery(DeliveryEvent::AttemptFailed(failed)) => {
+                let (seq, row) = rows.delivery(recorded, failed.delivery)?;
+                row.attempts = failed.number;
+                row.next_attempt_at = failed.due_at;
+                row.last_status = failed.response.as_ref().map(|response| response.status);
+                row.last_latency_ms = Some(failed.latency_ms);
+                rows.attempts.push((seq, failed_attempt(failed)));
+            }
+            Event::Delivery(DeliveryEvent::Succeeded(succeeded)) => {
+                let (seq, row) = rows.delivery(recorded, succeeded.delivery)?;
+                row.attempts = succeeded.number;
+                row.last_status = Some(succeeded.response.status);
+                row.last_latency_ms = Some(succeeded.latency_ms);
+                end(row, DeliveryStatus::Succeeded, recorded.at);
+                rows.attempts.push((seq, successful_attempt(succeeded)));
+            }
+            Event::Delivery(DeliveryEvent::Exhausted(exhausted)) => {
+                let (_, row) = rows.delivery(recorded, exhausted.delivery)?;
+                row.attempts = exhausted.attempts;
+                end(row, DeliveryStatus::Failed, recorded.at);
+            }
+            Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position.seq, message),
+            Event::Subscription(_) | Event::Tenant(_) => {}
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Projection for Deliveries {
+    fn concerns(&self, kind: &str) -> bool {
+        kind.starts_with("delivery.") || kind.starts_with("message.") || kind == "subscription.deleted"
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut SqliteConnection,
+        log: &Log,
+        events: &[Arc<Recorded>],
+    ) -> Result<(), ApplyError> {
+        let mut rows = Rows::default();
+        let decoded: Vec<Event> = events.iter().map(|recorded| decode(recorded)).collect::<Result<_, _>>()?;
+        rows.load(connection, &decoded).await?;
+        for (recorded, event) in events.iter().zip(decoded) {
+            if let Event::Subscription(SubscriptionEvent::Deleted(_)) = event {
+                let subscription = execute::subscription_of(&recorded.stream)
+                    .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
+                rows.cancel(subscription, recorded.at);
+                cancel(connection, subscription, recorded.at).await?;
+            } else {
+                self.fold(log, recorded, event, &mut rows).await?;
+            }
+        }
+        rows.write(connection).await?;
+        Ok(())
+    }
+}
+
+/// Ends those that are in the table. What the batch itself touches ends in memory, and is written over these.
+async fn cancel(
+    connection: &mut SqliteConnection,
+    subscription: SubscriptionId,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(CANCEL).bind(bytes(subscription)).bind(at.as_ms()).execute(connection).await?;
+    Ok(())
+}
+
+/// What a batch changes, table by table.
+#[derive(Default)]
+struct Rows {
+    /// With the numbers of the events that scheduled them.
+    deliveries: HashMap<DeliveryId, (u64, DeliveryRow)>,
+    attempts: Vec<(u64, AttemptRow)>,
+    last: HashMap<SubscriptionId, Timestamp>,
+}
+
+impl Rows {
+    /// Reads the deliveries that go on in this batch.
+    async fn load(&mut self, connection: &mut SqliteConnection, events: &[Event]) -> Result<(), sqlx::Error> {
+        let mut new = HashSet::new();
+        let mut old = HashSet::new();
+        for event in events {
+            match event {
+                Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => {
+                    new.insert(scheduled.delivery);
+                }
+                Event::Delivery(
+                    DeliveryEvent::AttemptFailed(AttemptFailed { delivery, .. })
+                    | DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
+                    | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. }),
+                ) => {
+                    old.insert(*delivery);
+                }
+                Event::Message(_) | Event::Subscription(_) | Event::Tenant(_) => {}
+            }
+        }
+        old.retain(|delivery| !new.contains(delivery));
+        if old.is_empty() {
+            return Ok(());
+        }
+        let found = sqlx::query(TO_FOLD).bind(id_list(old)).fetch_all(connection).await?;
+        for row in &found {
+            let (seq, row) = delivery_row(row)?;
+            self.deliveries.insert(row.id, (seq, row));
+        }
+        Ok(())
+    }
+
+    /// The delivery that something happened to.
+    fn delivery(&mut self, recorded: &Recorded, id: DeliveryId) -> Result<(u64, &mut DeliveryRow), ApplyError> {
+        match self.deliveries.get_mut(&id) {
+            Some((seq, row)) => {
+                let last = self.last.entry(row.subscription).or_insert(recorded.at);
+                *last = recorded.at.max(*last);
+                Ok((*seq, row))
+            }
+            None => Err(ApplyError::event(recorded, format!("delivery {id} was never scheduled"))),
+        }
+    }
+
+    /// Ends those of the subscription that have not ended.
+    fn cancel(&mut self, subscription: SubscriptionId, at: Timestamp) {
+        for (_, row) in self.deliveries.values_mut() {
+            if row.subscription == subscription && row.status == DeliveryStatus::Pending {
+                end(row, DeliveryStatus::Cancelled, at);
+            }
+        }
+    }
+
+    async fn write(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let mut deliveries: Vec<(u64, DeliveryRow)> = self.deliveries.into_values().collect();
+        // In the order of the table.
+        deliveries.sort_unstable_by_key(|(seq, _)| *seq);
+        PUT.run(connection, deliveries.into_iter(), |values, (seq, row)| {
+            values.number(seq)?;
+            values.id(row.id)?;
+            values.id(row.tenant)?;
+            values.id(row.subscription)?;
+            values.id(row.message)?;
+            values.number(row.message_seq)?;
+            values.add(row.event_type.as_str())?;
+            values.add(status_number(row.status))?;
+            values.add(i64::from(row.attempts))?;
+            values.add(row.created_at.as_ms())?;
+            values.add(row.completed_at.map(Timestamp::as_ms))?;
+            values.add(row.next_attempt_at.map(Timestamp::as_ms))?;
+            values.add(row.last_status.map(i64::from))?;
+            values.optional_number(row.last_latency_ms)?;
+            values.add(row.redelivery_of.map(bytes))
+        })
+        .await?;
+        INSERT_ATTEMPTS
+            .run(connection, self.attempts.into_iter(), |values, (seq, row)| {
+                let (preview, status, truncated) = match row.response {
+                    Some(response) => {
+                        (Some(response.preview), Some(i64::from(response.status)), Some(response.truncated))
+                    }
+                    None => (None, None, None),
+                };
+                values.number(seq)?;
+                values.add(i64::from(row.number))?;
+                values.add(row.started_at.as_ms())?;
+                values.number(row.latency_ms)?;
+                values.add(row.failure.map(failure_text))?;
+                values.add(row.detail)?;
+                values.add(status)?;
+                values.add(preview)?;
+                values.add(truncated)?;
+                values.number(row.revision)
+            })
+            .await?;
+        PUT_LAST
+            .run(connection, self.last.into_iter(), |values, (subscription, at)| {
+                values.id(subscription)?;
+                values.add(at.as_ms())
+            })
+            .await
+    }
+}
+
+fn new_row(
+    scheduled: DeliveryScheduled,
+    at: Timestamp,
+    subscription: SubscriptionId,
+    tenant: TenantId,
+    event_type: EventType,
+) -> DeliveryRow {
+    DeliveryRow {
+        id: scheduled.delivery,
+        tenant,
+        subscription,
+        message: scheduled.message,
+        message_seq: scheduled.message_seq,
+        event_type,
+        status: DeliveryStatus::Pending,
+        attempts: 0,
+        created_at: at,
+        completed_at: None,
+        // The first attempt is due at once.
+        next_attempt_at: Some(at),
+        last_status: None,
+        last_latency_ms: None,
+        redelivery_of: scheduled.redelivery_of,
+    }
+}
+
+fn end(row: &mut DeliveryRow, status: DeliveryStatus, at: Timestamp) {
+    row.status = status;
+    row.completed_at = Some(at);
+    row.next_attempt_at = None;
+}
+
+fn failed_attempt(failed: AttemptFailed) -> AttemptRow {
+    AttemptRow {
+        delivery: failed.delivery,
+        number: failed.number,
+        started_at: failed.started_at,
+        latency_ms: failed.latency_ms,
+        failure: Some(failed.code),
+        detail: Some(failed.detail),
+        response: failed.response,
+        revision: failed.revision,
+    }
+}
+
+fn successful_attempt(succeeded: DeliverySucceeded) -> AttemptRow {
+    AttemptRow {
+        delivery: succeeded.delivery,
+        number: succeeded.number,
+        started_at: succeeded.started_at,
+        latency_ms: succeeded.latency_ms,
+        failure: None,
+        detail: None,
+        response: Some(succeeded.response),
+        revision: succeeded.revision,
+    }
+}

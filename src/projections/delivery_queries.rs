@@ -1,0 +1,230 @@
+//! Deliveries and their attempts, asked for.
+//!
+//! A list of several states is merged from one range of the index for each state: however many deliveries there are,
+//! and however few of them are in the wanted states, a page costs the same.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use sqlx::sqlite::SqliteRow;
+
+use super::columns::{Columns, bytes, damaged, id_list, json_text};
+use super::page::{List, Order, Query, Range, list};
+use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope};
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
+use crate::domain::outcome::{FailureCode, Response};
+
+/// Which deliveries are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryFilter {
+    /// Only those to this subscription.
+    pub subscription: Option<SubscriptionId>,
+    /// Only those of this message.
+    pub message: Option<MessageId>,
+    /// Only those that stand so; all if it is empty.
+    pub statuses: Vec<DeliveryStatus>,
+}
+
+const ALL_STATUSES: [DeliveryStatus; 4] =
+    [DeliveryStatus::Pending, DeliveryStatus::Succeeded, DeliveryStatus::Failed, DeliveryStatus::Cancelled];
+
+impl DeliveryFilter {
+    fn statuses(&self) -> HashSet<DeliveryStatus> {
+        if self.statuses.is_empty() { ALL_STATUSES.into() } else { self.statuses.iter().copied().collect() }
+    }
+}
+
+/// How the column holds a status.
+pub(super) fn status_number(status: DeliveryStatus) -> i64 {
+    match status {
+        DeliveryStatus::Pending => 0,
+        DeliveryStatus::Succeeded => 1,
+        DeliveryStatus::Failed => 2,
+        DeliveryStatus::Cancelled => 3,
+    }
+}
+
+/// How the column holds a failure: by the word that events use.
+pub(super) fn failure_text(code: FailureCode) -> String {
+    match serde_json::to_value(code) {
+        Ok(Value::String(text)) => text,
+        Ok(_) | Err(_) => unreachable!("a failure code is written as a text"),
+    }
+}
+
+macro_rules! select {
+    () => {
+        "SELECT seq, id, tenant, subscription, message, message_seq, event_type, status, attempts, created_at_ms, \
+         completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of FROM delivery"
+    };
+}
+
+/// Whosever they are: for folding alone.
+pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1))");
+
+pub(super) const BY_IDS: &str =
+    concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
+
+pub(super) const OF_TENANT: List = list!(select!(), "tenant = $4 AND status = $5", "seq");
+
+// A plus sign keeps a condition from choosing the index.
+pub(super) const OF_SUBSCRIPTION: List = list!(select!(), "+tenant = $4 AND status = $5 AND subscription = $6", "seq");
+
+pub(super) const OF_MESSAGE: List = list!(
+    select!(),
+    "+tenant = $4 AND message = $5 AND ($6 IS NULL OR subscription = $6) \
+     AND status IN (SELECT value FROM json_each($7))",
+    "seq"
+);
+
+macro_rules! select_attempts {
+    () => {
+        "SELECT number, started_at_ms, latency_ms, failure, detail, status, preview, truncated, revision FROM attempt"
+    };
+}
+
+pub(super) const ATTEMPT: &str = concat!(
+    select_attempts!(),
+    " WHERE delivery_seq = (SELECT seq FROM delivery WHERE id = $1 AND +tenant = $2) AND number = $3"
+);
+
+pub(super) const ATTEMPTS: List =
+    list!(select_attempts!(), "delivery_seq = (SELECT seq FROM delivery WHERE id = $4 AND +tenant = $5)", "number");
+
+impl ReadModels {
+    /// A delivery; also of a subscription that was deleted.
+    pub async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRow>, QueryError> {
+        Ok(self.deliveries_by_ids(scope, &[id]).await?.pop())
+    }
+
+    /// Those of the deliveries that there are, in no order.
+    pub async fn deliveries_by_ids(
+        &self,
+        scope: TenantScope,
+        ids: &[DeliveryId],
+    ) -> Result<Vec<DeliveryRow>, QueryError> {
+        let query = sqlx::query(BY_IDS).bind(id_list(ids.iter().copied())).bind(bytes(scope.0));
+        let found = query.fetch_all(&self.inner.database.readers).await?;
+        Ok(found.iter().map(|row| delivery_row(row).map(|(_, row)| row)).collect::<Result<_, _>>()?)
+    }
+
+    /// Deliveries, the newest first.
+    pub async fn deliveries(
+        &self,
+        scope: TenantScope,
+        filter: &DeliveryFilter,
+        page: &Page,
+    ) -> Result<Slice<DeliveryRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        let queries = match filter.message {
+            Some(message) => vec![of_message(&range, scope, filter, message)],
+            None => filter.statuses().into_iter().map(|status| with_status(&range, scope, filter, status)).collect(),
+        };
+        // One snapshot for all: a delivery that goes from one status to another is in one of them.
+        let mut snapshot = self.inner.database.readers.begin().await?;
+        let mut slices = Vec::new();
+        for query in queries {
+            slices.push(range.fetch(&mut *snapshot, query, delivery_row).await?);
+        }
+        snapshot.rollback().await?;
+        Ok(range.merge(slices))
+    }
+
+    /// One attempt of a delivery.
+    pub async fn attempt(
+        &self,
+        scope: TenantScope,
+        delivery: DeliveryId,
+        number: u32,
+    ) -> Result<Option<AttemptRow>, QueryError> {
+        let query = sqlx::query(ATTEMPT).bind(bytes(delivery)).bind(bytes(scope.0)).bind(i64::from(number));
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.map(|row| attempt_row(delivery, &row)).transpose()?.map(|(_, row)| row))
+    }
+
+    /// A delivery's attempts, by number.
+    pub async fn attempts(
+        &self,
+        scope: TenantScope,
+        delivery: DeliveryId,
+        page: &Page,
+    ) -> Result<Slice<AttemptRow>, QueryError> {
+        let range = Range::of(page, Order::Ascending);
+        let query = range.query(&ATTEMPTS).bind(bytes(delivery)).bind(bytes(scope.0));
+        Ok(range.fetch(&self.inner.database.readers, query, |row| attempt_row(delivery, row)).await?)
+    }
+}
+
+fn with_status(range: &Range, scope: TenantScope, filter: &DeliveryFilter, status: DeliveryStatus) -> Query {
+    let list = if filter.subscription.is_some() { &OF_SUBSCRIPTION } else { &OF_TENANT };
+    let query = range.query(list).bind(bytes(scope.0)).bind(status_number(status));
+    match filter.subscription {
+        Some(subscription) => query.bind(bytes(subscription)),
+        None => query,
+    }
+}
+
+fn of_message(range: &Range, scope: TenantScope, filter: &DeliveryFilter, message: MessageId) -> Query {
+    let statuses: Vec<i64> = filter.statuses().into_iter().map(status_number).collect();
+    let query = range.query(&OF_MESSAGE).bind(bytes(scope.0)).bind(bytes(message));
+    query.bind(filter.subscription.map(bytes)).bind(json_text(&statuses))
+}
+
+pub(super) fn delivery_row(row: &SqliteRow) -> Result<(u64, DeliveryRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let row = DeliveryRow {
+        id: columns.id()?,
+        tenant: columns.id()?,
+        subscription: columns.id()?,
+        message: columns.id()?,
+        message_seq: columns.number()?,
+        event_type: columns.parsed()?,
+        status: status(columns.get()?)?,
+        attempts: columns.number()?,
+        created_at: columns.time()?,
+        completed_at: columns.optional_time()?,
+        next_attempt_at: columns.optional_time()?,
+        last_status: columns.optional_number()?,
+        last_latency_ms: columns.optional_number()?,
+        redelivery_of: columns.optional_id()?,
+    };
+    Ok((seq, row))
+}
+
+fn status(number: i64) -> Result<DeliveryStatus, sqlx::Error> {
+    let found = ALL_STATUSES.into_iter().find(|status| status_number(*status) == number);
+    found.ok_or_else(|| damaged(format!("{number} is no status of a delivery")))
+}
+
+fn attempt_row(delivery: DeliveryId, row: &SqliteRow) -> Result<(u64, AttemptRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let number: u32 = columns.number()?;
+    let row = AttemptRow {
+        delivery,
+        number,
+        started_at: columns.time()?,
+        latency_ms: columns.number()?,
+        failure: failure(columns.get()?)?,
+        detail: columns.get()?,
+        response: response(&mut columns)?,
+        revision: columns.number()?,
+    };
+    Ok((u64::from(number), row))
+}
+
+fn failure(text: Option<String>) -> Result<Option<FailureCode>, sqlx::Error> {
+    text.map(|text| serde_json::from_value(Value::String(text))).transpose().map_err(damaged)
+}
+
+fn response(columns: &mut Columns<'_>) -> Result<Option<Response>, sqlx::Error> {
+    let status: Option<u16> = columns.optional_number()?;
+    let preview: Option<String> = columns.get()?;
+    let truncated: Option<bool> = columns.get()?;
+    Ok(status.map(|status| Response {
+        status,
+        preview: preview.unwrap_or_default(),
+        truncated: truncated.unwrap_or_default(),
+    }))
+}

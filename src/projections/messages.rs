@@ -1,0 +1,136 @@
+//! Messages: what was published, without its data.
+
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::columns::{Columns, bytes, id_list};
+use super::page::{List, Order, Range, list};
+use super::rows::MessageRow;
+use super::runner::{ApplyError, Projection, decode};
+use super::statement::ManyRows;
+use super::{Page, QueryError, ReadModels, SHARD, Slice, TenantScope};
+use crate::domain::event::{Event, MessageEvent, MessagePublished};
+use crate::domain::filter::EventType;
+use crate::domain::id::MessageId;
+use crate::domain::time::Timestamp;
+use crate::event_store::{Log, Position, Recorded};
+
+static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO message \
+         (seq, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "",
+    )
+});
+
+/// The projection: a row for each message, never changed.
+pub(super) struct Messages;
+
+#[async_trait]
+impl Projection for Messages {
+    fn concerns(&self, kind: &str) -> bool {
+        kind.starts_with("message.")
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut SqliteConnection,
+        _log: &Log,
+        events: &[Arc<Recorded>],
+    ) -> Result<(), ApplyError> {
+        let published = events.iter().map(|recorded| match decode(recorded)? {
+            Event::Message(MessageEvent::Published(published)) => Ok((recorded.position.seq, recorded.at, published)),
+            Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
+                Err(ApplyError::event(recorded, "it is no message's event"))
+            }
+        });
+        let published: Vec<(u64, Timestamp, MessagePublished)> = published.collect::<Result<_, _>>()?;
+        INSERT
+            .run(connection, published.into_iter(), |values, (seq, at, message)| {
+                values.number(seq)?;
+                values.id(message.message)?;
+                values.id(message.tenant)?;
+                values.add(message.event_type.as_str())?;
+                values.add(message.occurred_at.as_ms())?;
+                values.add(at.as_ms())?;
+                values.add(i64::from(message.size_bytes))?;
+                values.add(message.unstable)?;
+                values.add(message.idempotency_key)
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// Which messages are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageFilter {
+    /// Only those of this type.
+    pub event_type: Option<EventType>,
+}
+
+macro_rules! select {
+    () => {
+        "SELECT seq, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key \
+         FROM message"
+    };
+}
+
+// A plus sign keeps a condition from choosing the index.
+pub(super) const BY_IDS: &str =
+    concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
+
+pub(super) const ALL: List = list!(select!(), "tenant = $4", "seq");
+
+pub(super) const OF_TYPE: List =
+    list!(concat!(select!(), " INDEXED BY message_by_event_type"), "tenant = $4 AND event_type = $5", "seq");
+
+impl ReadModels {
+    /// A message.
+    pub async fn message(&self, scope: TenantScope, id: MessageId) -> Result<Option<MessageRow>, QueryError> {
+        Ok(self.messages_by_ids(scope, &[id]).await?.pop())
+    }
+
+    /// Those of the messages that there are, in no order.
+    pub async fn messages_by_ids(&self, scope: TenantScope, ids: &[MessageId]) -> Result<Vec<MessageRow>, QueryError> {
+        let query = sqlx::query(BY_IDS).bind(id_list(ids.iter().copied())).bind(bytes(scope.0));
+        let found = query.fetch_all(&self.inner.database.readers).await?;
+        Ok(found.iter().map(|row| message_row(row).map(|(_, row)| row)).collect::<Result<_, _>>()?)
+    }
+
+    /// Messages, the newest first.
+    pub async fn messages(
+        &self,
+        scope: TenantScope,
+        filter: &MessageFilter,
+        page: &Page,
+    ) -> Result<Slice<MessageRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        let query = match &filter.event_type {
+            None => range.query(&ALL).bind(bytes(scope.0)),
+            Some(event_type) => range.query(&OF_TYPE).bind(bytes(scope.0)).bind(event_type.as_str().to_owned()),
+        };
+        Ok(range.fetch(&self.inner.database.readers, query, message_row).await?)
+    }
+}
+
+fn message_row(row: &SqliteRow) -> Result<(u64, MessageRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let row = MessageRow {
+        id: columns.id()?,
+        tenant: columns.id()?,
+        position: Position { shard: SHARD, seq },
+        event_type: columns.parsed()?,
+        occurred_at: columns.time()?,
+        created_at: columns.time()?,
+        size_bytes: columns.number()?,
+        unstable: columns.get()?,
+        idempotency_key: columns.get()?,
+    };
+    Ok((seq, row))
+}

@@ -1,0 +1,102 @@
+//! What SQLite does for each question, pinned: an index is used and nothing is sorted. Each list is asked in both
+//! directions, which must go the same way.
+
+use sqlx::{AssertSqlSafe, Row};
+
+use super::page::List;
+use super::{ReadModels, audit, deliveries, delivery_queries, messages, tenants, webhooks};
+
+/// Beside a search for one of several values: those values.
+const VALUES: [&str; 2] = ["SCAN json_each VIRTUAL TABLE INDEX 1:", "CREATE BLOOM FILTER"];
+
+/// Without what stands around the tables.
+async fn plan(sql: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let models = ReadModels::open(&folder.path().join("read-models.db")).await.unwrap();
+    let query = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+    let steps = query.fetch_all(&models.inner.database.readers).await.unwrap();
+    let steps = steps.iter().map(|row| row.get::<String, _>("detail"));
+    steps.filter(|step| !step.contains("SUBQUERY") && !VALUES.contains(&step.as_str())).collect()
+}
+
+async fn list_plan(list: &List) -> Vec<String> {
+    let ascending = plan(list.ascending).await;
+    assert_eq!(ascending, plan(list.descending).await);
+    ascending
+}
+
+#[tokio::test]
+async fn lists_are_ranges_of_an_index_in_its_order() {
+    for (list, search) in [
+        (&tenants::TENANTS, "SEARCH tenant USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (&tenants::API_KEYS, "SEARCH api_key USING INDEX api_key_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (&messages::ALL, "SEARCH message USING INDEX message_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (
+            &messages::OF_TYPE,
+            "SEARCH message USING INDEX message_by_event_type (tenant=? AND event_type=? AND rowid>? AND rowid<?)",
+        ),
+        (
+            &delivery_queries::OF_TENANT,
+            "SEARCH delivery USING INDEX delivery_by_tenant (tenant=? AND status=? AND rowid>? AND rowid<?)",
+        ),
+        (
+            &delivery_queries::OF_SUBSCRIPTION,
+            "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=? AND rowid>? AND rowid<?)",
+        ),
+        (
+            &delivery_queries::OF_MESSAGE,
+            "SEARCH delivery USING INDEX delivery_by_message (message=? AND rowid>? AND rowid<?)",
+        ),
+        (&audit::ALL, "SEARCH audit USING INDEX audit_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (&audit::OF_CODE, "SEARCH audit USING INDEX audit_by_code (tenant=? AND code=? AND rowid>? AND rowid<?)"),
+        (&audit::OF_TARGET, "SEARCH audit USING INDEX audit_by_target (tenant=? AND target=? AND rowid>? AND rowid<?)"),
+    ] {
+        assert_eq!(list_plan(list).await, [search]);
+    }
+}
+
+#[tokio::test]
+async fn webhooks_are_ranges_of_an_index_with_their_last_deliveries() {
+    let last = "SEARCH last_delivery USING PRIMARY KEY (subscription=?)";
+    for (list, search) in [
+        (&webhooks::ALL, "SEARCH webhook USING INDEX webhook_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (
+            &webhooks::BY_ENABLED,
+            "SEARCH webhook USING INDEX webhook_by_enabled (tenant=? AND enabled=? AND rowid>? AND rowid<?)",
+        ),
+    ] {
+        assert_eq!(list_plan(list).await, [search, last]);
+    }
+    for sql in [webhooks::BY_IDS, webhooks::TO_FOLD] {
+        assert_eq!(plan(sql).await, ["SEARCH webhook USING INDEX sqlite_autoindex_webhook_1 (id=?)", last]);
+    }
+    let counts = "SEARCH webhook USING COVERING INDEX webhook_by_enabled (tenant=?)";
+    assert_eq!(plan(webhooks::COUNTS).await, [counts]);
+}
+
+#[tokio::test]
+async fn attempts_are_a_range_of_their_key() {
+    let delivery = "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)";
+    let attempts = "SEARCH attempt USING PRIMARY KEY (delivery_seq=? AND number>? AND number<?)";
+    assert_eq!(list_plan(&delivery_queries::ATTEMPTS).await, [attempts, delivery]);
+    let attempt = "SEARCH attempt USING PRIMARY KEY (delivery_seq=? AND number=?)";
+    assert_eq!(plan(delivery_queries::ATTEMPT).await, [attempt, delivery]);
+}
+
+#[tokio::test]
+async fn lookups_are_searches_of_a_key() {
+    for (sql, search) in [
+        (tenants::TENANT, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id=?)"),
+        (tenants::API_KEY, "SEARCH api_key USING INDEX sqlite_autoindex_api_key_1 (id=?)"),
+        (tenants::EVENT_TYPE, "SEARCH event_type USING PRIMARY KEY (tenant=? AND name=?)"),
+        (tenants::EVENT_TYPES, "SEARCH event_type USING PRIMARY KEY (tenant=?)"),
+        (messages::BY_IDS, "SEARCH message USING INDEX sqlite_autoindex_message_1 (id=?)"),
+        (delivery_queries::BY_IDS, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
+        (delivery_queries::TO_FOLD, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
+        (audit::BY_SEQ, "SEARCH audit USING INTEGER PRIMARY KEY (rowid=?)"),
+        (audit::OWNERS, "SEARCH audit_subscription USING PRIMARY KEY (id=?)"),
+        (deliveries::CANCEL, "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=?)"),
+    ] {
+        assert_eq!(plan(sql).await, [search], "{sql}");
+    }
+}

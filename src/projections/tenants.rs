@@ -1,0 +1,231 @@
+//! Tenants, their API keys and the event types that they announced.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::columns::{Columns, bytes, integer, json_text};
+use super::page::{List, Order, Range, list};
+use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
+use super::runner::{ApplyError, Projection, decode};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope};
+use crate::domain::event::{ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent};
+use crate::domain::filter::EventType;
+use crate::domain::id::{ApiKeyId, TenantId};
+use crate::domain::time::Timestamp;
+use crate::event_store::{Log, Recorded};
+use crate::execute;
+
+/// The projection. Tenants change seldom: no folding in memory.
+pub(super) struct Tenants;
+
+#[async_trait]
+impl Projection for Tenants {
+    fn concerns(&self, kind: &str) -> bool {
+        kind.starts_with("tenant.") || kind.starts_with("event_type.") || kind.starts_with("api_key.")
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut SqliteConnection,
+        _log: &Log,
+        events: &[Arc<Recorded>],
+    ) -> Result<(), ApplyError> {
+        for recorded in events {
+            let tenant = execute::tenant_of(&recorded.stream)
+                .ok_or_else(|| ApplyError::event(recorded, "its stream is no tenant's"))?;
+            let (seq, at) = (recorded.position.seq, recorded.at);
+            match decode(recorded)? {
+                Event::Tenant(TenantEvent::Created(created)) => insert_tenant(connection, seq, at, created).await?,
+                Event::Tenant(TenantEvent::EventTypeRegistered(registered)) => {
+                    put_event_type(connection, tenant, at, registered).await?;
+                }
+                Event::Tenant(TenantEvent::ApiKeyIssued(issued)) => {
+                    insert_api_key(connection, seq, tenant, at, issued).await?;
+                }
+                Event::Tenant(TenantEvent::ApiKeyRevoked(revoked)) => revoke(connection, at, &revoked).await?,
+                Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => {
+                    return Err(ApplyError::event(recorded, "it is no tenant's event"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn insert_tenant(
+    connection: &mut SqliteConnection,
+    seq: u64,
+    at: Timestamp,
+    created: TenantCreated,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO tenant (seq, id, name, slug, profile, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(integer(seq))
+        .bind(bytes(created.tenant))
+        .bind(created.name)
+        .bind(created.slug)
+        .bind(created.profile)
+        .bind(at.as_ms())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn put_event_type(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    at: Timestamp,
+    registered: EventTypeRegistered,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO event_type (tenant, name, category, description, schema, example, created_at_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (tenant, name) DO UPDATE SET category = excluded.category, description = excluded.description, \
+         schema = excluded.schema, example = excluded.example",
+    )
+    .bind(bytes(tenant))
+    .bind(registered.name.as_str())
+    .bind(registered.category)
+    .bind(registered.description)
+    .bind(json_text(&registered.schema))
+    .bind(registered.example.as_ref().map(json_text))
+    .bind(at.as_ms())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_api_key(
+    connection: &mut SqliteConnection,
+    seq: u64,
+    tenant: TenantId,
+    at: Timestamp,
+    issued: ApiKeyIssued,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO api_key (seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(integer(seq))
+    .bind(bytes(issued.key))
+    .bind(bytes(tenant))
+    .bind(issued.name)
+    .bind(issued.hash)
+    .bind(json_text(&issued.scopes))
+    .bind(at.as_ms())
+    .bind(issued.expires_at.map(Timestamp::as_ms))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn revoke(connection: &mut SqliteConnection, at: Timestamp, revoked: &ApiKeyRevoked) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE api_key SET revoked_at_ms = $2 WHERE id = $1")
+        .bind(bytes(revoked.key))
+        .bind(at.as_ms())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) const TENANT: &str = "SELECT seq, id, name, slug, profile, created_at_ms FROM tenant WHERE id = $1";
+
+pub(super) const TENANTS: List = list!("SELECT seq, id, name, slug, profile, created_at_ms FROM tenant", "TRUE", "seq");
+
+pub(super) const API_KEY: &str = "SELECT seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
+     revoked_at_ms FROM api_key WHERE id = $1";
+
+pub(super) const API_KEYS: List = list!(
+    "SELECT seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, revoked_at_ms FROM api_key",
+    "tenant = $4",
+    "seq"
+);
+
+pub(super) const EVENT_TYPE: &str = "SELECT name, category, description, schema, example, created_at_ms \
+     FROM event_type WHERE tenant = $1 AND name = $2";
+
+pub(super) const EVENT_TYPES: &str = "SELECT name, category, description, schema, example, created_at_ms \
+     FROM event_type WHERE tenant = $1 ORDER BY name";
+
+impl ReadModels {
+    /// A tenant. For operators, and for the tenant itself.
+    pub async fn tenant(&self, id: TenantId) -> Result<Option<TenantRow>, QueryError> {
+        let found = sqlx::query(TENANT).bind(bytes(id)).fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(tenant_row).transpose()?.map(|(_, row)| row))
+    }
+
+    /// All tenants, the newest first. For operators.
+    pub async fn tenants(&self, page: &Page) -> Result<Slice<TenantRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        Ok(range.fetch(&self.inner.database.readers, range.query(&TENANTS), tenant_row).await?)
+    }
+
+    /// An API key, whosever it is. For authentication.
+    pub async fn api_key(&self, id: ApiKeyId) -> Result<Option<ApiKeyRow>, QueryError> {
+        let found = sqlx::query(API_KEY).bind(bytes(id)).fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(api_key_row).transpose()?.map(|(_, row)| row))
+    }
+
+    /// The tenant's API keys, the newest first; also those that were withdrawn.
+    pub async fn api_keys(&self, scope: TenantScope, page: &Page) -> Result<Slice<ApiKeyRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        let query = range.query(&API_KEYS).bind(bytes(scope.0));
+        Ok(range.fetch(&self.inner.database.readers, query, api_key_row).await?)
+    }
+
+    /// An event type that the tenant announced.
+    pub async fn event_type(&self, scope: TenantScope, name: &EventType) -> Result<Option<EventTypeRow>, QueryError> {
+        let query = sqlx::query(EVENT_TYPE).bind(bytes(scope.0)).bind(name.as_str());
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(event_type_row).transpose()?)
+    }
+
+    /// All event types that the tenant announced, by name; their number has a limit.
+    pub async fn event_types(&self, scope: TenantScope) -> Result<Vec<EventTypeRow>, QueryError> {
+        let found = sqlx::query(EVENT_TYPES).bind(bytes(scope.0)).fetch_all(&self.inner.database.readers).await?;
+        Ok(found.iter().map(event_type_row).collect::<Result<_, _>>()?)
+    }
+}
+
+fn tenant_row(row: &SqliteRow) -> Result<(u64, TenantRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let row = TenantRow {
+        id: columns.id()?,
+        name: columns.get()?,
+        slug: columns.get()?,
+        profile: columns.get()?,
+        created_at: columns.time()?,
+    };
+    Ok((seq, row))
+}
+
+fn api_key_row(row: &SqliteRow) -> Result<(u64, ApiKeyRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let row = ApiKeyRow {
+        id: columns.id()?,
+        tenant: columns.id()?,
+        name: columns.get()?,
+        hash: columns.get()?,
+        scopes: columns.json()?,
+        created_at: columns.time()?,
+        expires_at: columns.optional_time()?,
+        revoked_at: columns.optional_time()?,
+    };
+    Ok((seq, row))
+}
+
+fn event_type_row(row: &SqliteRow) -> Result<EventTypeRow, sqlx::Error> {
+    let mut columns = Columns::of(row);
+    Ok(EventTypeRow {
+        name: columns.parsed()?,
+        category: columns.get()?,
+        description: columns.get()?,
+        schema: columns.json()?,
+        example: columns.optional_json()?,
+        created_at: columns.time()?,
+    })
+}

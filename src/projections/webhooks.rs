@@ -1,0 +1,274 @@
+//! Subscriptions that are not deleted, by the name that the API has for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::columns::{Columns, bytes, id_list, json_text};
+use super::page::{List, Order, Range, list};
+use super::rows::{SecretRow, WebhookRow};
+use super::runner::{ApplyError, Projection, decode};
+use super::statement::ManyRows;
+use super::{Page, QueryError, ReadModels, Slice, TenantScope};
+use crate::domain::event::{Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated};
+use crate::domain::id::SubscriptionId;
+use crate::domain::time::Timestamp;
+use crate::event_store::{Log, Recorded};
+use crate::execute;
+
+static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO webhook (seq, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
+         created_at_ms, updated_at_ms) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " ON CONFLICT (seq) DO UPDATE SET url = excluded.url, description = excluded.description, \
+         filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
+         secrets = excluded.secrets, updated_at_ms = excluded.updated_at_ms",
+    )
+});
+
+static DELETE: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new("DELETE FROM webhook WHERE id IN (", "?", ")"));
+
+/// The projection.
+pub(super) struct Webhooks;
+
+/// The rows that a batch touches; `None` where there is none (any more).
+type Touched = HashMap<SubscriptionId, Option<(u64, WebhookRow)>>;
+
+#[async_trait]
+impl Projection for Webhooks {
+    fn concerns(&self, kind: &str) -> bool {
+        kind.starts_with("subscription.")
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut SqliteConnection,
+        _log: &Log,
+        events: &[Arc<Recorded>],
+    ) -> Result<(), ApplyError> {
+        let mut touched = Touched::new();
+        for recorded in events {
+            let id = execute::subscription_of(&recorded.stream)
+                .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
+            touched.insert(id, None);
+        }
+        let query = sqlx::query(TO_FOLD).bind(id_list(touched.keys().copied()));
+        for row in query.fetch_all(&mut *connection).await? {
+            let (seq, row) = webhook_row(&row)?;
+            touched.insert(row.id, Some((seq, row)));
+        }
+        for recorded in events {
+            fold(&mut touched, recorded)?;
+        }
+        let (put, deleted): (Vec<_>, Vec<_>) = touched.into_iter().partition(|(_, row)| row.is_some());
+        DELETE.run(connection, deleted.into_iter(), |values, (id, _)| values.id(id)).await?;
+        let put: Vec<(u64, WebhookRow)> = put.into_iter().filter_map(|(_, row)| row).collect();
+        PUT.run(connection, put.into_iter(), |values, (seq, row)| {
+            values.number(seq)?;
+            values.id(row.id)?;
+            values.id(row.tenant)?;
+            values.add(row.profile)?;
+            values.add(row.url)?;
+            values.add(row.description)?;
+            values.add(json_text(&row.filters))?;
+            values.add(row.enabled)?;
+            values.number(row.revision)?;
+            values.add(json_text(&row.secrets))?;
+            values.add(row.created_at.as_ms())?;
+            values.add(row.updated_at.as_ms())
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Every event but these leaves the row as it is.
+fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
+    let Event::Subscription(event) = decode(recorded)? else {
+        return Err(ApplyError::event(recorded, "it is no subscription's event"));
+    };
+    let at = recorded.at;
+    if let SubscriptionEvent::Created(created) = event {
+        touched.insert(created.subscription, Some((recorded.position.seq, new_row(created, at))));
+        return Ok(());
+    }
+    let id = execute::subscription_of(&recorded.stream);
+    let Some(slot) = id.and_then(|id| touched.get_mut(&id)) else { return Ok(()) };
+    let Some((_, row)) = slot else { return Err(ApplyError::event(recorded, "there is no such subscription")) };
+    match event {
+        SubscriptionEvent::Updated(updated) => update(row, updated),
+        SubscriptionEvent::Enabled(_) => row.enabled = true,
+        SubscriptionEvent::Disabled(_) => row.enabled = false,
+        SubscriptionEvent::SecretRotated(rotated) => rotate(row, &rotated, at),
+        SubscriptionEvent::Deleted(_) => {
+            *slot = None;
+            return Ok(());
+        }
+        SubscriptionEvent::Created(_) | SubscriptionEvent::TestSent(_) | SubscriptionEvent::RedeliveryRequested(_) => {
+            return Ok(());
+        }
+    }
+    row.revision += 1;
+    row.updated_at = at;
+    Ok(())
+}
+
+fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
+    let secret = SecretRow { version: 1, fingerprint: created.fingerprint, created_at: at, retires_at: None };
+    WebhookRow {
+        id: created.subscription,
+        tenant: created.tenant,
+        profile: created.profile,
+        url: created.url,
+        description: created.description,
+        filters: created.filters,
+        enabled: created.enabled,
+        revision: 1,
+        secrets: vec![secret],
+        created_at: at,
+        updated_at: at,
+        last_delivery_at: None,
+    }
+}
+
+fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
+    if let Some(change) = updated.url {
+        row.url = change.to;
+    }
+    if let Some(change) = updated.description {
+        row.description = change.to;
+    }
+    if let Some(change) = updated.filters {
+        row.filters = change.to;
+    }
+}
+
+/// As `domain::subscription` has it: without an overlap every older secret stops at once.
+fn rotate(row: &mut WebhookRow, rotated: &SecretRotated, at: Timestamp) {
+    match (rotated.previous_retires_at, row.secrets.first_mut()) {
+        (Some(retires_at), Some(current)) => current.retires_at = Some(retires_at),
+        (None, _) | (_, None) => row.secrets.clear(),
+    }
+    row.secrets.insert(0, SecretRow::rotated(rotated, at));
+}
+
+/// Which subscriptions are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhookFilter {
+    /// Only those whose URL or description contains this text; ASCII letters count in either case.
+    pub search: Option<String>,
+    /// Only those that send, or only those that do not.
+    pub enabled: Option<bool>,
+}
+
+/// How many subscriptions a tenant has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WebhookCounts {
+    /// All.
+    pub total: u64,
+    /// Those that send.
+    pub active: u64,
+    /// Those that do not.
+    pub inactive: u64,
+}
+
+macro_rules! select {
+    () => {
+        "SELECT seq, id, tenant, profile, url, description, filters, enabled, revision, secrets, created_at_ms, \
+         updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
+    };
+}
+
+/// Whosever they are: for folding alone.
+pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1))");
+
+// A plus sign keeps a condition from choosing the index.
+pub(super) const BY_IDS: &str =
+    concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
+
+pub(super) const ALL: List = list!(
+    select!(),
+    "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5)))",
+    "seq"
+);
+
+pub(super) const BY_ENABLED: List = list!(
+    concat!(select!(), " INDEXED BY webhook_by_enabled"),
+    "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5))) \
+     AND enabled = $6",
+    "seq"
+);
+
+pub(super) const COUNTS: &str = "SELECT enabled, count(*) FROM webhook WHERE tenant = $1 GROUP BY enabled";
+
+impl ReadModels {
+    /// A subscription; `None` after its deletion.
+    pub async fn webhook(&self, scope: TenantScope, id: SubscriptionId) -> Result<Option<WebhookRow>, QueryError> {
+        Ok(self.webhooks_by_ids(scope, &[id]).await?.pop())
+    }
+
+    /// Those of the subscriptions that there are, in no order.
+    pub async fn webhooks_by_ids(
+        &self,
+        scope: TenantScope,
+        ids: &[SubscriptionId],
+    ) -> Result<Vec<WebhookRow>, QueryError> {
+        let query = sqlx::query(BY_IDS).bind(id_list(ids.iter().copied())).bind(bytes(scope.0));
+        let found = query.fetch_all(&self.inner.database.readers).await?;
+        Ok(found.iter().map(|row| webhook_row(row).map(|(_, row)| row)).collect::<Result<_, _>>()?)
+    }
+
+    /// Subscriptions, the newest first. A search reads all of the tenant's until the page is full.
+    pub async fn webhooks(
+        &self,
+        scope: TenantScope,
+        filter: &WebhookFilter,
+        page: &Page,
+    ) -> Result<Slice<WebhookRow>, QueryError> {
+        let range = Range::of(page, Order::Descending);
+        let list = if filter.enabled.is_some() { &BY_ENABLED } else { &ALL };
+        let query = range.query(list).bind(bytes(scope.0)).bind(filter.search.clone());
+        let query = match filter.enabled {
+            Some(enabled) => query.bind(enabled),
+            None => query,
+        };
+        Ok(range.fetch(&self.inner.database.readers, query, webhook_row).await?)
+    }
+
+    /// How many there are (A2).
+    pub async fn webhook_counts(&self, scope: TenantScope) -> Result<WebhookCounts, QueryError> {
+        let found = sqlx::query(COUNTS).bind(bytes(scope.0)).fetch_all(&self.inner.database.readers).await?;
+        let mut counts = WebhookCounts::default();
+        for row in &found {
+            let mut columns = Columns::of(row);
+            let (enabled, count): (bool, u64) = (columns.get()?, columns.number()?);
+            *(if enabled { &mut counts.active } else { &mut counts.inactive }) += count;
+            counts.total += count;
+        }
+        Ok(counts)
+    }
+}
+
+fn webhook_row(row: &SqliteRow) -> Result<(u64, WebhookRow), sqlx::Error> {
+    let mut columns = Columns::of(row);
+    let seq = columns.number()?;
+    let row = WebhookRow {
+        id: columns.id()?,
+        tenant: columns.id()?,
+        profile: columns.get()?,
+        url: columns.get()?,
+        description: columns.get()?,
+        filters: columns.json()?,
+        enabled: columns.get()?,
+        revision: columns.number()?,
+        secrets: columns.json()?,
+        created_at: columns.time()?,
+        updated_at: columns.time()?,
+        last_delivery_at: columns.optional_time()?,
+    };
+    Ok((seq, row))
+}

@@ -1,0 +1,139 @@
+//! `kill -9` while messages are published and delivered: nothing acknowledged is lost, and what comes twice is the same.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::support::receiver::{Receiver, Script};
+use crate::support::server::Server;
+
+const MESSAGES: usize = 2_000;
+const KILLS: usize = 10;
+const PUBLISHERS: usize = 8;
+
+const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
+const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } duplicate userErrors { code message } } }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_ten_kills() {
+    // S15
+    let receiver = Receiver::start().await;
+    // Some attempts fail, so that retries are under way whenever the process dies.
+    let flaky = (0..MESSAGES).map(|n| Script::status(if n % 7 == 3 { 500 } else { 200 }));
+    receiver.on_each("/axie", flaky.chain([Script::status(200)]));
+    let mut server = Server::start(&receiver.ca_file());
+    let input = json!({ "url": receiver.url("/axie"), "eventFilters": ["user.created"], "profile": "axie-v1" });
+    let created = server.data(CREATE, json!({ "input": input })).await;
+    assert_eq!(created["createWebhook"]["userErrors"], json!([]));
+
+    let mut acknowledged: HashMap<String, usize> = HashMap::new();
+    for round in 0..KILLS {
+        let first = MESSAGES / KILLS * round;
+        let last = MESSAGES / KILLS * (round + 1);
+        let pending: Vec<usize> = (first..last).collect();
+        // The kill comes when a part of the round's messages is acknowledged: a different part in each round.
+        let kill_after = (last - first) * (round + 1) / (KILLS + 1);
+        publish(&mut server, pending, kill_after, &mut acknowledged).await;
+    }
+    assert_eq!(acknowledged.len(), MESSAGES);
+
+    let delivered = |receiver: &Receiver| {
+        let ids: HashSet<_> =
+            receiver.requests().iter().filter_map(|request| request.header("webhook-id").map(str::to_owned)).collect();
+        acknowledged.keys().filter(|id| !ids.contains(*id)).count()
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
+    while delivered(&receiver) > 0 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} acknowledged messages did not arrive\n{}",
+            delivered(&receiver),
+            server.stderr()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut bodies: HashMap<String, Vec<u8>> = HashMap::new();
+    for request in receiver.requests() {
+        let id = request.header("webhook-id").unwrap().to_owned();
+        let body = bodies.entry(id).or_insert_with(|| request.body.clone());
+        assert_eq!(*body, request.body, "another body under the same id");
+    }
+    for (id, n) in &acknowledged {
+        let body: serde_json::Value = serde_json::from_slice(&bodies[id]).unwrap();
+        assert_eq!(body["data"]["n"], json!(n), "{id} carries another message");
+    }
+    // The idempotency keys made one message of each, however often it was published.
+    assert_eq!(bodies.len(), MESSAGES, "messages that nobody was told of");
+}
+
+/// Publishes all of `pending`; kills and restarts the server once `kill_after` of them are acknowledged. Who gets no
+/// answer publishes again under the same idempotency key.
+async fn publish(
+    server: &mut Server,
+    pending: Vec<usize>,
+    kill_after: usize,
+    acknowledged: &mut HashMap<String, usize>,
+) {
+    let mut left = pending;
+    let mut killed = false;
+    while !left.is_empty() {
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        let mut tasks = tokio::task::JoinSet::new();
+        for part in left.chunks(left.len().div_ceil(PUBLISHERS)) {
+            let (part, sender) = (part.to_vec(), sender.clone());
+            let (client, url, key) = (server.client().clone(), server.url("/graphql"), server.key.clone());
+            tasks.spawn(async move {
+                for n in part {
+                    let input = json!({ "type": "user.created", "data": { "n": n, "text": "ü€😀 </script>" }, "idempotencyKey": format!("crash-{n}") });
+                    let body = json!({ "query": PUBLISH, "variables": { "input": input } }).to_string();
+                    let request = client.post(&url).bearer_auth(&key).header("content-type", "application/json").body(body);
+                    let Ok(answer) = request.send().await else { return };
+                    let Ok(answer) = answer.bytes().await else { return };
+                    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+                    if let Some(id) = answer.pointer("/data/publishMessage/message/id").and_then(|id| id.as_str()) {
+                        drop(sender.send((id.to_owned(), n)));
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut done = HashSet::new();
+        while let Some((id, n)) = answers.recv().await {
+            done.insert(n);
+            acknowledged.insert(id, n);
+            if !killed && done.len() >= kill_after {
+                killed = true;
+                server.kill();
+                server.restart();
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+        left.retain(|n| !done.contains(n));
+    }
+    assert!(killed, "the round ended before the kill");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_shutdown_sends_nothing_twice() {
+    let receiver = Receiver::start().await;
+    receiver.on("/hook", Script::status(200).after(Duration::from_millis(300)));
+    let mut server = Server::start(&receiver.ca_file());
+    let input = json!({ "url": receiver.url("/hook"), "eventFilters": ["**"], "enabled": true });
+    server.data(CREATE, json!({ "input": input })).await;
+    for n in 0..40 {
+        let input = json!({ "type": "user.created", "data": { "n": n }, "idempotencyKey": format!("stop-{n}") });
+        server.data(PUBLISH, json!({ "input": input })).await;
+    }
+    receiver.wait_for(1).await;
+    assert_eq!(server.terminate(), Some(0));
+    server.restart();
+    receiver.wait_for(40).await;
+    let ids: Vec<_> =
+        receiver.requests().iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect();
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 40);
+    assert_eq!(ids.len(), 40, "something was sent twice");
+}

@@ -1,0 +1,146 @@
+//! A store whose commits can be held back, failed, or carried out without an answer, and that counts its reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidings::event_store::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use tokio::sync::Semaphore;
+
+pub(super) struct Faulty {
+    behind: Arc<dyn EventStore>,
+    /// A commit takes one permit.
+    pub(super) commits: Semaphore,
+    /// Appends in each batch, in order.
+    pub(super) batches: Mutex<Vec<usize>>,
+    /// The next commit fails.
+    pub(super) fail_next: AtomicBool,
+    /// The next commit takes place and is reported as failed.
+    pub(super) lose_next_answer: AtomicBool,
+    /// The head cannot be read.
+    pub(super) head_unknown: AtomicBool,
+    /// Reads of the log and of contents that came through.
+    pub(super) reads: AtomicUsize,
+    /// A `seq` that reads of the log leave out; 0 for none.
+    pub(super) hidden: AtomicUsize,
+}
+
+impl Faulty {
+    /// Held back before the first commit; see [`Faulty::open`].
+    pub(super) fn held(behind: Arc<dyn EventStore>) -> Arc<Self> {
+        Arc::new(Self {
+            behind,
+            commits: Semaphore::new(0),
+            batches: Mutex::default(),
+            fail_next: AtomicBool::new(false),
+            lose_next_answer: AtomicBool::new(false),
+            head_unknown: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
+            hidden: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn open(behind: Arc<dyn EventStore>) -> Arc<Self> {
+        let store = Self::held(behind);
+        store.commits.add_permits(1_000_000);
+        store
+    }
+
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+fn broken(requests: usize) -> Vec<Result<Appended, AppendError>> {
+    vec![Err(AppendError::Unavailable("the disk is full".to_owned())); requests]
+}
+
+#[async_trait]
+impl EventStore for Faulty {
+    fn shards(&self) -> u16 {
+        self.behind.shards()
+    }
+
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let requests = batch.len();
+        self.batches.lock().unwrap().push(requests);
+        self.commits.acquire().await.unwrap().forget();
+        if self.fail_next.swap(false, Ordering::Relaxed) {
+            return broken(requests);
+        }
+        let answers = self.behind.append(shard, batch).await;
+        if self.lose_next_answer.swap(false, Ordering::Relaxed) { broken(requests) } else { answers }
+    }
+
+    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.behind.read_stream(stream, from_version, limit).await
+    }
+
+    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let hidden = self.hidden.load(Ordering::Relaxed) as u64;
+        let events = self.behind.read_log(after, limit).await?;
+        Ok(events.into_iter().filter(|event| event.position.seq != hidden).collect())
+    }
+
+    async fn read_category(
+        &self,
+        category: &str,
+        up_to: Position,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        self.behind.read_category(category, up_to, after, limit).await
+    }
+
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        self.behind.stream_version(stream).await
+    }
+
+    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
+        if self.head_unknown.load(Ordering::Relaxed) {
+            return Err(ReadError::Unavailable("the disk is gone".to_owned()));
+        }
+        self.behind.head(shard).await
+    }
+
+    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.behind.content(position).await
+    }
+
+    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
+        self.behind.claims(shard, keys).await
+    }
+
+    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
+        self.behind.wakeups(shard, after, limit).await
+    }
+
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        self.behind.checkpoint(reader, shard).await
+    }
+
+    async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
+        self.behind.save_checkpoint(reader, at).await
+    }
+
+    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
+        self.behind.put_secret(key, sealed).await
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.behind.secret(key).await
+    }
+
+    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
+        self.behind.destroy_secret(key).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.behind.has_secrets().await
+    }
+}

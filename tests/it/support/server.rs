@@ -1,0 +1,156 @@
+//! The program itself, as a process of its own, so that it can be killed.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// A store on disk and, while it runs, the process that serves it.
+pub(crate) struct Server {
+    folder: tempfile::TempDir,
+    config: PathBuf,
+    process: Option<Child>,
+    address: SocketAddr,
+    /// The bootstrap key, which the first start printed.
+    pub(crate) key: String,
+    client: reqwest::Client,
+}
+
+impl Server {
+    /// Starts the program on a new store. It may reach loopback and trusts the given authority.
+    pub(crate) fn start(ca_file: &Path) -> Self {
+        Self::start_with(ca_file, "")
+    }
+
+    /// The same with more configuration: TOML sections that are not `database`, `server` or `egress`.
+    pub(crate) fn start_with(ca_file: &Path, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("tidings.toml");
+        let text = format!(
+            "[database]\nurl = \"sqlite://{}\"\n[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{}\"]\n{more}",
+            folder.path().join("log.db").display(),
+            ca_file.display(),
+        );
+        std::fs::write(&config, text).unwrap();
+        // The client insists on a provider, although this one speaks plain http; another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { folder, config, process: None, address, key: String::new(), client };
+        server.restart();
+        server
+    }
+
+    /// Starts the program again on the same store, after `kill` or `terminate`.
+    pub(crate) fn restart(&mut self) {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_tidings"))
+            .args(["serve", "--config"])
+            .arg(&self.config)
+            .env_remove("TIDINGS_SERVER__LISTEN")
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::options().create(true).append(true).open(self.stderr_path()).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        self.process = Some(process);
+        loop {
+            let Some(line) = lines.next() else { panic!("the server did not start:\n{}", self.stderr()) };
+            let line = line.unwrap();
+            if let Some(key) = line.strip_prefix("bootstrap key (shown once): ") {
+                key.clone_into(&mut self.key);
+            }
+            if let Some(address) = line.strip_prefix("serving on http://") {
+                self.address = address.parse().unwrap();
+                return;
+            }
+        }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let mut process = self.process.take().unwrap();
+        let sent = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        process.wait().unwrap().code()
+    }
+
+    /// What the program logged so far.
+    pub(crate) fn stderr(&self) -> String {
+        let mut text = String::new();
+        std::fs::File::open(self.stderr_path()).unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn stderr_path(&self) -> PathBuf {
+        self.folder.path().join("stderr.log")
+    }
+
+    /// Where the store's files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// The whole GraphQL answer, under the bootstrap key.
+    pub(crate) async fn graphql(&self, query: &str, variables: Value) -> Value {
+        self.try_graphql(&self.key, query, &variables).await.unwrap()
+    }
+
+    /// The whole GraphQL answer, or why there is none.
+    pub(crate) async fn try_graphql(&self, key: &str, query: &str, variables: &Value) -> reqwest::Result<Value> {
+        let request = self.client.post(self.url("/graphql")).bearer_auth(key);
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let answer = request.header("content-type", "application/json").body(body).send().await?;
+        Ok(serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null))
+    }
+
+    /// The `data` of an answer that must be without errors.
+    pub(crate) async fn data(&self, query: &str, variables: Value) -> Value {
+        let mut answer = self.graphql(query, variables).await;
+        assert!(answer.get("errors").is_none(), "{answer}\n{}", self.stderr());
+        answer["data"].take()
+    }
+
+    /// Asks until the answer fits; fails when patience ends.
+    pub(crate) async fn until(&self, query: &str, variables: Value, fits: impl Fn(&Value) -> bool) -> Value {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let data = self.data(query, variables.clone()).await;
+            if fits(&data) {
+                return data;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "never came true: {data}\n{}", self.stderr());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}

@@ -1,0 +1,33 @@
+"""Webhook libraries of others judge deliveries that Tidings signed.
+
+Reads a delivery per line: { profile, secret, raw, headers, body }; `raw` says that the secret is the key itself rather
+than base64. Writes a line for every verifier: { index, verifier, accepted }. Only a refusal counts as one: whatever else
+goes wrong ends the process.
+"""
+
+import json
+import sys
+
+import standardwebhooks
+import svix.webhooks
+
+VERIFIERS = {
+    "pypi standardwebhooks": standardwebhooks.Webhook,
+    "pypi svix": svix.webhooks.Webhook,
+}
+REFUSALS = (standardwebhooks.WebhookVerificationError, svix.webhooks.WebhookVerificationError)
+
+
+def accepts(webhook, delivery):
+    secret = delivery["secret"]
+    try:
+        webhook(secret.encode() if delivery["raw"] else secret).verify(delivery["body"].encode(), delivery["headers"])
+        return True
+    except REFUSALS:
+        return False
+
+
+for index, line in enumerate(sys.stdin.buffer):
+    delivery = json.loads(line)
+    for verifier, webhook in VERIFIERS.items():
+        print(json.dumps({"index": index, "verifier": verifier, "accepted": accepts(webhook, delivery)}))
