@@ -86,7 +86,7 @@ pub fn sdl() -> String {
 }
 
 fn builder() -> async_graphql::SchemaBuilder<query::Query, mutation::Mutation, EmptySubscription> {
-    Inner::build(query::Query::default(), mutation::Mutation::default(), EmptySubscription)
+    Inner::build(query::Query, mutation::Mutation::default(), EmptySubscription)
 }
 
 fn state<'a>(ctx: &Context<'a>) -> &'a SchemaContext {

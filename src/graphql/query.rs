@@ -16,7 +16,6 @@ use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
 
-#[derive(Default)]
 pub(super) struct Query;
 
 /// What can be asked. A field that fails is null and has its reason under `errors`.
