@@ -178,11 +178,12 @@ impl<'a> Matcher<'a> {
             }
             // A batch larger than all credits would wait for ever.
             for found in found.chunks(self.context.config.match_credits.clamp(1, PAGE as u32) as usize) {
-                let Ok(credits) = Arc::clone(&self.credits).acquire_many_owned(found.len() as u32).await else { return };
+                let Ok(credits) = Arc::clone(&self.credits).acquire_many_owned(found.len() as u32).await else {
+                    return;
+                };
                 let batch = Batch { subscription, first_seq: found[0].1 };
                 self.outstanding.insert((subscription, batch.first_seq));
-                let ack =
-                    MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
+                let ack = MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
                 let matches = Matches {
                     after: self.cast_through.insert(subscription, found[found.len() - 1].1),
                     found: found
@@ -303,7 +304,12 @@ impl Table {
 
     /// Reads one event of the log: remembers a subscription's change, or notes who matches a message. With `only` it
     /// looks at that subscription alone.
-    fn read(&mut self, recorded: &Recorded, only: Option<SubscriptionId>, batches: &mut Batches) -> Result<(), MatcherError> {
+    fn read(
+        &mut self,
+        recorded: &Recorded,
+        only: Option<SubscriptionId>,
+        batches: &mut Batches,
+    ) -> Result<(), MatcherError> {
         if recorded.kind.starts_with("subscription.") {
             if only.is_none_or(|only| recorded.stream == subscription_stream(only)) {
                 self.learn(&codec::decode(recorded)?, &recorded.stream);
@@ -323,12 +329,9 @@ impl Table {
 
     fn matching(&self, tenant: TenantId, event_type: &EventType) -> impl Iterator<Item = SubscriptionId> {
         let accepts = |filters: &[Filter]| filter::matches_any(filters, event_type);
-        self.by_tenant
-            .get(&tenant)
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(move |id| self.settings.get(id).is_some_and(|settings| settings.enabled && accepts(&settings.filters)))
+        self.by_tenant.get(&tenant).into_iter().flatten().copied().filter(move |id| {
+            self.settings.get(id).is_some_and(|settings| settings.enabled && accepts(&settings.filters))
+        })
     }
 
     fn learn(&mut self, event: &Event, stream: &str) {

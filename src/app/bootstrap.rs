@@ -23,12 +23,8 @@ pub(super) async fn key(engine: &Engine, log: &Log, clock: &dyn Clock) -> anyhow
         None if log.head(0) > 0 => return Ok(None),
         None => {
             let tenant = clock.tenant_id();
-            let created = TenantCreated {
-                tenant,
-                name: "Default".into(),
-                slug: SLUG.into(),
-                profile: profile::DEFAULT.into(),
-            };
+            let created =
+                TenantCreated { tenant, name: "Default".into(), slug: SLUG.into(), profile: profile::DEFAULT.into() };
             engine.tenant(tenant, Command::Create(created), Meta::system()).await?;
             tenant
         }

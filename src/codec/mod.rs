@@ -109,7 +109,6 @@ pub fn decode(recorded: &Recorded) -> Result<Event, DecodeError> {
     }
 }
 
-
 fn write<T: Serialize>(payload: &T) -> String {
     serde_json::to_string(payload).expect("event payloads have string keys and finite numbers")
 }

@@ -120,8 +120,13 @@ mod tests {
     #[test]
     fn another_kinds_id_and_noise_are_refused_by_name() {
         let tenant = TenantId::from_parts(1, 1).to_string();
-        assert_eq!(tenant.parse::<MessageId>().unwrap_err().to_string(), format!("'{tenant}' is not an id of the form evt_…"));
-        for noise in ["", "evt_", "evt_!", "evt_01ARZ3NDEKTSV4RRFFQ69G5FAVX", "evt_01arz3ndektsv4rrffq69g5fav", "evt_８１"] {
+        assert_eq!(
+            tenant.parse::<MessageId>().unwrap_err().to_string(),
+            format!("'{tenant}' is not an id of the form evt_…")
+        );
+        for noise in
+            ["", "evt_", "evt_!", "evt_01ARZ3NDEKTSV4RRFFQ69G5FAVX", "evt_01arz3ndektsv4rrffq69g5fav", "evt_８１"]
+        {
             assert!(noise.parse::<MessageId>().is_err(), "{noise}");
         }
     }

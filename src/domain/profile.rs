@@ -305,7 +305,13 @@ impl Profile {
 
     /// When to try again after the given number of failed attempts, the last of which ended at `ended_at`; `None`
     /// when the schedule has come to its end. `random` spreads the delay.
-    pub fn retry_at(&self, failures: u32, scheduled_at: Timestamp, ended_at: Timestamp, random: u64) -> Option<Timestamp> {
+    pub fn retry_at(
+        &self,
+        failures: u32,
+        scheduled_at: Timestamp,
+        ended_at: Timestamp,
+        random: u64,
+    ) -> Option<Timestamp> {
         match &self.retry {
             Retry::List { delays_ms } => {
                 let delay = *delays_ms.get(failures.checked_sub(1)? as usize)?;
@@ -387,9 +393,14 @@ mod tests {
     fn axie_counts_only_200_as_success_and_the_others_any_2xx() {
         // A30, S19, C1
         let answer = |status| Response { status, preview: String::new(), truncated: false };
-        for (status, axie, others) in
-            [(200, true, true), (202, false, true), (204, false, true), (301, false, false), (400, false, false), (503, false, false)]
-        {
+        for (status, axie, others) in [
+            (200, true, true),
+            (202, false, true),
+            (204, false, true),
+            (301, false, false),
+            (400, false, false),
+            (503, false, false),
+        ] {
             assert_eq!(find("axie-v1").unwrap().accepts(&answer(status)), axie, "{status}");
             assert_eq!(find("axissynapse-v1").unwrap().accepts(&answer(status)), others, "{status}");
             assert_eq!(find("standard-v1").unwrap().accepts(&answer(status)), others, "{status}");

@@ -107,7 +107,10 @@ mod tests {
     fn a_supplied_secret_needs_32_visible_characters() {
         // A9
         assert!(Secret::supplied("0123456789abcdef0123456789abcdef").is_ok());
-        assert_eq!(Secret::supplied("short").unwrap_err().to_string(), "the secret has 5 characters; at least 32 are needed");
+        assert_eq!(
+            Secret::supplied("short").unwrap_err().to_string(),
+            "the secret has 5 characters; at least 32 are needed"
+        );
         assert_eq!(Secret::supplied(&"a1".repeat(129)), Err(InvalidSecret::TooLong(258)));
         assert_eq!(Secret::supplied(&"x".repeat(40)), Err(InvalidSecret::Repeated));
         assert_eq!(Secret::supplied(&format!("{}\n", "ab".repeat(20))), Err(InvalidSecret::Characters));

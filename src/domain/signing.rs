@@ -236,7 +236,13 @@ mod tests {
             let profile = profile::find(name).unwrap();
             let body = body(profile, &content);
             let headers: HashMap<_, _> = headers(profile, &content, &body, &[secret()], AT).into_iter().collect();
-            for header in own.into_iter().chain(["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp", "webhook-signature"]) {
+            for header in own.into_iter().chain([
+                "Content-Type",
+                "User-Agent",
+                "webhook-id",
+                "webhook-timestamp",
+                "webhook-signature",
+            ]) {
                 assert!(headers.contains_key(header), "{name} lacks {header}");
             }
             assert_eq!(headers["webhook-timestamp"], "1763894415");

@@ -42,12 +42,12 @@ fn axie_waits_2_4_8_and_16_seconds_from_the_end_of_each_failure() {
     // A29
     let mut past = vec![created(), scheduled(D1, 7)];
     for (number, wait_s) in [(1, 2), (2, 4), (3, 8), (4, 16)] {
-        let due_at = Some(END.plus_ms(wait_s * SECOND));
-        let state = given(past.clone()).when(answered(D1, number, 500)).then([failed(D1, number, due_at)]);
-        assert_eq!(state.next_due(), due_at);
-        assert_eq!(due(&state, Timestamp::from_ms(due_at.unwrap().as_ms() - 1)), []);
-        assert_eq!(due(&state, due_at.unwrap()), [D1]);
-        past.push(failed(D1, number, due_at));
+        let due_at = END.plus_ms(wait_s * SECOND);
+        let state = given(past.clone()).when(answered(D1, number, 500)).then([failed(D1, number, Some(due_at))]);
+        assert_eq!(state.next_due(), Some(due_at));
+        assert_eq!(due(&state, Timestamp::from_ms(due_at.as_ms() - 1)), []);
+        assert_eq!(due(&state, due_at), [D1]);
+        past.push(failed(D1, number, Some(due_at)));
     }
 }
 

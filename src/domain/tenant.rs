@@ -239,8 +239,13 @@ mod tests {
     fn a_key_works_until_it_is_revoked() {
         let mut tenant = acme();
         let key = ApiKeyId::from_parts(1, 7);
-        let issued =
-            ApiKeyIssued { key, name: "ci".into(), hash: "00".into(), scopes: vec![Scope::AuditRead], expires_at: None };
+        let issued = ApiKeyIssued {
+            key,
+            name: "ci".into(),
+            hash: "00".into(),
+            scopes: vec![Scope::AuditRead],
+            expires_at: None,
+        };
         let nothing = ApiKeyIssued { scopes: vec![], ..issued.clone() };
         assert_eq!(decide(&tenant, Command::IssueApiKey(nothing)), Err(Refusal::NoScopes));
         for event in decide(&tenant, Command::IssueApiKey(issued)).unwrap() {

@@ -91,7 +91,10 @@ mod tests {
         // A19, S14
         assert_eq!(Timestamp::parse("2025-11-23T10:30:15Z").unwrap().to_rfc3339_seconds(), "2025-11-23T10:30:15Z");
         assert_eq!(Timestamp::parse("2026-06-02T14:32:11.483Z").unwrap().to_rfc3339_ms(), "2026-06-02T14:32:11.483Z");
-        assert_eq!(Timestamp::parse("2026-06-02T16:32:11.4839+02:00").unwrap().to_rfc3339_ms(), "2026-06-02T14:32:11.483Z");
+        assert_eq!(
+            Timestamp::parse("2026-06-02T16:32:11.4839+02:00").unwrap().to_rfc3339_ms(),
+            "2026-06-02T14:32:11.483Z"
+        );
     }
 
     #[test]

@@ -107,7 +107,13 @@ pub fn deliveries_stream(subscription: SubscriptionId) -> StreamName {
 }
 
 /// Puts an event into the log's form.
-pub fn new_event(event: &Event, at: Timestamp, meta: Option<&Meta>, content: Option<Bytes>, clock: &dyn Clock) -> NewEvent {
+pub fn new_event(
+    event: &Event,
+    at: Timestamp,
+    meta: Option<&Meta>,
+    content: Option<Bytes>,
+    clock: &dyn Clock,
+) -> NewEvent {
     let encoded = codec::encode(event);
     NewEvent {
         id: clock.event_id(),

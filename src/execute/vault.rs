@@ -105,7 +105,8 @@ impl Vault {
     fn seal(&self, name: &str, plain: &[u8], clock: &dyn Clock) -> Vec<u8> {
         let nonce: [u8; NONCE_BYTES] = clock.random_bytes();
         let payload = Payload { msg: plain, aad: name.as_bytes() };
-        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("a secret is far below the cipher's limit");
+        let sealed =
+            self.cipher.encrypt(&XNonce::from(nonce), payload).expect("a secret is far below the cipher's limit");
         [&[FORMAT], &nonce[..], &sealed].concat()
     }
 

@@ -410,7 +410,12 @@ async fn several_messages_are_published_in_one_request_each_with_its_own_answer(
     let message = |event_type: &str, key: &str| json!({ "type": event_type, "data": {}, "idempotencyKey": key });
     let mutation = "mutation($input: PublishMessagesInput!) { publishMessages(input: $input) {
         results { message { id } duplicate userErrors { code } } userErrors { code } } }";
-    let messages = [message("user.created", "a"), message("no.such", "b"), message("user.deleted", "c"), message("user.created", "a")];
+    let messages = [
+        message("user.created", "a"),
+        message("no.such", "b"),
+        message("user.deleted", "c"),
+        message("user.created", "a"),
+    ];
     let answer = setting.server.data(mutation, json!({ "input": { "messages": messages } })).await;
     let results = answer["publishMessages"]["results"].as_array().unwrap();
     assert_eq!(results[1]["userErrors"][0]["code"], json!("EVENT_TYPE_UNKNOWN"));
@@ -427,7 +432,11 @@ async fn a_store_without_its_key_is_not_opened() {
     std::fs::remove_file(setting.server.folder().join("log.db.key")).unwrap();
     let start = || {
         let serve = ["serve", "--config"];
-        std::process::Command::new(env!("CARGO_BIN_EXE_tidings")).args(serve).arg(setting.server.config()).output().unwrap()
+        std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+            .args(serve)
+            .arg(setting.server.config())
+            .output()
+            .unwrap()
     };
     let refused = start();
     assert!(!refused.status.success());

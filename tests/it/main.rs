@@ -4,13 +4,16 @@
 
 mod actors;
 mod api;
+mod architecture;
 mod canonical_json;
 mod crash;
 mod documents;
 mod end_to_end;
+mod event_samples;
 mod event_store;
 mod listen;
 mod outbound;
 mod projections;
+mod ractor_contract;
 mod support;
 mod verifiers;
