@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
 
 mod actors;
+mod api;
 mod architecture;
 mod canonical_json;
 mod crash;
