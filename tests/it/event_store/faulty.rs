@@ -96,6 +96,10 @@ impl EventStore for Faulty {
         self.behind.read_category(category, up_to, after, limit).await
     }
 
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        self.behind.stream_version(stream).await
+    }
+
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
         if self.head_unknown.load(Ordering::Relaxed) {
             return Err(ReadError::Unavailable("the disk is gone".to_owned()));
