@@ -150,7 +150,7 @@ async fn a_held_up_append_is_not_passed_by_readers_and_stalls_no_other_shard() {
     let answer = appending(store, &held);
     held_up(&mut stranger).await;
     let queued = appending(store, &behind);
-    for shard in 1..64 {
+    for shard in 1..9 {
         let stream = format!("deliveries-{shard}");
         assert_eq!(append_on(&**store, shard, append(&stream, 1, 1)).await, Ok(on(shard, 1)));
         assert_eq!(store.read_log(on(shard, 0), 9).await.unwrap().len(), 1);
