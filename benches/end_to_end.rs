@@ -120,7 +120,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let epoch = Instant::now();
         let receiver = Arc::new(Received::default());
-        let address = receive(folder.path(), Arc::clone(&receiver), epoch).await;
+        // An endpoint has a host of its own, as different receivers have: connections are pooled by host.
+        let addresses = receive(folder.path(), Arc::clone(&receiver), epoch, endpoints).await;
         let config = folder.path().join("tidings.toml");
         let text = format!(
             "[database]\nurl = \"sqlite://{0}/log.db\"\n[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{0}/ca.pem\"]\n",
@@ -146,11 +147,11 @@ impl Bench {
         }
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let publisher = Publisher { client, url, key, epoch };
-        for n in 0..endpoints {
-            publisher.create(&format!("https://{address}/hook/{n}")).await;
+        for address in &addresses {
+            publisher.create(&format!("https://{address}/hook")).await;
         }
         if hanging {
-            publisher.create(&format!("https://{address}/hang")).await;
+            publisher.create(&format!("https://{}/hang", addresses[0])).await;
         }
         Self { server, _folder: folder, publisher, receiver }
     }
@@ -226,8 +227,8 @@ impl Publisher {
     }
 }
 
-/// Serves TLS under a private authority, whose certificate it leaves in the folder.
-async fn receive(folder: &Path, received: Arc<Received>, epoch: Instant) -> SocketAddr {
+/// Serves TLS on so many ports, under a private authority whose certificate it leaves in the folder.
+async fn receive(folder: &Path, received: Arc<Received>, epoch: Instant, ports: u64) -> Vec<SocketAddr> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
@@ -241,20 +242,25 @@ async fn receive(folder: &Path, received: Arc<Received>, epoch: Instant) -> Sock
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, received) = (acceptor.clone(), Arc::clone(&received));
-            tokio::spawn(async move {
-                stream.set_nodelay(true).unwrap();
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(move |request| answer(request, Arc::clone(&received), epoch));
-                drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
-            });
-        }
-    });
-    address
+    let mut addresses = Vec::new();
+    for _ in 0..ports {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        tokio::spawn(accept(listener, acceptor.clone(), Arc::clone(&received), epoch));
+    }
+    addresses
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, received: Arc<Received>, epoch: Instant) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, received) = (acceptor.clone(), Arc::clone(&received));
+        tokio::spawn(async move {
+            stream.set_nodelay(true).unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = service_fn(move |request| answer(request, Arc::clone(&received), epoch));
+            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+        });
+    }
 }
 
 async fn answer(

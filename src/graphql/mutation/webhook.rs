@@ -27,7 +27,8 @@ struct CreateWebhookInput {
     description: Option<String>,
     /// Whether it sends at once; absent: as the profile says.
     enabled: Option<bool>,
-    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated.
+    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated. Libraries for Standard
+    /// Webhooks take a generated one as it is, and your own as `whsec_` followed by the base64 of its bytes.
     #[graphql(secret)]
     secret: Option<String>,
     /// Name of the delivery profile; absent: the tenant's.
@@ -138,7 +139,8 @@ struct DeleteWebhookPayload {
 struct RotateWebhookSecretInput {
     /// Which webhook.
     webhook_id: ID,
-    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated.
+    /// A signing secret of your own, 32 to 256 visible ASCII characters; absent: one is generated. Libraries for Standard
+    /// Webhooks take a generated one as it is, and your own as `whsec_` followed by the base64 of its bytes.
     #[graphql(secret)]
     secret: Option<String>,
     /// For how long the old secret goes on signing beside the new one, in seconds, within what the profile allows; 0:
