@@ -3,6 +3,7 @@
 mod changes;
 mod faults;
 mod idempotency;
+mod intake;
 mod passivation;
 mod restart;
 mod schedule;
