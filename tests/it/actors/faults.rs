@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::outcome::FailureCode;
 use tidings::domain::subscription::Command;
@@ -144,4 +145,27 @@ async fn failures_far_apart_do_not_lengthen_the_rest() {
         assert!(delay_ms <= 5_000, "{delay_ms}");
     }
     world.succeeded(subscription, 88).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_waited_through_its_subscriptions_fall_is_made_once() {
+    let world = World::with(Config { max_attempts: 1, ..Config::default() }).await;
+    let other = world.subscribe_to(&["user.updated"]).await;
+    let subscription = world.subscribe().await;
+    world.endpoint.answers([Answer::Held]);
+    world.publish_as("user.updated").await;
+    world.endpoint.called(1).await;
+    world.publish().await;
+    world.let_pass(1_000).await;
+    world.store.fail_next_commit();
+    let disable = Command::Disable { reason: None };
+    let lost = world.engine.subscription(world.tenant, subscription, disable, Meta::system()).await;
+    assert!(lost.is_err());
+    // It is back, and waits for its turn anew.
+    world.let_pass(10_000).await;
+    world.endpoint.release(1);
+    world.succeeded(other, 1).await;
+    world.succeeded(subscription, 1).await;
+    world.let_pass(60_000).await;
+    assert_eq!(world.endpoint.calls().len(), 2);
 }
