@@ -4,6 +4,7 @@ mod changes;
 mod faults;
 mod idempotency;
 mod intake;
+mod isolation;
 mod passivation;
 mod restart;
 mod schedule;
