@@ -26,7 +26,7 @@ use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
 use crate::domain::filter::{self, EventType, Filter};
 use crate::domain::id::{MessageId, SubscriptionId, TenantId};
 use crate::domain::subscription::{Match, Matches, Settings};
-use crate::event_store::{AppendError, Position, ReadError, Recorded};
+use crate::event_store::{Position, ReadError, Recorded};
 use crate::execute::{SUBSCRIPTION_CATEGORY, subscription_of, subscription_stream};
 
 /// Name of the checkpoint.
@@ -43,7 +43,7 @@ const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(300);
 const SHARES: u32 = 8;
 /// Subscriptions that are behind and are led on before the others get their turn.
 const LED_AT_A_TIME: usize = 16;
-/// After a failed read or write.
+/// After a failed read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why the matcher had to stop; it begins again from its checkpoint.
@@ -53,8 +53,6 @@ pub(super) enum MatcherError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Decode(#[from] codec::DecodeError),
-    #[error(transparent)]
-    Save(#[from] AppendError),
 }
 
 /// Proof that matches became durable. Dropped without that, it says that they were lost.
@@ -183,7 +181,7 @@ impl<'a> Matcher<'a> {
         loop {
             let news = self.position.seq < *head.borrow_and_update() && self.read_page().await?;
             self.take_verdicts();
-            self.save_if_time().await?;
+            self.save_if_time().await;
             let led = self.lead_behind().await?;
             if news || led {
                 continue;
@@ -278,14 +276,16 @@ impl<'a> Matcher<'a> {
         self.outstanding.first().into_iter().chain(first_behind).min().map_or(self.position.seq, |seq| seq - 1)
     }
 
-    async fn save_if_time(&mut self) -> Result<(), MatcherError> {
+    async fn save_if_time(&mut self) {
         let low_water = self.low_water();
-        if low_water > self.saved && Instant::now() >= self.save_at {
-            self.context.log.save_checkpoint(READER, Position { shard: SHARD, seq: low_water }).await?;
-            self.saved = low_water;
-            self.save_at = Instant::now() + SAVE_EVERY;
+        if low_water <= self.saved || Instant::now() < self.save_at {
+            return;
         }
-        Ok(())
+        self.save_at = Instant::now() + SAVE_EVERY;
+        match self.context.log.save_checkpoint(READER, Position { shard: SHARD, seq: low_water }).await {
+            Ok(()) => self.saved = low_water,
+            Err(error) => tracing::warn!("the matcher's checkpoint is not saved: {error}"),
+        }
     }
 
     /// Those behind whose batches have all come to an end.

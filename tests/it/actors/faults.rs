@@ -169,3 +169,27 @@ async fn an_attempt_that_waited_through_its_subscriptions_fall_is_made_once() {
     world.let_pass(60_000).await;
     assert_eq!(world.endpoint.calls().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_loses_nothing_sends_nothing_that_cannot_be_recorded_and_is_soon_forgotten() {
+    let world = World::new().await;
+    let subscriptions = [world.subscribe().await, world.subscribe().await];
+    world.endpoint.answers([Answer::Late(200, 20); 100]);
+    for _ in 0..50 {
+        world.publish().await;
+    }
+    world.let_pass(10).await;
+    world.store.fill(true);
+    world.let_pass(1_000).await;
+    let sent = world.endpoint.calls().len();
+    world.let_pass(600_000).await;
+    assert_eq!(world.endpoint.calls().len(), sent);
+    assert!(world.try_publish("{}", None).await.is_err());
+    world.store.fill(false);
+    let full_until_ms = world.now_ms();
+    for subscription in subscriptions {
+        world.succeeded(subscription, 50).await;
+    }
+    let recovery_ms = world.now_ms() - full_until_ms;
+    assert!(recovery_ms < 35_000, "{recovery_ms}");
+}

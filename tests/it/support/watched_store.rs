@@ -32,6 +32,8 @@ enum Fate {
     AllSucceed,
     /// This one fails.
     Fails(usize),
+    /// All fail.
+    AllFail,
     /// This one and all later ones never return; whether they take place is the flag.
     HangsFrom(usize, bool),
 }
@@ -90,10 +92,19 @@ impl WatchedStore {
         *self.fate.lock().unwrap() = Fate::Fails(self.commits() + count + 1);
     }
 
+    /// No commit writes anything until there is room again.
+    pub(crate) fn fill(&self, full: bool) {
+        *self.fate.lock().unwrap() = if full { Fate::AllFail } else { Fate::AllSucceed };
+    }
+
     /// So many commits succeed; from the next one on they never return. If `written`, that one takes place unseen.
     pub(crate) fn hang_after(&self, count: usize, written: bool) {
         *self.fate.lock().unwrap() = Fate::HangsFrom(self.commits() + count + 1, written);
     }
+}
+
+fn no_room() -> AppendError {
+    AppendError::Unavailable("no room on the disk".into())
 }
 
 #[async_trait]
@@ -110,9 +121,8 @@ impl EventStore for WatchedStore {
             ms => tokio::time::sleep(Duration::from_millis(ms)).await,
         }
         match fate {
-            Fate::Fails(fails) if fails == number => {
-                batch.iter().map(|_| Err(AppendError::Unavailable("no room on the disk".into()))).collect()
-            }
+            Fate::Fails(fails) if fails == number => batch.iter().map(|_| Err(no_room())).collect(),
+            Fate::AllFail => batch.iter().map(|_| Err(no_room())).collect(),
             Fate::HangsFrom(first, written) if number >= first => {
                 if written && number == first {
                     self.memory.append(shard, batch).await;
@@ -171,7 +181,8 @@ impl EventStore for WatchedStore {
     }
 
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
-        self.memory.save_checkpoint(reader, at).await
+        let full = matches!(*self.fate.lock().unwrap(), Fate::AllFail);
+        if full { Err(no_room()) } else { self.memory.save_checkpoint(reader, at).await }
     }
 
     async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
