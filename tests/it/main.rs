@@ -5,6 +5,7 @@
 mod actors;
 mod canonical_json;
 mod crash;
+mod damage;
 mod documents;
 mod end_to_end;
 mod event_store;
