@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use tidings::actors::Config;
+use tidings::error_code::ErrorCode;
 use tidings::event_store::{Append, EventStore, NewEvent, Position, StreamWrite};
 use tidings::execute::{deliveries_stream, subscription_stream};
 
@@ -147,4 +148,16 @@ async fn an_outcome_costs_no_read_of_the_log_at_its_head() {
     world.succeeded(subscription, 100).await;
     let reads = world.store.log_reads() - before;
     assert!(reads <= 10, "{reads} reads");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_that_somebody_made_up_take_no_memory() {
+    let world = World::new().await;
+    for _ in 0..100 {
+        let id = world.clock.subscription_id();
+        let refusal = world.engine.settings(world.tenant, id).await.unwrap_err();
+        assert_eq!(refusal.code(), ErrorCode::NotFound);
+        // Not even loaded.
+        assert_eq!(world.store.reads_of(&subscription_stream(id)), 0);
+    }
 }
