@@ -88,8 +88,10 @@ pub(super) fn start(
     tokio::spawn(async move {
         let number = open.failures + 1;
         let withdraw = || {
-            let withdrawn = SubscriptionMessage::AttemptWithdrawn { delivery, number };
-            regions.send(subscription, withdrawn);
+            // The successor of an actor that has gone may have started the same attempt, and would take it for that.
+            if current.has_changed().is_ok() {
+                regions.send(subscription, SubscriptionMessage::AttemptWithdrawn { delivery, number });
+            }
         };
         let _permit = context.attempts.acquire().await.expect("nobody closes the semaphore");
         if context.is_stopping() {

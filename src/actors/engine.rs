@@ -394,6 +394,11 @@ impl Engine {
         meta: Meta,
     ) -> Result<Done, EngineError> {
         let _credit = self.credits.try_acquire().map_err(|_| EngineError::Overloaded)?;
+        // Nobody shall fill the memory with actors of ids that they made up.
+        let creates = matches!(command, Some(Command::Create(_)));
+        if !creates && self.context.log.stream_version(&execute::subscription_stream(id)).await? == 0 {
+            return Err(subscription::Refusal::NotFound.into());
+        }
         let (reply, answer) = oneshot::channel();
         let request = SubscriptionRequest { tenant, command, meta, reply };
         self.regions.send(id, SubscriptionMessage::Command(Box::new(request)));

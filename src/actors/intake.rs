@@ -3,10 +3,11 @@
 //! Takes what is queued, looks up all idempotency keys of the batch at once, decides, and sends one append for each
 //! tenant, without waiting for the one before it. A caller is answered when its append is durable.
 //!
-//! If an append fails, the tenant is forgotten and read from the log again; appends that were decided on top of the
-//! failed one fail with it, since they expect versions that never came to be.
+//! If an append fails, the tenant is forgotten, and read from the log again once nothing of it is under way: appends
+//! that were decided on top of the failed one fail with it, since they expect versions that never came to be.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -48,24 +49,25 @@ struct Claimed {
 /// Runs until every sender is gone and every answer is given.
 pub(super) async fn run(context: Arc<Context>, requests: &mut mpsc::Receiver<Request>) {
     // Bounded by the requests that wait for these answers.
-    let (settled_sender, mut settled) = mpsc::unbounded_channel();
+    let (settled_sender, settled) = mpsc::unbounded_channel();
     let mut intake = Intake {
         context,
         tenants: LruCache::new(CACHED_TENANTS),
         under_way: HashMap::new(),
-        settled: settled_sender,
-        unsettled: 0,
+        settled,
+        settled_sender,
+        unsettled: HashMap::new(),
     };
     let mut batch = Vec::with_capacity(BATCH);
     let mut open = true;
-    while open || intake.unsettled > 0 {
+    while open || !intake.unsettled.is_empty() {
         tokio::select! {
             biased;
-            Some(outcome) = settled.recv() => intake.settle(outcome),
+            Some(outcome) = intake.settled.recv() => intake.settle(outcome),
             count = requests.recv_many(&mut batch, BATCH), if open => {
                 open = count > 0;
                 // Failures that are known already must not be built upon.
-                while let Ok(outcome) = settled.try_recv() {
+                while let Ok(outcome) = intake.settled.try_recv() {
                     intake.settle(outcome);
                 }
                 intake.take(&mut batch).await;
@@ -76,14 +78,16 @@ pub(super) async fn run(context: Arc<Context>, requests: &mut mpsc::Receiver<Req
 
 struct Intake {
     context: Arc<Context>,
-    tenants: LruCache<TenantId, Entry>,
+    tenants: LruCache<TenantId, Known>,
     /// Idempotency keys whose first message is not durable yet, with those who sent it again meanwhile.
     under_way: HashMap<String, UnderWay>,
-    settled: mpsc::UnboundedSender<Outcome>,
-    unsettled: usize,
+    settled: mpsc::UnboundedReceiver<Outcome>,
+    settled_sender: mpsc::UnboundedSender<Outcome>,
+    /// Appends that are under way, for each tenant that has any.
+    unsettled: HashMap<TenantId, usize>,
 }
 
-struct Entry {
+struct Known {
     tenant: Tenant,
     version: u64,
     messages_version: u64,
@@ -104,8 +108,12 @@ struct Outcome {
 enum Replies {
     /// Messages in the order of their events.
     Messages(Vec<Pending>),
-    Tenant(oneshot::Sender<Result<Done, EngineError>>),
+    /// What was decided on the tenant, and is to be told once all that it rests on is durable.
+    Tenant { decided: Result<Changed, tenant::Refusal>, reply: oneshot::Sender<Result<Done, EngineError>> },
 }
+
+/// Whether a change changed anything.
+type Changed = bool;
 
 struct Pending {
     published: MessagePublished,
@@ -124,6 +132,8 @@ struct Batch {
 
 impl Intake {
     async fn take(&mut self, requests: &mut Vec<Request>) {
+        // Before the keys are looked up: what is settled here is in the log by then.
+        let failed = self.load_all(requests).await;
         let known = match self.known_claims(requests).await {
             Ok(known) => known,
             Err(error) => {
@@ -137,15 +147,15 @@ impl Intake {
         for request in requests.drain(..) {
             match request {
                 Request::Publish { tenant, draft, meta, reply } => {
-                    if let Err(error) = self.load(tenant).await {
-                        answer(reply, Err(error));
+                    if let Some(error) = failed.get(&tenant) {
+                        answer(reply, Err(error.clone()));
                         continue;
                     }
                     self.publish(tenant, draft, &meta, reply, &known, batches.entry(tenant).or_default());
                 }
                 Request::Tenant { tenant, command, meta, reply } => {
-                    if let Err(error) = self.load(tenant).await {
-                        answer(reply, Err(error));
+                    if let Some(error) = failed.get(&tenant) {
+                        answer(reply, Err(error.clone()));
                         continue;
                     }
                     self.change(tenant, command, &meta, reply);
@@ -165,13 +175,37 @@ impl Intake {
         self.context.log.claims(SHARD, &keys).await.map_err(EngineError::from)
     }
 
+    /// Has all tenants of the requests in memory, but for those that it returns.
+    async fn load_all(&mut self, requests: &[Request]) -> HashMap<TenantId, EngineError> {
+        let wanted: BTreeSet<_> = requests.iter().map(Request::tenant).collect();
+        // So that none of them makes room for another.
+        for id in &wanted {
+            self.tenants.promote(id);
+        }
+        let mut failed = HashMap::new();
+        // Asked anew each time, since a failure that is learned of while one is loaded forgets another.
+        let missing = |intake: &Self, failed: &HashMap<_, _>| {
+            wanted.iter().copied().find(|id| !intake.tenants.contains(id) && !failed.contains_key(id))
+        };
+        while let Some(id) = missing(self, &failed) {
+            if let Err(error) = self.load(id).await {
+                failed.insert(id, error);
+            }
+        }
+        failed
+    }
+
+    /// Waits first until nothing of the tenant is under way: the log does not have that yet, and a version read past it
+    /// would be taken.
     async fn load(&mut self, id: TenantId) -> Result<(), EngineError> {
-        if self.tenants.contains(&id) {
-            return Ok(());
+        while self.unsettled.contains_key(&id) {
+            // Every append ends, and `self` holds a sender.
+            let Some(outcome) = self.settled.recv().await else { break };
+            self.settle(outcome);
         }
         let (tenant, version) = execute::load_tenant(&self.context.log, id).await?;
         let messages_version = self.context.log.stream_version(&execute::messages_stream(id)).await?;
-        self.tenants.put(id, Entry { tenant, version, messages_version });
+        self.tenants.put(id, Known { tenant, version, messages_version });
         Ok(())
     }
 
@@ -259,11 +293,8 @@ impl Intake {
             return;
         }
         let Some(entry) = self.tenants.get_mut(&tenant) else {
-            return self.settle(Outcome {
-                tenant,
-                replies: Replies::Messages(batch.pending),
-                result: Err(AppendError::Unavailable("the tenant left memory".into())),
-            });
+            let error = AppendError::Unavailable("the tenant left memory".into());
+            return self.settle_messages(batch.pending, Err(error));
         };
         let first_version = entry.messages_version + 1;
         entry.messages_version += batch.events.len() as u64;
@@ -290,12 +321,16 @@ impl Intake {
                 vec![]
             }
         };
-        let events = match tenant::decide(&entry.tenant, command) {
-            Ok(events) if events.is_empty() => {
-                return answer(reply, Ok(Done { position: None, changed: false, settings: None }));
+        let (events, decided) = match tenant::decide(&entry.tenant, command) {
+            Ok(events) if !events.is_empty() => (events, Ok(true)),
+            unchanged => {
+                let decided = unchanged.map(|_| false);
+                // An empty append is acknowledged behind those that the decision rests on.
+                return match self.unsettled.contains_key(&id) {
+                    true => self.send(id, Append::default(), Replies::Tenant { decided, reply }),
+                    false => answer(reply, told(decided, None)),
+                };
             }
-            Ok(events) => events,
-            Err(refusal) => return answer(reply, Err(refusal.into())),
         };
         let clock = &*self.context.clock;
         let now = clock.now();
@@ -309,28 +344,33 @@ impl Intake {
             })
             .collect();
         let write = StreamWrite { stream: execute::tenant_stream(id), first_version, events: new_events };
-        self.send(id, Append { writes: vec![write], claims, wakeups: vec![] }, Replies::Tenant(reply));
+        self.send(id, Append { writes: vec![write], claims, wakeups: vec![] }, Replies::Tenant { decided, reply });
     }
 
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {
-        self.unsettled += 1;
-        let settled = self.settled.clone();
+        *self.unsettled.entry(tenant).or_default() += 1;
+        let settled = self.settled_sender.clone();
         let ack = Box::new(move |result| drop(settled.send(Outcome { tenant, replies, result })));
         // The log tells its refusal through the ack as well, and one telling is enough.
         drop(self.context.log.try_append(SHARD, append, ack));
     }
 
     fn settle(&mut self, outcome: Outcome) {
-        self.unsettled = self.unsettled.saturating_sub(1);
         let Outcome { tenant, replies, result } = outcome;
+        if let Entry::Occupied(mut unsettled) = self.unsettled.entry(tenant) {
+            *unsettled.get_mut() -= 1;
+            if *unsettled.get() == 0 {
+                unsettled.remove();
+            }
+        }
         if result.is_err() {
             self.tenants.pop(&tenant);
         }
         match replies {
-            Replies::Tenant(reply) => answer(
+            Replies::Tenant { decided, reply } => answer(
                 reply,
                 match result {
-                    Ok(appended) => Ok(Done { position: Some(appended.last), changed: true, settings: None }),
+                    Ok(appended) => told(decided, Some(appended.last)),
                     Err(AppendError::ClaimTaken { key }) => {
                         Err(tenant::Refusal::SlugTaken(key.trim_start_matches("tenant-slug/").to_owned()).into())
                     }
@@ -364,6 +404,12 @@ impl Intake {
 }
 
 impl Request {
+    fn tenant(&self) -> TenantId {
+        match self {
+            Self::Publish { tenant, .. } | Self::Tenant { tenant, .. } => *tenant,
+        }
+    }
+
     fn claim(&self) -> Option<String> {
         match self {
             Self::Publish { tenant, draft, .. } => {
@@ -379,6 +425,12 @@ impl Request {
             Self::Tenant { reply, .. } => answer(reply, Err(error)),
         }
     }
+}
+
+/// A decision on a tenant, as its caller hears it.
+fn told(decided: Result<Changed, tenant::Refusal>, position: Option<Position>) -> Result<Done, EngineError> {
+    let changed = decided?;
+    Ok(Done { position: position.filter(|_| changed), changed, settings: None })
 }
 
 /// A caller that has gone needs no answer.

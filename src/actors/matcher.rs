@@ -6,8 +6,10 @@
 //!   the earliest match that is not; after a restart everything behind it is cast again, and subscriptions ignore what
 //!   they have seen.
 //! - Every cast names the match before it, so that a subscription that lost one refuses what comes after it.
-//! - A subscription that cannot take its matches (it failed and rests) holds up nobody: it is remembered as behind and
-//!   read to again, alone, from its first lost match. The checkpoint waits for it.
+//! - A subscription that cannot take its matches holds up nobody: if it lost one (it failed and rests), or has its share
+//!   of the credits under way (it takes long to load), it is remembered as behind, and led through the log by itself,
+//!   one page at a time. The checkpoint waits for it.
+//! - One whose settings cannot be read is behind until a program comes that can.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
 use crate::domain::filter::{self, EventType, Filter};
 use crate::domain::id::{MessageId, SubscriptionId, TenantId};
 use crate::domain::subscription::{Match, Matches, Settings};
-use crate::event_store::{AppendError, Position, ReadError, Recorded};
+use crate::event_store::{Position, ReadError, Recorded};
 use crate::execute::{SUBSCRIPTION_CATEGORY, subscription_of, subscription_stream};
 
 /// Name of the checkpoint.
@@ -34,8 +36,14 @@ const PAGE: usize = 500;
 /// The checkpoint is saved at most this often: it costs a commit, and being behind costs only repeated casts.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
 /// How long a subscription that lost matches is left alone.
-const RETRY_BEHIND_AFTER: Duration = Duration::from_secs(2);
-/// After a failed read or write.
+const RETRY_LOST_AFTER: Duration = Duration::from_secs(2);
+/// How long one is left alone whose settings cannot be read.
+const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(300);
+/// One subscription may hold this part of the credits.
+const SHARES: u32 = 8;
+/// Subscriptions that are behind and are led on before the others get their turn.
+const LED_AT_A_TIME: usize = 16;
+/// After a failed read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why the matcher had to stop; it begins again from its checkpoint.
@@ -45,8 +53,6 @@ pub(super) enum MatcherError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Decode(#[from] codec::DecodeError),
-    #[error(transparent)]
-    Save(#[from] AppendError),
 }
 
 /// Proof that matches became durable. Dropped without that, it says that they were lost.
@@ -96,20 +102,55 @@ struct Matcher<'a> {
     context: &'a Context,
     regions: &'a Regions,
     table: Table,
-    /// Everything up to here was cast.
+    /// Everything up to here was cast, but for those who are behind.
     position: Position,
-    /// Batches that are not durable yet, by their first positions.
-    outstanding: BTreeSet<(SubscriptionId, u64)>,
+    outstanding: Outstanding,
     /// The newest match cast to each subscription since this matcher began.
     cast_through: HashMap<SubscriptionId, u64>,
-    /// Subscriptions that lost matches, with the first lost position. Nothing is cast to them but by the retry.
-    behind: BTreeMap<SubscriptionId, u64>,
-    retry_behind_at: Instant,
+    behind: BTreeMap<SubscriptionId, Behind>,
     credits: Arc<Semaphore>,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     verdict_sender: mpsc::UnboundedSender<Verdict>,
     saved: u64,
     save_at: Instant,
+}
+
+/// Batches that are not durable yet.
+#[derive(Default)]
+struct Outstanding {
+    /// How many matches each holds, by subscription and first position.
+    batches: BTreeMap<(SubscriptionId, u64), usize>,
+    by_position: BTreeSet<(u64, SubscriptionId)>,
+}
+
+impl Outstanding {
+    fn insert(&mut self, Batch { subscription, first_seq }: Batch, matches: usize) {
+        self.batches.insert((subscription, first_seq), matches);
+        self.by_position.insert((first_seq, subscription));
+    }
+
+    fn remove(&mut self, Batch { subscription, first_seq }: Batch) {
+        self.batches.remove(&(subscription, first_seq));
+        self.by_position.remove(&(first_seq, subscription));
+    }
+
+    /// How many matches one subscription has under way.
+    fn of(&self, subscription: SubscriptionId) -> usize {
+        self.batches.range((subscription, 0)..=(subscription, u64::MAX)).map(|(_, matches)| matches).sum()
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.by_position.first().map(|(seq, _)| *seq)
+    }
+}
+
+/// A subscription that is led through the log by itself.
+#[derive(Clone, Copy)]
+struct Behind {
+    /// The first position that is still to be read for it.
+    from: u64,
+    /// Not before this, and not before all that it has under way has ended.
+    next_at: Instant,
 }
 
 impl<'a> Matcher<'a> {
@@ -122,10 +163,9 @@ impl<'a> Matcher<'a> {
             regions,
             table: Table::as_of(context, position).await?,
             position,
-            outstanding: BTreeSet::new(),
+            outstanding: Outstanding::default(),
             cast_through: HashMap::new(),
             behind: BTreeMap::new(),
-            retry_behind_at: Instant::now(),
             credits: Arc::new(Semaphore::new(context.config.match_credits as usize)),
             verdicts,
             verdict_sender,
@@ -136,27 +176,18 @@ impl<'a> Matcher<'a> {
     }
 
     async fn follow(mut self) -> Result<(), MatcherError> {
+        self.leave_behind_unreadable(self.position.seq + 1);
         let mut head = self.context.log.watch(SHARD);
         loop {
-            head.borrow_and_update();
-            let events = self.context.log.read_log(self.position, PAGE).await?;
-            if let Some(last) = events.last() {
-                let last = last.position;
-                let mut batches = Batches::default();
-                for recorded in &events {
-                    self.table.read(recorded, None, &mut batches)?;
-                }
-                self.cast(batches).await;
-                self.position = last;
-                self.take_verdicts();
-                self.save_if_time().await?;
+            let news = self.position.seq < *head.borrow_and_update() && self.read_page().await?;
+            self.take_verdicts();
+            self.save_if_time().await;
+            let led = self.lead_behind().await?;
+            if news || led {
                 continue;
             }
-            self.take_verdicts();
-            self.save_if_time().await?;
-            self.retry_behind().await?;
             let unsaved = self.low_water() > self.saved;
-            let lost = !self.behind.is_empty();
+            let lead_at = self.ready().map(|(_, behind)| behind.next_at).min();
             tokio::select! {
                 changed = head.changed() => {
                     if changed.is_err() {
@@ -166,38 +197,61 @@ impl<'a> Matcher<'a> {
                 }
                 Some(verdict) = self.verdicts.recv() => self.judge(&verdict),
                 () = tokio::time::sleep_until(self.save_at), if unsaved => {}
-                () = tokio::time::sleep_until(self.retry_behind_at), if lost => {}
+                () = tokio::time::sleep_until(lead_at.unwrap_or_else(Instant::now)), if lead_at.is_some() => {}
             }
         }
     }
 
-    async fn cast(&mut self, batches: Batches) {
+    /// Casts what the next events of the log match; `false` if there are none.
+    async fn read_page(&mut self) -> Result<bool, MatcherError> {
+        let events = self.context.log.read_log(self.position, PAGE).await?;
+        let Some(last) = events.last() else { return Ok(false) };
+        let mut batches = Batches::default();
+        for recorded in &events {
+            self.table.read(recorded, &mut batches)?;
+        }
         for (subscription, found) in batches.0 {
-            if self.behind.contains_key(&subscription) {
-                continue;
-            }
-            // A batch larger than all credits would wait for ever.
-            for found in found.chunks(self.context.config.match_credits.clamp(1, PAGE as u32) as usize) {
-                let Ok(credits) = Arc::clone(&self.credits).acquire_many_owned(found.len() as u32).await else {
-                    return;
-                };
-                let batch = Batch { subscription, first_seq: found[0].1 };
-                self.outstanding.insert((subscription, batch.first_seq));
-                let ack = MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
-                let matches = Matches {
-                    after: self.cast_through.insert(subscription, found[found.len() - 1].1),
-                    found: found
-                        .iter()
-                        .map(|(message, message_seq)| Match {
-                            delivery: self.context.clock.delivery_id(),
-                            message: *message,
-                            message_seq: *message_seq,
-                        })
-                        .collect(),
-                };
-                self.regions.send(subscription, SubscriptionMessage::Matched { matches, ack });
+            if !self.behind.contains_key(&subscription) {
+                let room = self.share().saturating_sub(self.outstanding.of(subscription)).min(found.len());
+                self.cast(subscription, &found[..room]).await;
+                if let Some((_, from)) = found.get(room) {
+                    self.behind.insert(subscription, Behind { from: *from, next_at: Instant::now() });
+                }
             }
         }
+        self.leave_behind_unreadable(self.position.seq + 1);
+        self.position = last.position;
+        Ok(true)
+    }
+
+    /// Whoever has become unreadable goes no further than this position, and keeps the checkpoint there.
+    fn leave_behind_unreadable(&mut self, from: u64) {
+        let next_at = Instant::now() + RETRY_UNREADABLE_AFTER;
+        for subscription in std::mem::take(&mut self.table.unreadable) {
+            self.behind.entry(subscription).or_insert(Behind { from, next_at }).next_at = next_at;
+        }
+    }
+
+    /// The most matches that one subscription may have under way.
+    fn share(&self) -> usize {
+        (self.context.config.match_credits / SHARES).max(1) as usize
+    }
+
+    /// Casts matches of one subscription, at most its share.
+    async fn cast(&mut self, subscription: SubscriptionId, found: &[(MessageId, u64)]) {
+        let (Some((_, first_seq)), Some((_, last_seq))) = (found.first(), found.last()) else { return };
+        let Ok(credits) = Arc::clone(&self.credits).acquire_many_owned(found.len() as u32).await else { return };
+        let batch = Batch { subscription, first_seq: *first_seq };
+        self.outstanding.insert(batch, found.len());
+        let ack = MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
+        let new = |(message, message_seq): &(MessageId, u64)| Match {
+            delivery: self.context.clock.delivery_id(),
+            message: *message,
+            message_seq: *message_seq,
+        };
+        let after = self.cast_through.insert(subscription, *last_seq);
+        let matches = Matches { after, found: found.iter().map(new).collect() };
+        self.regions.send(subscription, SubscriptionMessage::Matched { matches, ack });
     }
 
     fn take_verdicts(&mut self) {
@@ -206,59 +260,78 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    fn judge(&mut self, verdict: &Verdict) {
-        let Batch { subscription, first_seq } = verdict.batch;
-        self.outstanding.remove(&(subscription, first_seq));
-        if !verdict.durable {
-            self.cast_through.remove(&subscription);
-            let first = self.behind.entry(subscription).or_insert(first_seq);
-            *first = (*first).min(first_seq);
-            self.retry_behind_at = Instant::now() + RETRY_BEHIND_AFTER;
+    fn judge(&mut self, Verdict { batch, durable }: &Verdict) {
+        self.outstanding.remove(*batch);
+        if !durable {
+            self.cast_through.remove(&batch.subscription);
+            let next_at = Instant::now() + RETRY_LOST_AFTER;
+            let behind = self.behind.entry(batch.subscription).or_insert(Behind { from: batch.first_seq, next_at });
+            *behind = Behind { from: behind.from.min(batch.first_seq), next_at };
         }
     }
 
     /// Every match at or before this position is durable.
     fn low_water(&self) -> u64 {
-        let first_open = self.outstanding.iter().map(|(_, seq)| *seq).min();
-        let first_lost = self.behind.values().min().copied();
-        first_open.into_iter().chain(first_lost).min().map_or(self.position.seq, |seq| seq - 1)
+        let first_behind = self.behind.values().map(|behind| behind.from).min();
+        self.outstanding.first().into_iter().chain(first_behind).min().map_or(self.position.seq, |seq| seq - 1)
     }
 
-    async fn save_if_time(&mut self) -> Result<(), MatcherError> {
+    async fn save_if_time(&mut self) {
         let low_water = self.low_water();
-        if low_water > self.saved && Instant::now() >= self.save_at {
-            self.context.log.save_checkpoint(READER, Position { shard: SHARD, seq: low_water }).await?;
-            self.saved = low_water;
-            self.save_at = Instant::now() + SAVE_EVERY;
+        if low_water <= self.saved || Instant::now() < self.save_at {
+            return;
         }
-        Ok(())
+        self.save_at = Instant::now() + SAVE_EVERY;
+        match self.context.log.save_checkpoint(READER, Position { shard: SHARD, seq: low_water }).await {
+            Ok(()) => self.saved = low_water,
+            Err(error) => tracing::warn!("the matcher's checkpoint is not saved: {error}"),
+        }
     }
 
-    /// Reads the log again for subscriptions that lost matches, each from its first lost one, once every batch on its
-    /// way to them has come to an end.
-    async fn retry_behind(&mut self) -> Result<(), MatcherError> {
-        if self.behind.is_empty() || Instant::now() < self.retry_behind_at {
-            return Ok(());
-        }
-        self.retry_behind_at = Instant::now() + RETRY_BEHIND_AFTER;
-        let settled = |id: &SubscriptionId| self.outstanding.range((*id, 0)..=(*id, u64::MAX)).next().is_none();
-        let ready: Vec<_> = self.behind.keys().copied().filter(settled).collect();
-        for subscription in ready {
-            let Some(first_seq) = self.behind.remove(&subscription) else { continue };
-            let mut at = Position { shard: SHARD, seq: first_seq - 1 };
-            let mut table = Table::of_one(self.context, subscription, at).await?;
-            let mut batches = Batches::default();
-            while at < self.position {
-                let events = self.context.log.read_log(at, PAGE).await?;
-                let Some(last) = events.last() else { break };
-                at = last.position;
-                for recorded in events.iter().filter(|recorded| recorded.position <= self.position) {
-                    table.read(recorded, Some(subscription), &mut batches)?;
+    /// Those behind whose batches have all come to an end.
+    fn ready(&self) -> impl Iterator<Item = (SubscriptionId, Behind)> {
+        let settled = |id: &SubscriptionId| self.outstanding.of(*id) == 0;
+        self.behind.iter().filter(move |(id, _)| settled(id)).map(|(id, behind)| (*id, *behind))
+    }
+
+    /// Leads some of those who are behind a page further; `false` if it is nobody's time.
+    async fn lead_behind(&mut self) -> Result<bool, MatcherError> {
+        let now = Instant::now();
+        let mut ready: Vec<_> = self.ready().filter(|(_, behind)| behind.next_at <= now).collect();
+        ready.sort_unstable_by_key(|(_, behind)| behind.next_at);
+        ready.truncate(LED_AT_A_TIME);
+        for (subscription, Behind { from, .. }) in &ready {
+            let next = match self.lead(*subscription, *from).await {
+                Ok(from) => Behind { from, next_at: now },
+                Err(MatcherError::Decode(error)) => {
+                    tracing::error!(subscription.id = %subscription, "nothing is matched: {error}");
+                    Behind { from: *from, next_at: now + RETRY_UNREADABLE_AFTER }
                 }
-            }
-            self.cast(batches).await;
+                Err(error) => return Err(error),
+            };
+            match next.from > self.position.seq {
+                true => self.behind.remove(subscription),
+                false => self.behind.insert(*subscription, next),
+            };
         }
-        Ok(())
+        Ok(!ready.is_empty())
+    }
+
+    /// Casts what a page of the log matches of one subscription. Returns from where to go on.
+    async fn lead(&mut self, subscription: SubscriptionId, from: u64) -> Result<u64, MatcherError> {
+        let before = Position { shard: SHARD, seq: from - 1 };
+        let mut table = Table::of_one(self.context, subscription, before).await?;
+        let events = self.context.log.read_log(before, PAGE).await?;
+        let mut batches = Batches::default();
+        let mut next = from;
+        for recorded in events.iter().filter(|recorded| recorded.position <= self.position) {
+            table.read_for(subscription, recorded, &mut batches)?;
+            next = recorded.position.seq + 1;
+        }
+        let found = batches.0.remove(&subscription).unwrap_or_default();
+        let room = self.share().min(found.len());
+        self.cast(subscription, &found[..room]).await;
+        Ok(found.get(room).map_or(next, |(_, seq)| *seq))
     }
 }
 
@@ -271,6 +344,8 @@ struct Batches(HashMap<SubscriptionId, Vec<(MessageId, u64)>>);
 struct Table {
     settings: HashMap<SubscriptionId, Settings>,
     by_tenant: HashMap<TenantId, BTreeSet<SubscriptionId>>,
+    /// Those whose settings turned out to be unreadable, until they are taken from here.
+    unreadable: BTreeSet<SubscriptionId>,
 }
 
 impl Table {
@@ -283,7 +358,7 @@ impl Table {
             let Some(last) = page.last() else { return Ok(table) };
             after = Some((last.stream.clone(), last.version));
             for recorded in &page {
-                table.learn(&codec::decode(recorded)?, &recorded.stream);
+                table.try_learn(recorded);
             }
         }
     }
@@ -302,20 +377,32 @@ impl Table {
         }
     }
 
-    /// Reads one event of the log: remembers a subscription's change, or notes who matches a message. With `only` it
-    /// looks at that subscription alone.
-    fn read(
+    /// Reads one event of the log: remembers a subscription's change, or notes who matches a message.
+    fn read(&mut self, recorded: &Recorded, batches: &mut Batches) -> Result<(), MatcherError> {
+        match recorded.kind.starts_with("subscription.") {
+            true => self.try_learn(recorded),
+            false => self.note_matches(recorded, batches)?,
+        }
+        Ok(())
+    }
+
+    /// The same for a table of one subscription, which fails if that is unreadable.
+    fn read_for(
         &mut self,
+        only: SubscriptionId,
         recorded: &Recorded,
-        only: Option<SubscriptionId>,
         batches: &mut Batches,
     ) -> Result<(), MatcherError> {
-        if recorded.kind.starts_with("subscription.") {
-            if only.is_none_or(|only| recorded.stream == subscription_stream(only)) {
-                self.learn(&codec::decode(recorded)?, &recorded.stream);
-            }
-            return Ok(());
+        if !recorded.kind.starts_with("subscription.") {
+            return self.note_matches(recorded, batches);
         }
+        if subscription_of(&recorded.stream) == Some(only) {
+            self.learn(&codec::decode(recorded)?, &recorded.stream);
+        }
+        Ok(())
+    }
+
+    fn note_matches(&self, recorded: &Recorded, batches: &mut Batches) -> Result<(), MatcherError> {
         if recorded.kind != "message.published" {
             return Ok(());
         }
@@ -325,6 +412,19 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// What cannot be read makes its own subscription unreadable, and no other.
+    fn try_learn(&mut self, recorded: &Recorded) {
+        match (codec::decode(recorded), subscription_of(&recorded.stream)) {
+            (Ok(event), _) => self.learn(&event, &recorded.stream),
+            (Err(error), Some(subscription)) => {
+                tracing::error!(subscription.id = %subscription, "nothing is matched from here on: {error}");
+                self.settings.remove(&subscription);
+                self.unreadable.insert(subscription);
+            }
+            (Err(error), None) => tracing::error!(stream.id = recorded.stream, "belongs to nobody: {error}"),
+        }
     }
 
     fn matching(&self, tenant: TenantId, event_type: &EventType) -> impl Iterator<Item = SubscriptionId> {

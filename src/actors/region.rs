@@ -26,9 +26,12 @@ const WAKES_PER_TICK: usize = 256;
 const MAX_SLEEP_MS: u64 = 1_000;
 /// First delay before a failed subscription is tried again; doubles up to the longest.
 const FIRST_REST_MS: u64 = 1_000;
-const LONGEST_REST_MS: u64 = 300_000;
+/// The longest for one that fell while it worked: mostly because the log could not be written, which all have in common.
+const LONGEST_REST_MS: u64 = 30_000;
+/// The longest for one that cannot be loaded: every try may read much.
+const LONGEST_REST_UNLOADED_MS: u64 = 300_000;
 /// One that has lived so long without a fault begins again with the first delay.
-const HEALTHY_AFTER_MS: u64 = LONGEST_REST_MS;
+const HEALTHY_AFTER_MS: u64 = LONGEST_REST_UNLOADED_MS;
 
 /// What a region is told.
 pub(super) enum RegionMessage {
@@ -172,7 +175,7 @@ impl Actor for RegionActor {
             RegionMessage::MayLeave { id, actor } => state.leave(id, actor),
             RegionMessage::StartFailed { id, actor, error } => {
                 state.children.remove(&actor);
-                state.failed(id, &error);
+                state.failed(id, LONGEST_REST_UNLOADED_MS, &error);
             }
             RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
@@ -195,7 +198,7 @@ impl Actor for RegionActor {
             }
             SupervisionEvent::ActorFailed(actor, error) => {
                 if let Some(id) = state.children.remove(&actor.get_id()) {
-                    state.failed(id, &error.to_string());
+                    state.failed(id, LONGEST_REST_MS, &error.to_string());
                 }
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -242,6 +245,7 @@ impl State {
             regions: self.arguments.regions.clone(),
             region: me.clone(),
             id,
+            after_failure: self.failures.contains_key(&id),
         };
         match ActorRuntime::spawn_linked_instant(None, SubscriptionActor, arguments, me.get_cell()) {
             Ok((actor, started)) => {
@@ -260,7 +264,7 @@ impl State {
                 Some(actor)
             }
             Err(error) => {
-                self.failed(id, &error.to_string());
+                self.failed(id, LONGEST_REST_UNLOADED_MS, &error.to_string());
                 None
             }
         }
@@ -276,10 +280,10 @@ impl State {
         }
     }
 
-    fn failed(&mut self, id: SubscriptionId, error: &str) {
+    fn failed(&mut self, id: SubscriptionId, longest_rest_ms: u64, error: &str) {
         let failures = self.failures.entry(id).or_default();
         *failures += 1;
-        let rest_ms = FIRST_REST_MS.saturating_mul(1 << (*failures - 1).min(16)).min(LONGEST_REST_MS);
+        let rest_ms = FIRST_REST_MS.saturating_mul(1 << (*failures - 1).min(16)).min(longest_rest_ms);
         tracing::error!(subscription.id = %id, failures, rest_ms, "subscription failed and rests: {error}");
         let until = self.now().plus_ms(rest_ms);
         self.slots.insert(id, Slot::Resting(until));

@@ -2,7 +2,8 @@
 //!
 //! - The handler never waits. Decisions rest on events that may not be durable yet; that is sound because there is one
 //!   writer and nothing leaves before its events are durable ([`Gate`]).
-//! - If an append fails, what was decided on it is worthless: the actor ends, and the region loads it anew.
+//! - If an append fails, what was decided on it is worthless: the actor ends, and the region loads it anew. It then
+//!   writes its wake-up before it sends anything: while the log cannot be written, nobody gets what cannot be recorded.
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
 use std::collections::{HashMap, VecDeque};
@@ -62,12 +63,16 @@ pub(super) struct Arguments {
     pub(super) regions: Regions,
     pub(super) region: ActorRef<RegionMessage>,
     pub(super) id: SubscriptionId,
+    /// Whether its last life ended with a failure.
+    pub(super) after_failure: bool,
 }
 
 pub(super) struct State {
     arguments: Arguments,
     loaded: Loaded,
     gate: Gate,
+    /// Whether the log could be written, as far as this actor has reason to ask.
+    may_record: bool,
     /// Numbers of the attempts that wait for a permit or are under way.
     in_flight: HashMap<DeliveryId, u32>,
     target: watch::Sender<Option<Arc<attempt::Target>>>,
@@ -130,7 +135,7 @@ impl Actor for SubscriptionActor {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<Self::Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let loaded = execute::load_subscription(&arguments.context.log, arguments.id).await?;
         let gate = Gate {
             life_version: loaded.life_version,
@@ -139,6 +144,7 @@ impl Actor for SubscriptionActor {
         };
         let never_created = loaded.life_version == 0;
         let mut state = State {
+            may_record: !arguments.after_failure,
             arguments,
             loaded,
             gate,
@@ -149,6 +155,9 @@ impl Actor for SubscriptionActor {
             // What was never created has no wake-up to be removed.
             wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
         };
+        if !state.may_record {
+            state.write_wakeup(&me)?;
+        }
         state.start_due();
         Ok(state)
     }
@@ -284,6 +293,11 @@ impl State {
         (self.arguments.id.to_string(), due_at)
     }
 
+    fn write_wakeup(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
+        let wakeup = self.set_wakeup(self.loaded.state.next_due());
+        self.send(me, Append { wakeups: vec![wakeup], ..Append::default() })
+    }
+
     fn send(&mut self, me: &ActorRef<SubscriptionMessage>, append: Append) -> Result<(), ActorProcessingErr> {
         let number = self.gate.next(&self.loaded);
         let me = me.clone();
@@ -296,13 +310,14 @@ impl State {
 
     fn appended(&mut self, number: u64, result: Result<Appended, AppendError>) -> Result<(), ActorProcessingErr> {
         self.gate.open(number, result?);
+        self.may_record = true;
         Ok(())
     }
 
     /// Starts what is due and durable, as far as permits go, and arms the timer for what is due later.
     fn start_due(&mut self) {
         // A change of the settings that is not durable must not be acted on.
-        if self.gate.life_version < self.loaded.life_version {
+        if !self.may_record || self.gate.life_version < self.loaded.life_version {
             return;
         }
         let context = &self.arguments.context;
@@ -375,12 +390,9 @@ impl State {
         if !self.in_flight.is_empty() || !self.gate.is_idle() {
             return Ok(());
         }
-        let wanted = Wakeup::At(self.loaded.state.next_due());
-        if self.wakeup != wanted {
-            let Wakeup::At(due_at) = wanted else { return Ok(()) };
-            let wakeup = self.set_wakeup(due_at);
+        if self.wakeup != Wakeup::At(self.loaded.state.next_due()) {
             // The next request to rest finds it durable.
-            return self.send(me, Append { wakeups: vec![wakeup], ..Append::default() });
+            return self.write_wakeup(me);
         }
         let message = RegionMessage::MayLeave { id: self.arguments.id, actor: me.get_id() };
         drop(self.arguments.region.cast(message));

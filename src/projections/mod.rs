@@ -99,15 +99,19 @@ impl ReadModels {
         Followers::start(Arc::clone(&self.inner), log)
     }
 
-    /// Waits until every read model has applied the position; `false` if that takes longer than `limit`.
+    /// Waits until every read model has applied the position; `false` if that takes longer than `limit`, or if one of
+    /// them cannot apply an event before it.
     pub async fn wait_for(&self, position: Position, limit: Duration) -> bool {
+        let settled = |progress: &Progress| progress.applied >= position.seq || progress.stuck;
         let everywhere = async {
+            let mut all = true;
             for progress in &self.inner.progress {
                 // The sender is `self.inner`'s own.
-                let _ = progress.subscribe().wait_for(|progress| progress.applied >= position.seq).await;
+                all &= progress.subscribe().wait_for(settled).await.is_ok_and(|found| found.applied >= position.seq);
             }
+            all
         };
-        position.shard == SHARD && timeout(limit, everywhere).await.is_ok()
+        position.shard == SHARD && timeout(limit, everywhere).await.unwrap_or(false)
     }
 
     /// How far every read model has come: the number of the last event that the slowest has applied. 0 before the log
@@ -159,7 +163,7 @@ impl Inner {
         }
         for (index, progress) in self.progress.iter().enumerate() {
             let applied = checkpoints.get(index).copied().unwrap_or(0);
-            progress.send_replace(Progress { applied, stopped: None });
+            progress.send_replace(Progress { applied, stopped: None, stuck: false });
         }
         Ok(())
     }

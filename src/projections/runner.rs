@@ -155,6 +155,8 @@ pub struct Stopped {
 pub(super) struct Progress {
     pub(super) applied: u64,
     pub(super) stopped: Option<Stopped>,
+    /// It stopped at an event, at which it will stop again: waiting for it is in vain.
+    pub(super) stuck: bool,
 }
 
 /// Tasks that keep the read models up to date, until this is dropped.
@@ -309,6 +311,7 @@ impl Runner {
         self.inner.progress(self.name).send_modify(|progress| {
             progress.applied = progress.applied.max(self.applied);
             progress.stopped = None;
+            progress.stuck = false;
         });
         Ok(())
     }
@@ -350,7 +353,10 @@ impl Runner {
         let error = failure as &dyn std::error::Error;
         error!(projection, %position, error, "projection '{projection}' stopped: {failure}");
         let stopped = Stopped { projection: self.name, position, reason: failure.describe() };
-        self.inner.progress(self.name).send_modify(|progress| progress.stopped = Some(stopped));
+        self.inner.progress(self.name).send_modify(|progress| {
+            progress.stopped = Some(stopped);
+            progress.stuck = matches!(failure, ApplyError::Event { .. });
+        });
     }
 }
 

@@ -7,6 +7,7 @@ mod api;
 mod architecture;
 mod canonical_json;
 mod crash;
+mod damage;
 mod documents;
 mod end_to_end;
 mod event_samples;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::outcome::FailureCode;
 use tidings::domain::subscription::Command;
@@ -144,4 +145,51 @@ async fn failures_far_apart_do_not_lengthen_the_rest() {
         assert!(delay_ms <= 5_000, "{delay_ms}");
     }
     world.succeeded(subscription, 88).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_waited_through_its_subscriptions_fall_is_made_once() {
+    let world = World::with(Config { max_attempts: 1, ..Config::default() }).await;
+    let other = world.subscribe_to(&["user.updated"]).await;
+    let subscription = world.subscribe().await;
+    world.endpoint.answers([Answer::Held]);
+    world.publish_as("user.updated").await;
+    world.endpoint.called(1).await;
+    world.publish().await;
+    world.let_pass(1_000).await;
+    world.store.fail_next_commit();
+    let disable = Command::Disable { reason: None };
+    let lost = world.engine.subscription(world.tenant, subscription, disable, Meta::system()).await;
+    assert!(lost.is_err());
+    // It is back, and waits for its turn anew.
+    world.let_pass(10_000).await;
+    world.endpoint.release(1);
+    world.succeeded(other, 1).await;
+    world.succeeded(subscription, 1).await;
+    world.let_pass(60_000).await;
+    assert_eq!(world.endpoint.calls().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_loses_nothing_sends_nothing_that_cannot_be_recorded_and_is_soon_forgotten() {
+    let world = World::new().await;
+    let subscriptions = [world.subscribe().await, world.subscribe().await];
+    world.endpoint.answers([Answer::Late(200, 20); 100]);
+    for _ in 0..50 {
+        world.publish().await;
+    }
+    world.let_pass(10).await;
+    world.store.fill(true);
+    world.let_pass(1_000).await;
+    let sent = world.endpoint.calls().len();
+    world.let_pass(600_000).await;
+    assert_eq!(world.endpoint.calls().len(), sent);
+    assert!(world.try_publish("{}", None).await.is_err());
+    world.store.fill(false);
+    let full_until_ms = world.now_ms();
+    for subscription in subscriptions {
+        world.succeeded(subscription, 50).await;
+    }
+    let recovery_ms = world.now_ms() - full_until_ms;
+    assert!(recovery_ms < 35_000, "{recovery_ms}");
 }

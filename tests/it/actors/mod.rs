@@ -3,6 +3,8 @@
 mod changes;
 mod faults;
 mod idempotency;
+mod intake;
+mod isolation;
 mod passivation;
 mod restart;
 mod schedule;

@@ -195,6 +195,8 @@ async fn an_event_that_cannot_be_applied_stops_one_projection_and_is_named() {
     let [stopped] = &models.stopped()[..] else { panic!("{:?}", models.stopped()) };
     assert_eq!((stopped.projection, stopped.position.seq), (Name::Deliveries, poisoned));
     assert!(stopped.reason.contains("'delivery.succeeded'"), "{}", stopped.reason);
+    // Who waits for what it will not reach is told at once.
+    assert!(!models.wait_for(history.head(), Duration::MAX).await);
     // Everything before it is applied, and everybody else goes on.
     assert_eq!(models.applied_by(Name::Deliveries), poisoned - 1);
     assert!(models.delivery(TenantScope(tenant), delivery).await.unwrap().is_some());

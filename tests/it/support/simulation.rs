@@ -203,10 +203,28 @@ impl World {
         Self::over(left.memory.reopen(), clock, actors::Config::default()).await
     }
 
+    /// A new system that keeps no event in memory: whoever follows the log reads the store.
+    pub(crate) async fn without_tail(config: actors::Config) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
+        let bounds = event_store::Config { tail_events: 0, ..event_store::Config::default() };
+        let world = Self::within(MemoryStore::new(1), clock, config, bounds).await;
+        world.found_tenant("axie-v1").await;
+        world
+    }
+
     pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
+        Self::within(store, clock, config, event_store::Config::default()).await
+    }
+
+    async fn within(
+        store: MemoryStore,
+        clock: Arc<dyn Clock>,
+        config: actors::Config,
+        bounds: event_store::Config,
+    ) -> Self {
         let store = Arc::new(WatchedStore::over(store));
         let shared: Arc<dyn EventStore> = Arc::clone(&store) as Arc<dyn EventStore>;
-        let log = Log::start(shared, event_store::Config::default()).await.unwrap();
+        let log = Log::start(shared, bounds).await.unwrap();
         let vault = Arc::new(Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap());
         let egress = outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
         let gate = HttpClient::new(&egress).unwrap().gate().clone();

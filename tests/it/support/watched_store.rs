@@ -2,18 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tidings::event_store::{
     Append, AppendError, Appended, EventStore, MemoryStore, Position, ReadError, Recorded, Wakeup,
 };
+use tokio::sync::watch;
 
 /// The log in memory behind a window.
 pub(crate) struct WatchedStore {
     pub(crate) memory: MemoryStore,
     streams_read: Mutex<Vec<String>>,
+    /// Reads of the log that memory could not answer, and the events that they brought.
+    log_reads: AtomicUsize,
+    log_events_read: AtomicUsize,
+    /// A stream whose reads wait.
+    held: watch::Sender<Option<String>>,
+    commit_ms: AtomicU64,
     commits: AtomicUsize,
     fate: Mutex<Fate>,
 }
@@ -24,19 +32,49 @@ enum Fate {
     AllSucceed,
     /// This one fails.
     Fails(usize),
+    /// All fail.
+    AllFail,
     /// This one and all later ones never return; whether they take place is the flag.
     HangsFrom(usize, bool),
 }
 
 impl WatchedStore {
     pub(crate) fn over(memory: MemoryStore) -> Self {
-        let commits = AtomicUsize::new(0);
-        Self { memory, streams_read: Mutex::default(), commits, fate: Mutex::new(Fate::AllSucceed) }
+        Self {
+            memory,
+            streams_read: Mutex::default(),
+            log_reads: AtomicUsize::new(0),
+            log_events_read: AtomicUsize::new(0),
+            held: watch::Sender::new(None),
+            commit_ms: AtomicU64::new(0),
+            commits: AtomicUsize::new(0),
+            fate: Mutex::new(Fate::AllSucceed),
+        }
     }
 
     /// How often this stream was read.
     pub(crate) fn reads_of(&self, stream: &str) -> usize {
         self.streams_read.lock().unwrap().iter().filter(|read| *read == stream).count()
+    }
+
+    /// How often the log was read past what is kept in memory.
+    pub(crate) fn log_reads(&self) -> usize {
+        self.log_reads.load(Ordering::SeqCst)
+    }
+
+    /// How many events those reads brought.
+    pub(crate) fn log_events_read(&self) -> usize {
+        self.log_events_read.load(Ordering::SeqCst)
+    }
+
+    /// Reads of this stream wait from now on; with `None` nobody waits any more.
+    pub(crate) fn hold_reads_of(&self, stream: Option<String>) {
+        self.held.send_replace(stream);
+    }
+
+    /// Each commit takes so long from now on.
+    pub(crate) fn take_for_a_commit(&self, ms: u64) {
+        self.commit_ms.store(ms, Ordering::SeqCst);
     }
 
     /// How many commits there were.
@@ -54,10 +92,19 @@ impl WatchedStore {
         *self.fate.lock().unwrap() = Fate::Fails(self.commits() + count + 1);
     }
 
+    /// No commit writes anything until there is room again.
+    pub(crate) fn fill(&self, full: bool) {
+        *self.fate.lock().unwrap() = if full { Fate::AllFail } else { Fate::AllSucceed };
+    }
+
     /// So many commits succeed; from the next one on they never return. If `written`, that one takes place unseen.
     pub(crate) fn hang_after(&self, count: usize, written: bool) {
         *self.fate.lock().unwrap() = Fate::HangsFrom(self.commits() + count + 1, written);
     }
+}
+
+fn no_room() -> AppendError {
+    AppendError::Unavailable("no room on the disk".into())
 }
 
 #[async_trait]
@@ -69,10 +116,13 @@ impl EventStore for WatchedStore {
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
         let fate = *self.fate.lock().unwrap();
+        match self.commit_ms.load(Ordering::SeqCst) {
+            0 => {}
+            ms => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
         match fate {
-            Fate::Fails(fails) if fails == number => {
-                batch.iter().map(|_| Err(AppendError::Unavailable("no room on the disk".into()))).collect()
-            }
+            Fate::Fails(fails) if fails == number => batch.iter().map(|_| Err(no_room())).collect(),
+            Fate::AllFail => batch.iter().map(|_| Err(no_room())).collect(),
             Fate::HangsFrom(first, written) if number >= first => {
                 if written && number == first {
                     self.memory.append(shard, batch).await;
@@ -85,6 +135,7 @@ impl EventStore for WatchedStore {
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.streams_read.lock().unwrap().push(stream.to_owned());
+        self.held.subscribe().wait_for(|held| held.as_deref() != Some(stream)).await.unwrap();
         self.memory.read_stream(stream, from_version, limit).await
     }
 
@@ -93,7 +144,10 @@ impl EventStore for WatchedStore {
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.memory.read_log(after, limit).await
+        let events = self.memory.read_log(after, limit).await?;
+        self.log_reads.fetch_add(1, Ordering::SeqCst);
+        self.log_events_read.fetch_add(events.len(), Ordering::SeqCst);
+        Ok(events)
     }
 
     async fn read_category(
@@ -127,7 +181,8 @@ impl EventStore for WatchedStore {
     }
 
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
-        self.memory.save_checkpoint(reader, at).await
+        let full = matches!(*self.fate.lock().unwrap(), Fate::AllFail);
+        if full { Err(no_room()) } else { self.memory.save_checkpoint(reader, at).await }
     }
 
     async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
