@@ -48,6 +48,11 @@ impl App {
         let read_models = ReadModels::open(&config.read_models_path()?).await?;
         let followers = read_models.follow(log.clone());
         let transport = Arc::new(client);
+        // Before anything is sent, and before a key is made that only this start could show.
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
+        let address = listener.local_addr()?;
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
@@ -56,10 +61,6 @@ impl App {
         if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
             tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
         }
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
-        let address = listener.local_addr()?;
         let ready = Arc::new(AtomicBool::new(true));
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
@@ -102,6 +103,8 @@ impl App {
 
 /// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
 pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
+    let path = config.log_path()?;
+    anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
     let log = open_log(config).await?;
     let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
     log.close().await;

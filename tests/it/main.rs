@@ -4,6 +4,7 @@
 
 mod actors;
 mod canonical_json;
+mod command_line;
 mod crash;
 mod documents;
 mod end_to_end;
