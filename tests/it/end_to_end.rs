@@ -447,3 +447,19 @@ async fn a_store_without_its_key_is_not_opened() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("does not open this store's secrets"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tenants_send_is_the_owners_alone_on_disk() {
+    use std::os::unix::fs::PermissionsExt;
+    let setting = setting().await;
+    setting.publish("user.created", json!({ "name": "Ada" }), "k1").await;
+    let mut seen = 0;
+    for entry in std::fs::read_dir(setting.server.folder()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("log.db") {
+            seen += 1;
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{entry:?}");
+        }
+    }
+    assert!(seen >= 8, "log, read models, their companions, key and lock: {seen}");
+}

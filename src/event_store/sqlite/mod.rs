@@ -44,6 +44,7 @@ impl SqliteStore {
     /// Opens the database, making it if there is none, brings its tables up to date and takes over its shard.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let lock = open::lock(&options.path)?;
+        open::make(&options.path)?;
         Self::take_over(options, lock).await
     }
 
