@@ -89,10 +89,11 @@ pub fn error_table() -> String {
     let mut text = String::from(
         "# Error codes\n\n\
          Clients match on the code, never on the message. A code never changes its meaning and is never reused. What the\n\
-         caller can put right stands in a payload's `userErrors`; everything else in `errors[].extensions.code`. The status\n\
-         is the one of a whole answer with this code: a request that was executed is answered with 200, whatever its fields\n\
-         say, and so are documents that do not parse or do not fit the schema when the client accepts only\n\
-         `application/json`. `BAD_REQUEST` comes with 405, 406, 408 or 415 where that says more.\n\n\
+         caller of a mutation can put right stands in the payload's `userErrors`; everything else, the arguments of queries\n\
+         too, in `errors[].extensions.code`. The status is the one of a whole answer with this code: a request that was\n\
+         executed is answered with 200, whatever its fields say, and so are documents that do not parse or do not fit the\n\
+         schema when the client accepts only `application/json`. `BAD_REQUEST` comes with 405, 406, 408 or 415 where that\n\
+         says more.\n\n\
          | code | status | meaning |\n| --- | --- | --- |\n",
     );
     for code in ErrorCode::ALL {
