@@ -29,6 +29,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 pub struct App {
     address: SocketAddr,
     bootstrap_key: Option<String>,
+    store: Arc<SqliteStore>,
     running: Running,
     followers: Followers,
     ready: Arc<AtomicBool>,
@@ -40,7 +41,7 @@ impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(config).await?;
+        let (log, store) = open_log(config).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
@@ -73,7 +74,7 @@ impl App {
             // A dropped sender means the same.
             drop(stopped.await);
         }));
-        Ok(Self { address, bootstrap_key, running, followers, ready, stop_serving, server })
+        Ok(Self { address, bootstrap_key, store, running, followers, ready, stop_serving, server })
     }
 
     /// Where the API listens.
@@ -98,6 +99,7 @@ impl App {
         }
         self.running.stop().await;
         self.followers.stop().await;
+        self.store.write_back().await;
     }
 }
 
@@ -105,18 +107,21 @@ impl App {
 pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
     let path = config.log_path()?;
     anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
-    let log = open_log(config).await?;
+    let (log, store) = open_log(config).await?;
     let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
     log.close().await;
+    store.write_back().await;
     Ok(events)
 }
 
-async fn open_log(config: &Config) -> anyhow::Result<Log> {
+async fn open_log(config: &Config) -> anyhow::Result<(Log, Arc<SqliteStore>)> {
     let path = config.log_path()?;
     let store = SqliteStore::open(event_store::Options::at(&path))
         .await
         .with_context(|| format!("cannot open the log '{}'", path.display()))?;
-    Ok(Log::start(Arc::new(store) as Arc<dyn EventStore>, config.event_store.clone()).await?)
+    let store = Arc::new(store);
+    let log = Log::start(Arc::clone(&store) as Arc<dyn EventStore>, config.event_store.clone()).await?;
+    Ok((log, store))
 }
 
 /// The contract files of `schema/` that are written from the code: name and text.
