@@ -13,7 +13,7 @@ use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
 use super::{Context, SHARD, attempt, intake};
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
-use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
@@ -198,9 +198,14 @@ impl Engine {
             secret: self.context.vault.store(&secret, clock).await?,
             fingerprint: self.context.vault.fingerprint(&secret),
         };
-        let id = created.subscription;
-        let done = self.subscription(tenant, id, Command::Create(created), meta).await?;
-        Ok((id, secret, done))
+        let (id, sealed) = (created.subscription, created.secret);
+        match self.subscription(tenant, id, Command::Create(created), meta).await {
+            Ok(done) => Ok((id, secret, done)),
+            Err(error) => {
+                self.discard_if_refused(&error, sealed).await?;
+                Err(error)
+            }
+        }
     }
 
     /// Changes a subscription's settings; a new URL passes the same checks as at creation.
@@ -235,11 +240,10 @@ impl Engine {
         let command = Command::RotateSecret { secret: sealed, fingerprint, overlap_s, at: clock.now() };
         let done = match self.subscription(tenant, id, command, meta).await {
             Ok(done) => done,
-            Err(error @ EngineError::Subscription(_)) => {
-                self.context.vault.destroy(sealed).await?;
+            Err(error) => {
+                self.discard_if_refused(&error, sealed).await?;
                 return Err(error);
             }
-            Err(error) => return Err(error),
         };
         let kept = |old| done.settings.as_ref().is_some_and(|now| now.secrets.iter().any(|secret| secret.id == old));
         for old in before.secrets.iter().map(|secret| secret.id).filter(|old| !kept(*old)) {
@@ -364,6 +368,14 @@ impl Engine {
         let endpoint = self.gate.check(url)?;
         self.gate.resolve(&endpoint).await?;
         Ok(endpoint.as_str().to_owned())
+    }
+
+    /// A secret of a refused command is nobody's. Of one whose outcome is unknown it may be somebody's.
+    async fn discard_if_refused(&self, error: &EngineError, sealed: SecretId) -> Result<(), EngineError> {
+        if matches!(error, EngineError::Subscription(_) | EngineError::Overloaded) {
+            self.context.vault.destroy(sealed).await?;
+        }
+        Ok(())
     }
 
     fn secret_for(&self, profile: &profile::Profile, own: Option<&str>) -> Result<Secret, EngineError> {

@@ -46,7 +46,7 @@ struct Claimed {
 }
 
 /// Runs until every sender is gone and every answer is given.
-pub(super) async fn run(context: Arc<Context>, mut requests: mpsc::Receiver<Request>) {
+pub(super) async fn run(context: Arc<Context>, requests: &mut mpsc::Receiver<Request>) {
     // Bounded by the requests that wait for these answers.
     let (settled_sender, mut settled) = mpsc::unbounded_channel();
     let mut intake = Intake {

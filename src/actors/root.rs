@@ -53,10 +53,18 @@ pub async fn start(
     let context = Arc::new(Context { log, clock, vault, transport, attempts, stopping, config });
     let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
     let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
-    let intake = tokio::spawn(intake::run(Arc::clone(&context), queue));
+    let intake = tokio::spawn(keep_taking_in(Arc::clone(&context), queue));
     let matcher = tokio::spawn(keep_matching(Arc::clone(&context), regions.clone()));
     let engine = Engine::new(Arc::clone(&context), regions.clone(), requests, gate);
     Ok(Running { engine, context, regions, root, intake, matcher })
+}
+
+/// The intake's state is in the log as well: after a panic it begins again with what is queued. Who had no answer yet is
+/// told that the outcome is unknown.
+async fn keep_taking_in(context: Arc<Context>, mut queue: mpsc::Receiver<intake::Request>) {
+    while AssertUnwindSafe(intake::run(Arc::clone(&context), &mut queue)).catch_unwind().await.is_err() {
+        tracing::error!("intake panicked and begins again");
+    }
 }
 
 /// The matcher has no state that its checkpoint does not have: after a panic it begins again.

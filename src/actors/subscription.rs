@@ -137,6 +137,7 @@ impl Actor for SubscriptionActor {
             deliveries_version: loaded.deliveries_version,
             ..Gate::default()
         };
+        let never_created = loaded.life_version == 0;
         let mut state = State {
             arguments,
             loaded,
@@ -145,7 +146,8 @@ impl Actor for SubscriptionActor {
             target: watch::Sender::new(None),
             generation: 0,
             armed: None,
-            wakeup: Wakeup::Unknown,
+            // What was never created has no wake-up to be removed.
+            wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
         };
         state.start_due();
         Ok(state)

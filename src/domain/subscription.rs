@@ -7,6 +7,10 @@
 //! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
 //! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
 
+mod settings;
+
+pub use settings::{SecretVersion, Settings};
+
 use std::collections::{BTreeSet, HashMap};
 
 use super::event::{
@@ -15,9 +19,9 @@ use super::event::{
     SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
 };
 use super::filter::Filter;
-use super::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
+use super::id::{DeliveryId, MessageId, SecretId, TenantId};
 use super::outcome::{Exchange, FailureCode};
-use super::profile::{self, FiltersRefused, Profile, Redelivery, UnknownProfile};
+use super::profile::{self, FiltersRefused, Redelivery, UnknownProfile};
 use super::time::Timestamp;
 use crate::error_code::ErrorCode;
 
@@ -43,40 +47,6 @@ pub enum Life {
     Live(Settings),
     /// Deleted; it was this tenant's.
     Deleted(TenantId),
-}
-
-/// How a subscription is set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Its id.
-    pub id: SubscriptionId,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// Its delivery profile.
-    pub profile: String,
-    /// Where to send.
-    pub url: String,
-    /// What it is for.
-    pub description: Option<String>,
-    /// What to send.
-    pub filters: Vec<Filter>,
-    /// Whether it sends.
-    pub enabled: bool,
-    /// The signing secrets' versions, the current one first.
-    pub secrets: Vec<SecretVersion>,
-    /// Grows with every change of these settings, from 1.
-    pub revision: u64,
-}
-
-/// What is known of a signing secret: everything but the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretVersion {
-    /// Under which it is sealed.
-    pub id: SecretId,
-    /// From 1.
-    pub version: u32,
-    /// Until when it signs beside its successor; `None` for the current one.
-    pub retires_at: Option<Timestamp>,
 }
 
 /// Everything owed.
@@ -519,75 +489,6 @@ impl Subscription {
         if let Life::Live(settings) = &mut self.life {
             settings.evolve(event);
         }
-    }
-}
-
-impl Settings {
-    /// The profile.
-    pub fn profile(&self) -> Result<&'static Profile, UnknownProfile> {
-        profile::find(&self.profile)
-    }
-
-    /// The secrets that sign at `now`, the current one first.
-    pub fn signing_secrets(&self, now: Timestamp) -> Vec<SecretId> {
-        self.secrets
-            .iter()
-            .filter(|secret| secret.retires_at.is_none_or(|retires_at| now < retires_at))
-            .map(|secret| secret.id)
-            .collect()
-    }
-
-    /// The version that the next secret will have.
-    pub fn next_secret_version(&self) -> u32 {
-        self.secrets.first().map_or(1, |current| current.version + 1)
-    }
-
-    /// The settings that a creation makes.
-    pub fn created(created: &SubscriptionCreated) -> Self {
-        Self {
-            id: created.subscription,
-            tenant: created.tenant,
-            profile: created.profile.clone(),
-            url: created.url.clone(),
-            description: created.description.clone(),
-            filters: created.filters.clone(),
-            enabled: created.enabled,
-            secrets: vec![SecretVersion { id: created.secret, version: 1, retires_at: None }],
-            revision: 1,
-        }
-    }
-
-    /// Remembers what happened to a living subscription.
-    pub fn evolve(&mut self, event: &SubscriptionEvent) {
-        match event {
-            SubscriptionEvent::Updated(updated) => {
-                if let Some(change) = &updated.url {
-                    self.url.clone_from(&change.to);
-                }
-                if let Some(change) = &updated.description {
-                    self.description.clone_from(&change.to);
-                }
-                if let Some(change) = &updated.filters {
-                    self.filters.clone_from(&change.to);
-                }
-            }
-            SubscriptionEvent::Enabled(_) => self.enabled = true,
-            SubscriptionEvent::Disabled(_) => self.enabled = false,
-            SubscriptionEvent::SecretRotated(rotated) => {
-                match (rotated.previous_retires_at, self.secrets.first_mut()) {
-                    (Some(retires_at), Some(current)) => current.retires_at = Some(retires_at),
-                    // Without an overlap every older secret stops at once, also one still in an earlier overlap.
-                    (None, _) | (_, None) => self.secrets.clear(),
-                }
-                let current = SecretVersion { id: rotated.secret, version: rotated.version, retires_at: None };
-                self.secrets.insert(0, current);
-            }
-            SubscriptionEvent::TestSent(_)
-            | SubscriptionEvent::RedeliveryRequested(_)
-            | SubscriptionEvent::Created(_)
-            | SubscriptionEvent::Deleted(_) => return,
-        }
-        self.revision += 1;
     }
 }
 

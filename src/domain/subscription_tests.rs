@@ -8,6 +8,7 @@ mod properties;
 
 use super::*;
 use crate::domain::filter::EventType;
+use crate::domain::id::SubscriptionId;
 use crate::domain::outcome::{Failure, Response};
 
 const START: Timestamp = Timestamp::from_ms(1_763_894_415_000);

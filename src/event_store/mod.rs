@@ -18,11 +18,13 @@ mod lane;
 mod log;
 mod memory;
 mod plan;
+pub mod postgres;
 mod sqlite;
 mod tail;
 
 pub use log::{Ack, Config, Log};
 pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
 pub use sqlite::{OpenError, Options, SqliteStore};
 
 use std::borrow::Cow;

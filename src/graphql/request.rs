@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_graphql::parser::types::OperationType;
+use async_graphql::parser::types::{OperationType, VariableDefinition};
 use async_graphql::{Request, Response, ServerError, Value, Variables};
 use serde::Deserialize;
 use serde_json::json;
@@ -117,12 +117,39 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
     let document = request.parsed_query().map_err(|error| unparsed(&error))?;
     limits::measure(document).map_err(|error| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string()))?;
     let chosen = |name: Option<&str>| operation_name.as_deref().is_none_or(|wanted| name == Some(wanted));
-    let is_query = document
+    let operations: Vec<_> = document
         .operations
         .iter()
         .filter(|(name, _)| chosen(name.map(|name| name.as_str())))
-        .all(|(_, operation)| operation.node.ty == OperationType::Query);
+        .map(|(_, operation)| &operation.node)
+        .collect();
+    let is_query = operations.iter().all(|operation| operation.ty == OperationType::Query);
+    let definitions: Vec<_> = match operations.as_slice() {
+        [operation] => operation.variable_definitions.iter().map(|definition| definition.node.clone()).collect(),
+        _ => vec![],
+    };
+    for definition in definitions {
+        complete(&mut request.variables, definition)?;
+    }
     Ok(Prepared { request, is_query })
+}
+
+/// Does with a variable that was left out what the library does not.
+///
+/// It looks at a variable that must be there only where the variable is used, in the midst of execution. And it takes a
+/// left-out `$first` for an error when it weighs a list; all our numbers mean the same by null as by absence.
+fn complete(variables: &mut Variables, definition: VariableDefinition) -> Result<(), Answer> {
+    let VariableDefinition { name, var_type, default_value, .. } = definition;
+    let (name, of) = (name.node, var_type.node);
+    let given = variables.get(&name).or(default_value.as_ref().map(|value| &value.node));
+    if !of.nullable && given.is_none_or(|value| *value == Value::Null) {
+        let message = format!("the variable '${name}' of type '{of}' is missing");
+        return Err(Answer::refused(ErrorCode::GraphqlValidationFailed, &message));
+    }
+    if given.is_none() && of.to_string() == "Int" {
+        variables.insert(name, Value::Null);
+    }
+    Ok(())
 }
 
 /// The parser draws the document with the place marked; a client needs the place and what was expected there.

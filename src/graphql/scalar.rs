@@ -7,11 +7,11 @@ use crate::domain::time::Timestamp;
 /// The name under which async-graphql writes a text into the answer as the JSON it is.
 const RAW: &str = "$serde_json::private::RawValue";
 
-/// A moment as RFC 3339 text. Written in UTC with milliseconds: `2026-06-02T14:32:11.483Z`; read with any offset, and
-/// with what is finer than a millisecond cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DateTime(pub(super) Timestamp);
 
+/// A moment as RFC 3339 text. Written in UTC with milliseconds: `2026-06-02T14:32:11.483Z`; read with any offset, and
+/// with what is finer than a millisecond cut off.
 #[Scalar]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -34,10 +34,10 @@ impl From<Timestamp> for DateTime {
     }
 }
 
-/// A whole number of up to 64 bits, without sign, as decimal text: JavaScript keeps only 53 bits of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Long(pub(super) u64);
 
+/// A whole number of up to 64 bits, without sign, as decimal text: JavaScript keeps only 53 bits of a number.
 #[Scalar]
 impl ScalarType for Long {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -59,11 +59,11 @@ pub(super) fn int(count: u64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-/// Any JSON. In answers it is byte for byte what was stored. In arguments whole numbers keep up to 64 bits, and
-/// fractions become the nearest double, as in JavaScript; a whole number past 64 bits is refused rather than rounded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Json(pub(super) String);
 
+/// Any JSON. In answers it is byte for byte what was stored. In arguments whole numbers keep up to 64 bits, and
+/// fractions become the nearest double, as in JavaScript; a whole number past 64 bits is refused rather than rounded.
 #[Scalar(name = "JSON")]
 impl ScalarType for Json {
     fn parse(value: Value) -> InputValueResult<Self> {

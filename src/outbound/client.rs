@@ -18,8 +18,9 @@ use super::url::{EndpointHost, EndpointUrl, UrlRefusal};
 use super::{Config, ConfigError, tls};
 use crate::domain::outcome::{Exchange, Failure, FailureCode, Response};
 
-/// Idle connections kept for each host. Hosts are many, and the next attempt may be hours away.
-const MAX_IDLE_PER_HOST: usize = 2;
+/// Idle connections kept for each host: as many as one subscription uses at a time, since between two of its attempts
+/// each is idle for a moment, and a new one costs a TLS handshake. They are gone after [`POOL_IDLE_LIMIT`].
+const MAX_IDLE_PER_HOST: usize = 16;
 /// How long an idle connection is kept. It stays with the address it was judged for.
 const POOL_IDLE_LIMIT: Duration = Duration::from_secs(20);
 /// Most header lines in an answer over HTTP/1.1.

@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test, and says where")]
 
 mod actors;
+mod api;
+mod architecture;
 mod canonical_json;
 mod command_line;
 mod crash;
 mod documents;
 mod end_to_end;
+mod event_samples;
 mod event_store;
 mod listen;
 mod outbound;
 mod projections;
+mod ractor_contract;
 mod support;
 mod verifiers;

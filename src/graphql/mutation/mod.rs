@@ -5,6 +5,7 @@
 //! reach that position; a thing that is not there by then is null in the payload, and done all the same.
 
 mod access;
+mod delivery;
 mod message;
 mod webhook;
 
@@ -17,7 +18,12 @@ use crate::event_store::Position;
 
 /// What can be done. A field that fails is null and has its reason under `errors`; its neighbours are not touched.
 #[derive(Default, MergedObject)]
-pub(super) struct Mutation(webhook::WebhookMutation, message::MessageMutation, access::AccessMutation);
+pub(super) struct Mutation(
+    webhook::WebhookMutation,
+    delivery::DeliveryMutation,
+    message::MessageMutation,
+    access::AccessMutation,
+);
 
 /// How long a mutation waits for the read model.
 const READ_MODEL_WAIT: Duration = Duration::from_secs(2);

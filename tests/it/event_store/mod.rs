@@ -3,6 +3,7 @@
 mod faulty;
 mod following;
 mod model;
+mod postgres;
 mod sqlite;
 mod store;
 mod writing;
@@ -19,6 +20,8 @@ use tidings::domain::time::Timestamp;
 use tidings::event_store::{
     Append, EventStore, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore, StreamWrite,
 };
+
+use self::postgres::Postgres;
 
 /// A kind of database that the suite runs on.
 #[async_trait]
@@ -74,6 +77,7 @@ macro_rules! on_every_store {
     ($($test:ident),+ $(,)?) => {
         on_every_store!(@ memory Memory $($test)+);
         on_every_store!(@ sqlite Sqlite $($test)+);
+        on_every_store!(@ postgres Postgres $($test)+);
     };
     (@ $store:ident $database:ident $($test:ident)+) => {
         mod $store {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use tidings::event_store::{Append, AppendError, Appended, Claim, NewEvent, Recorded, Wakeup};
 
-use super::{Database, Memory, Sqlite, at, event, ms, recorded, whole_log, write};
+use super::{Database, Memory, Postgres, Sqlite, at, event, ms, recorded, whole_log, write};
 
 const STREAMS: [&str; 4] = ["subscription-1", "subscription-2", "deliveries-1", "messages-1"];
 
@@ -206,4 +206,9 @@ fn memory_agrees_with_the_model() {
 #[test]
 fn sqlite_agrees_with_the_model() {
     agrees_with_the_model::<Sqlite>(40);
+}
+
+#[test]
+fn postgres_agrees_with_the_model() {
+    agrees_with_the_model::<Postgres>(25);
 }

@@ -1,0 +1,84 @@
+-- The log, and beside it what must commit with an event or live as long as it: what was recorded is never changed.
+
+-- One row for each shard. It fences, locks and numbers an append: it is raised where the epoch is still the writer's
+-- own and the turn is the one that the writer saw. Each append rewrites the row: half of the page is left free so that
+-- the new one stands beside the old, and the dead ones are cleared by their number, not by their share.
+CREATE TABLE shard (
+    shard INTEGER PRIMARY KEY CHECK (shard >= 0),
+    epoch BIGINT NOT NULL,
+    head BIGINT NOT NULL,
+    turn BIGINT NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- Names are compared byte by byte, whatever the database's language: a category is a range of names.
+CREATE TABLE event (
+    shard INTEGER NOT NULL,
+    seq BIGINT NOT NULL,
+    stream TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    schema INTEGER NOT NULL,
+    event_id BYTEA NOT NULL CHECK (octet_length(event_id) = 16),
+    at_ms BIGINT NOT NULL,
+    data TEXT NOT NULL,
+    meta TEXT,
+    PRIMARY KEY (shard, seq),
+    UNIQUE (stream, version)
+);
+
+-- The streams of a shard, for reading a category; one entry for each stream, not for each event.
+CREATE INDEX event_first_of_stream ON event (shard, stream) WHERE version = 1;
+
+CREATE FUNCTION refuse_to_change_an_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'an event is never %', CASE TG_OP WHEN 'UPDATE' THEN 'updated' ELSE 'deleted' END;
+END
+$$;
+
+CREATE TRIGGER event_is_never_updated BEFORE UPDATE ON event
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_an_event();
+
+CREATE TRIGGER event_is_never_deleted BEFORE DELETE OR TRUNCATE ON event
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_an_event();
+
+-- What may be erased stands apart from what may not. Without a foreign key: it would write to each event that it
+-- checks, and both rows are inserted by the one statement.
+CREATE TABLE content (
+    shard INTEGER NOT NULL,
+    seq BIGINT NOT NULL,
+    value BYTEA NOT NULL,
+    PRIMARY KEY (shard, seq)
+);
+
+-- `at_ms` is the time of the events that the claim came with; a claim without events has none.
+CREATE TABLE claim (
+    shard INTEGER NOT NULL,
+    key TEXT COLLATE "C" NOT NULL,
+    value TEXT NOT NULL,
+    at_ms BIGINT,
+    PRIMARY KEY (shard, key)
+);
+
+-- Rows come and go with every delivery that waits.
+CREATE TABLE wakeup (
+    shard INTEGER NOT NULL,
+    key TEXT COLLATE "C" NOT NULL,
+    due_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (shard, key)
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+
+CREATE INDEX wakeup_by_due_time ON wakeup (shard, due_at_ms, key);
+
+-- `epoch` is the owner's who saved it: an earlier one does not overwrite it.
+CREATE TABLE checkpoint (
+    reader TEXT COLLATE "C" NOT NULL,
+    shard INTEGER NOT NULL,
+    seq BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    PRIMARY KEY (reader, shard)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE secret (
+    key TEXT COLLATE "C" PRIMARY KEY,
+    sealed BYTEA NOT NULL
+);

@@ -1,0 +1,307 @@
+//! The log in PostgreSQL: many shards, many nodes, one owner for each shard.
+//!
+//! - Opening takes over every shard by raising its epoch; whoever had it before writes nothing from then on.
+//! - One statement is fence, lock, allocator and insert (`write.rs`): an append is one round trip and one commit, and
+//!   a failed one leaves no hole. It returns after the commit is on disk (`synchronous_commit`, read back).
+//! - A lost connection leaves an append's outcome unknown, and that is what the caller is told; the same append,
+//!   repeated, is settled by its event ids.
+//! - Shards do not wait for each other, as long as fewer of them are held up than there are connections that write.
+//!
+//! No notification is sent with an append: that would put every commit of the database in one line. What a destroyed
+//! secret leaves in dead rows and in the write-ahead log stays until the database reuses them; it is sealed.
+
+mod open;
+#[cfg(test)]
+mod plans;
+mod read;
+mod write;
+mod writers;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::postgres::{PgArguments, PgPool};
+use sqlx::query::Query;
+use sqlx::{Connection, Postgres, Row};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
+
+pub use self::open::{OpenError, Options};
+use self::write::Target;
+use self::writers::Writers;
+use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use crate::domain::id::EventId;
+
+/// How long a writer waits for an answer: longer than the database lets a statement run, so that this ends only what
+/// waits for a machine that is gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The log in PostgreSQL, and the ownership of its shards.
+#[derive(Debug)]
+pub struct PostgresStore {
+    shards: Vec<Shard>,
+    writers: Writers,
+    readers: PgPool,
+}
+
+/// A shard as its owner knows it.
+#[derive(Debug)]
+struct Shard {
+    epoch: u64,
+    /// How many appends it has had. Locked during an append: a second one would only find that its turn is not come.
+    turn: Mutex<u64>,
+}
+
+/// Why a write failed as a whole.
+#[derive(Debug)]
+enum Failure {
+    /// The epoch is no longer this handle's.
+    Fenced,
+    /// Another shard wrote a stream of the batch at the same time.
+    Raced,
+    /// No answer came.
+    Silent,
+    /// The store was closed.
+    Closed,
+    /// There was no connection to write by.
+    Unreachable(OpenError),
+    /// PostgreSQL failed; what it left open ends with the connection.
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl PostgresStore {
+    /// Connects to the database, brings its tables up to date and takes over its shards. Waits up to half a minute for
+    /// appends of older owners that are in flight.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let owned = open::take_over(&options).await?;
+        let shards = owned.into_iter().map(|shard| Shard { epoch: shard.epoch, turn: Mutex::new(shard.turn) });
+        let readers = open::readers(&options);
+        Ok(Self { shards: shards.collect(), readers, writers: Writers::new(options) })
+    }
+
+    /// A new handle on the same database, as if the process had been started again: this one is fenced from now on.
+    pub async fn reopen(&self) -> Result<Self, OpenError> {
+        Self::open(self.writers.options().clone()).await
+    }
+
+    /// Ends all connections.
+    pub async fn close(self) {
+        self.readers.close().await;
+        for connection in self.writers.close() {
+            if let Err(error) = connection.close().await {
+                warn!("a connection to the database was closed with an error: {error}");
+            }
+        }
+    }
+
+    fn shard(&self, shard: u16) -> Option<&Shard> {
+        self.shards.get(usize::from(shard))
+    }
+
+    fn readable(&self, shard: u16) -> Result<i32, ReadError> {
+        self.shard(shard).map(|_| i32::from(shard)).ok_or_else(|| ReadError::Unavailable(no_shard(shard)))
+    }
+
+    async fn commit(
+        &self,
+        number: u16,
+        shard: &Shard,
+        batch: &[Append],
+    ) -> Result<Vec<Result<Appended, AppendError>>, Failure> {
+        let mut turn = shard.turn.lock().await;
+        let mut writer = self.writers.take().await?;
+        let target = Target { shard: number, epoch: shard.epoch, turn: *turn };
+        let committing = write::commit(&mut writer.connection, target, batch);
+        match timeout(ANSWER_TIMEOUT, committing).await.unwrap_or(Err(Failure::Silent)) {
+            Ok(committed) => {
+                *turn = committed.turn;
+                self.writers.give_back(writer);
+                Ok(committed.answers)
+            }
+            Err(failure) => {
+                self.writers.lose(writer);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Runs one statement by itself; answers with the number of rows that it changed.
+    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, Failure> {
+        let mut writer = self.writers.take().await?;
+        match timeout(ANSWER_TIMEOUT, query.execute(&mut writer.connection)).await {
+            Ok(Ok(done)) => {
+                self.writers.give_back(writer);
+                Ok(done.rows_affected())
+            }
+            Ok(Err(error)) => {
+                self.writers.lose(writer);
+                Err(error.into())
+            }
+            Err(_) => {
+                self.writers.lose(writer);
+                Err(Failure::Silent)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    fn shards(&self) -> u16 {
+        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+    }
+
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let requests = batch.len();
+        let Some(owned) = self.shard(shard) else {
+            return vec![Err(AppendError::Unavailable(no_shard(shard))); requests];
+        };
+        if requests == 0 {
+            return Vec::new();
+        }
+        let committed = self.commit(shard, owned, &batch).await;
+        committed.unwrap_or_else(|failure| vec![Err(refusal(failure, shard, owned.epoch)); requests])
+    }
+
+    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        read::stream(&self.readers, stream, from_version, limit).await
+    }
+
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
+        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+    }
+
+    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.readable(after.shard)?;
+        read::log(&self.readers, after, limit).await
+    }
+
+    async fn read_category(
+        &self,
+        category: &str,
+        up_to: Position,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        self.readable(up_to.shard)?;
+        read::category(&self.readers, category, up_to, after, limit).await
+    }
+
+    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
+        let query = sqlx::query_scalar(read::HEAD).bind(self.readable(shard)?);
+        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+    }
+
+    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
+        let shard = self.readable(position.shard)?;
+        let query = sqlx::query_scalar(read::CONTENT).bind(shard).bind(integer(position.seq));
+        let value: Option<Vec<u8>> = query.fetch_optional(&self.readers).await.map_err(read::unavailable)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
+        let query = sqlx::query(read::CLAIMS).bind(self.readable(shard)?).bind(keys);
+        let rows = query.fetch_all(&self.readers).await.map_err(read::unavailable)?;
+        let claim = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(claim).collect::<Result<_, sqlx::Error>>().map_err(read::unavailable)
+    }
+
+    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
+        self.readable(shard)?;
+        read::wakeups(&self.readers, shard, after, limit).await
+    }
+
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        let query = sqlx::query_scalar(read::CHECKPOINT).bind(reader).bind(self.readable(shard)?);
+        let seq: Option<i64> = query.fetch_optional(&self.readers).await.map_err(read::unavailable)?;
+        Ok(seq.map(number))
+    }
+
+    async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
+        let owned = self.shard(at.shard).ok_or_else(|| AppendError::Unavailable(no_shard(at.shard)))?;
+        // Without locking the shard, which is for appends: instead the row itself knows whose it is.
+        let query = sqlx::query(
+            "INSERT INTO checkpoint (reader, shard, seq, epoch) \
+             SELECT $1, shard, $3, epoch FROM shard WHERE shard = $2 AND epoch = $4 \
+             ON CONFLICT (reader, shard) DO UPDATE SET seq = excluded.seq, epoch = excluded.epoch \
+             WHERE checkpoint.epoch <= excluded.epoch",
+        )
+        .bind(reader)
+        .bind(i32::from(at.shard))
+        .bind(integer(at.seq))
+        .bind(integer(owned.epoch));
+        match self.execute(query).await {
+            Ok(0) => Err(refusal(Failure::Fenced, at.shard, owned.epoch)),
+            Ok(_) => Ok(()),
+            Err(failure) => Err(refusal(failure, at.shard, owned.epoch)),
+        }
+    }
+
+    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
+        let query = sqlx::query(
+            "INSERT INTO secret (key, sealed) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET sealed = excluded.sealed",
+        );
+        self.execute(query.bind(key).bind(sealed)).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
+        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
+    }
+
+    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
+        let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
+        self.execute(query).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM secret)");
+        query.fetch_one(&self.readers).await.map_err(read::unavailable)
+    }
+}
+
+fn no_shard(shard: u16) -> String {
+    format!("there is no shard {shard}")
+}
+
+fn refusal(failure: Failure, shard: u16, epoch: u64) -> AppendError {
+    let cause = match failure {
+        Failure::Fenced => return AppendError::Fenced { shard, epoch },
+        Failure::Raced => "another shard wrote the same stream at the same time".to_owned(),
+        Failure::Silent => format!("the database did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
+        Failure::Closed => "the store is closed".to_owned(),
+        Failure::Unreachable(error) => {
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            format!("{error}{source}")
+        }
+        Failure::Database(error) => error.to_string(),
+    };
+    AppendError::Unavailable(cause)
+}
+
+/// A number as PostgreSQL holds it; what is larger than it can hold is larger than anything it holds.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number that this program wrote.
+fn number(integer: i64) -> u64 {
+    u64::try_from(integer).unwrap_or(0)
+}
+
+/// An event's id from its 16 bytes.
+fn event_id(bytes: &[u8]) -> Result<EventId, &'static str> {
+    let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| "its id is not 16 bytes long")?);
+    let at_ms = (bits >> 80) as u64; // the upper 48 bits
+    Ok(EventId::from_parts(at_ms, bits & ((1 << 80) - 1)))
+}

@@ -1,0 +1,221 @@
+//! Connecting to the database: settings that are read back before they are relied on, and taking over the shards.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
+use tokio::time::timeout;
+
+use super::number;
+
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reader waits for a free or a new connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After how much rest a reading connection is tried before it is used.
+const TRY_AFTER_REST: Duration = Duration::from_secs(1);
+
+/// What holds for every connection.
+///
+/// - A statement that appends to a shard waits for nobody but that shard's own; only a take-over, or an append whose
+///   connection was lost, is ever in its way.
+/// - All questions go by an index, and plans are made once for a connection: without statistics, as in a new
+///   database, the planner would otherwise choose a scan and keep to it (`plans.rs` pins the plans).
+const SHARED: [(&str, &str); 9] = [
+    ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    // Finds out that the peer is gone, and keeps a quiet connection alive in the tables of the firewalls between.
+    ("tcp_keepalives_idle", "60"),
+];
+/// For bringing tables up to date, which takes as long as it takes, and for taking over shards, which waits for what
+/// is in flight on them.
+const OPENER: [(&str, &str); 2] = [("statement_timeout", "0"), ("lock_timeout", "30s")];
+const WRITER: [(&str, &str); 3] =
+    [("statement_timeout", "10s"), ("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "10s")];
+const READER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("default_transaction_read_only", "on")];
+
+/// What the database must say of itself: a commit is on disk when it is answered, and text is what it was.
+const PROMISES: [(&str, &str); 4] = [
+    ("synchronous_commit", "on"),
+    ("fsync", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("server_encoding", "UTF8"),
+];
+
+/// Where the database is and how much it may take.
+#[derive(Clone)]
+pub struct Options {
+    connect: PgConnectOptions,
+    /// How many shards a new store is given, from 1; an existing one must have as many.
+    pub shards: u16,
+    /// How many reads run at once, from 1.
+    pub read_connections: u32,
+    /// How many shards are written at once, from 1.
+    pub write_connections: u32,
+}
+
+impl Options {
+    /// The database at `postgres://user:password@host:port/database`: 64 shards, written by four connections and read
+    /// by eight.
+    pub fn at(url: &str) -> Result<Self, OpenError> {
+        let connect = PgConnectOptions::from_str(url)?.application_name("tidings").disable_statement_logging();
+        Ok(Self { connect, shards: 64, read_connections: 8, write_connections: 4 })
+    }
+
+    fn with(&self, settings: &[(&str, &str)]) -> PgConnectOptions {
+        self.connect.clone().options(SHARED).options(settings.iter().copied())
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("host", &self.connect.get_host())
+            .field("port", &self.connect.get_port())
+            .field("database", &self.connect.get_database())
+            .field("shards", &self.shards)
+            .field("read_connections", &self.read_connections)
+            .field("write_connections", &self.write_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A setting that the log relies on is another.
+    #[error("the database setting '{name}' is {found} and must be {wanted}")]
+    Setting {
+        /// The name of the setting.
+        name: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The number of shards is fixed when the store is made.
+    #[error("the database has {found} shards and is asked for {wanted}")]
+    Shards {
+        /// How many the options name.
+        wanted: u16,
+        /// How many there are.
+        found: usize,
+    },
+    /// The database did not answer in time.
+    #[error("the database did not accept a connection within {} s", CONNECT_TIMEOUT.as_secs())]
+    Silent,
+    /// The tables could not be brought up to date, or belong to a newer program.
+    #[error("the tables of the database cannot be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// PostgreSQL failed, or could not be reached.
+    #[error("the database cannot be opened")]
+    Database(#[from] sqlx::Error),
+}
+
+/// A shard as it was found by its new owner.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owned {
+    /// The epoch that is the owner's own.
+    pub(super) epoch: u64,
+    /// How many appends the shard has had.
+    pub(super) turn: u64,
+}
+
+/// Brings the tables up to date and takes over every shard, by raising its epoch.
+pub(super) async fn take_over(options: &Options) -> Result<Vec<Owned>, OpenError> {
+    let mut connection = connect(options, &OPENER).await?;
+    // `run` does the same, but its future cannot be proven `Send`.
+    sqlx::migrate!("migrations/postgres").run_direct(None, &mut connection, false).await?;
+    let mut transaction = connection.begin().await?;
+    sqlx::query(MAKE_SHARDS).bind(i32::from(options.shards.max(1))).execute(&mut *transaction).await?;
+    let rows = sqlx::query(RAISE_EPOCHS).fetch_all(&mut *transaction).await?;
+    if rows.len() != usize::from(options.shards.max(1)) {
+        return Err(OpenError::Shards { wanted: options.shards, found: rows.len() });
+    }
+    let mut owned = vec![Owned { epoch: 0, turn: 0 }; rows.len()];
+    for row in &rows {
+        let shard: i32 = row.try_get(0)?;
+        let place = usize::try_from(shard).ok().and_then(|shard| owned.get_mut(shard));
+        let place = place.ok_or(OpenError::Shards { wanted: options.shards, found: rows.len() })?;
+        *place = Owned { epoch: number(row.try_get(1)?), turn: number(row.try_get(2)?) };
+    }
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(owned)
+}
+
+const MAKE_SHARDS: &str = "INSERT INTO shard (shard, epoch, head, turn) \
+     SELECT number, 0, 0, 0 FROM generate_series(0, $1 - 1) AS number WHERE NOT EXISTS (SELECT FROM shard) \
+     ON CONFLICT (shard) DO NOTHING";
+
+/// In the order of the shards, so that two who take over at once wait for each other in turn.
+const RAISE_EPOCHS: &str = "WITH locked AS (SELECT shard FROM shard ORDER BY shard FOR NO KEY UPDATE) \
+     UPDATE shard SET epoch = shard.epoch + 1 FROM locked WHERE shard.shard = locked.shard \
+     RETURNING shard.shard, shard.epoch, shard.turn";
+
+/// A connection that writes.
+pub(super) async fn connect_writer(options: &Options) -> Result<PgConnection, OpenError> {
+    connect(options, &WRITER).await
+}
+
+/// The connections that read; they cannot write. They are made as they are needed.
+pub(super) fn readers(options: &Options) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(options.read_connections.max(1))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= TRY_AFTER_REST {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options.with(&READER))
+}
+
+async fn connect(options: &Options, settings: &[(&str, &str)]) -> Result<PgConnection, OpenError> {
+    let connecting = async {
+        let mut connection = options.with(settings).connect().await?;
+        must_keep_promises(&mut connection).await?;
+        Ok(connection)
+    };
+    timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(OpenError::Silent))
+}
+
+async fn must_keep_promises(connection: &mut PgConnection) -> Result<(), OpenError> {
+    for (name, wanted) in PROMISES {
+        // The name is one of the literals above.
+        let sql = AssertSqlSafe(format!("SHOW {name}"));
+        let found: String = sqlx::query_scalar(sql).persistent(false).fetch_one(&mut *connection).await?;
+        if found != wanted {
+            return Err(OpenError::Setting { name, wanted, found });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let options = Options::at("postgres://tidings:swordfish@db.internal:5433/log").unwrap();
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("swordfish"), "{shown}");
+        assert!(shown.contains("db.internal") && shown.contains("5433"), "{shown}");
+    }
+}

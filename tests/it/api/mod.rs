@@ -1,0 +1,145 @@
+//! The API in this process: the real schema, front, engine and read models over the log in memory.
+
+mod authorisation;
+mod contracts;
+mod front;
+mod limits;
+mod operations;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tidings::actors::{self, Engine, Running};
+use tidings::clock::{Clock, SeededClock};
+use tidings::domain::api_key::ApiKey;
+use tidings::domain::event::{ApiKeyIssued, TenantCreated};
+use tidings::domain::id::TenantId;
+use tidings::domain::outcome::{Exchange, Response};
+use tidings::domain::scope::Scope;
+use tidings::domain::tenant::Command;
+use tidings::domain::time::Timestamp;
+use tidings::event_store::{self, Log, MemoryStore};
+use tidings::execute::Meta;
+use tidings::execute::vault::{MasterKey, Vault};
+use tidings::outbound::{self, HttpClient, Request, Transport};
+use tidings::projections::{Followers, ReadModels};
+use tidings::{graphql, http};
+
+/// An endpoint that the gate lets through; nothing is really sent to it.
+const URL: &str = "https://127.0.0.1:9443/hook";
+
+/// Every endpoint says 200.
+struct Agreeable;
+
+#[async_trait]
+impl Transport for Agreeable {
+    async fn post(&self, _: Request) -> Exchange {
+        Exchange { latency_ms: 7, result: Ok(Response { status: 200, preview: "thanks".into(), truncated: false }) }
+    }
+}
+
+struct Api {
+    address: SocketAddr,
+    engine: Engine,
+    read_models: ReadModels,
+    clock: Arc<dyn Clock>,
+    ready: Arc<AtomicBool>,
+    client: reqwest::Client,
+    tenant: TenantId,
+    /// A key of `tenant` that may do everything.
+    key: String,
+    _running: Running,
+    _followers: Followers,
+    _folder: tempfile::TempDir,
+}
+
+impl Api {
+    async fn start() -> Self {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
+        let log = Log::start(Arc::new(MemoryStore::new(1)), event_store::Config::default()).await.unwrap();
+        let vault = Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap();
+        let egress =
+            outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..outbound::Config::default() };
+        let gate = HttpClient::new(&egress).unwrap().gate().clone();
+        let folder = tempfile::tempdir().unwrap();
+        let read_models = ReadModels::open(&folder.path().join("read-models")).await.unwrap();
+        let followers = read_models.follow(log.clone());
+        let config = actors::Config::default();
+        let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
+        let running = actors::start(log, Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
+        let schema = graphql::schema(graphql::SchemaContext {
+            engine: running.engine.clone(),
+            read_models: read_models.clone(),
+            clock: Arc::clone(&clock),
+        });
+        let ready = Arc::new(AtomicBool::new(true));
+        let state = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(http::serve(listener, http::router(state), std::future::pending()));
+        let engine = running.engine.clone();
+        let tenant = clock.tenant_id();
+        let mut api = Self {
+            address,
+            engine,
+            read_models,
+            clock,
+            ready,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            tenant,
+            key: String::new(),
+            _running: running,
+            _followers: followers,
+            _folder: folder,
+        };
+        api.tenant(tenant, "acme").await;
+        api.key = api.key(tenant, &Scope::ALL).await;
+        api
+    }
+
+    async fn tenant(&self, tenant: TenantId, slug: &str) {
+        let (name, profile) = (slug.to_owned(), "standard-v1".to_owned());
+        let created = TenantCreated { tenant, name, slug: slug.into(), profile };
+        self.command(tenant, Command::Create(created)).await;
+    }
+
+    /// A new key of that tenant with those scopes.
+    async fn key(&self, tenant: TenantId, scopes: &[Scope]) -> String {
+        let key = ApiKey::generate(self.clock.api_key_id(), &self.clock.random_bytes());
+        let (name, scopes) = ("test".to_owned(), scopes.to_vec());
+        let issued = ApiKeyIssued { key: key.id(), name, hash: key.hash(), scopes, expires_at: None };
+        self.command(tenant, Command::IssueApiKey(issued)).await;
+        key.expose().to_owned()
+    }
+
+    async fn command(&self, tenant: TenantId, command: Command) {
+        let done = self.engine.tenant(tenant, command, Meta::system()).await.unwrap();
+        assert!(self.read_models.wait_for(done.position.unwrap(), std::time::Duration::from_secs(30)).await);
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn post(&self, key: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        let request = self.client.post(self.url("/graphql")).header("content-type", "application/json");
+        request.bearer_auth(key).body(body)
+    }
+
+    async fn answer(&self, key: &str, query: &str, variables: &Value) -> Value {
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let answer = self.post(key, body).send().await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    }
+
+    /// The `data` of an answer that must be without errors.
+    async fn data(&self, query: &str, variables: Value) -> Value {
+        let mut answer = self.answer(&self.key, query, &variables).await;
+        assert!(answer.get("errors").is_none(), "{answer}");
+        answer["data"].take()
+    }
+}
