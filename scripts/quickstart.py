@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -34,7 +36,8 @@ class Program:
     """A started program whose output is read up to the line that says it is ready."""
 
     def __init__(self, arguments, log):
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True)
+        # In a session of its own: Ctrl-C is for this script, which then ends its programs in order.
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         self.lines = []
 
     def wait_for(self, prefix):
@@ -43,6 +46,10 @@ class Program:
             if self.lines[-1].startswith(prefix):
                 return self.lines[-1][len(prefix):].strip()
         raise SystemExit(f"{self.process.args[1]} ended before it was ready; it said: {self.lines}")
+
+    def read_on(self):
+        """From now on nobody waits for a line; a full pipe must not stop the program."""
+        threading.Thread(target=lambda: [None for _ in self.process.stdout], daemon=True).start()
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -82,15 +89,24 @@ class Api:
 
 def main():
     program, once = sys.argv[1], "--once" in sys.argv[2:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="tidings-quickstart-")
     path = lambda name: os.path.join(folder, name)
     errors = open(path("stderr.log"), "w")
-    running = []
+    running, kept = [], True
     try:
         account(program, once, path, errors, running)
+        kept = False
+    except KeyboardInterrupt:
+        kept = False
+        sys.exit(130)
     finally:
-        for started in running:
+        for started in reversed(running):
             started.stop()
+        if kept:
+            print(f"what the programs left is in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
 
 
 def account(program, once, path, errors, running):
@@ -98,6 +114,7 @@ def account(program, once, path, errors, running):
                         "--log", path("received.jsonl"), "--fail", "/axie=503:1"], errors)
     running.append(receiver)
     endpoint = receiver.wait_for("listening on ")
+    receiver.read_on()
     with open(path("tidings.toml"), "w") as config:
         config.write(f'[database]\nurl = "sqlite://{path("tidings.db")}"\n[server]\nlisten = "127.0.0.1:0"\n'
                      f'[egress]\nallow_cidrs = ["127.0.0.0/8"]\nextra_ca = ["{path("tls/ca.pem")}"]\n')
@@ -117,7 +134,8 @@ def account(program, once, path, errors, running):
     keys, secrets, webhooks = {}, {}, {}
     for profile, slug, where in PROFILES:
         tenant = operator(CREATE_TENANT, "createTenant", input={"name": slug, "slug": slug, "profile": profile})["tenant"]["id"]
-        scopes = ["WEBHOOKS_READ", "WEBHOOKS_WRITE", "DELIVERIES_READ", "MESSAGES_PUBLISH", "AUDIT_READ"]
+        scopes = ["WEBHOOKS_READ", "WEBHOOKS_WRITE", "SECRETS_ROTATE", "DELIVERIES_READ", "DELIVERIES_REDELIVER",
+                  "MESSAGES_PUBLISH", "AUDIT_READ", "KEYS_ADMIN"]
         keys[profile] = operator(CREATE_KEY, "createApiKey", input={"name": "quickstart", "scopes": scopes, "tenantId": tenant})["token"]
         api = Api(url, keys[profile])
         filters = sorted(entry["name"] for entry in axie) if profile == "axie-v1" else ["**"]
@@ -169,12 +187,14 @@ def account(program, once, path, errors, running):
     proven = sum((where[profile], message) in verified for (profile, message) in published)
     retried = sum(delivery["attemptCount"] > 1 for delivery in deliveries)
     if not once:
-        print(f"\nplayground  {url}/playground\nkey         {keys['standard-v1']}\nstop with Ctrl-C")
+        print(f"\nplayground  {url}/playground\nkey         {keys['standard-v1']}   of the tenant 'demo'")
+        print(f"receiver    {endpoint}/standard   knows this webhook's secret\nstop with Ctrl-C, which also removes the store", flush=True)
         try:
             server.process.wait()
         except KeyboardInterrupt:
-            pass
-        return
+            print("\nstopping")
+            return
+        raise SystemExit("the server ended by itself")
     print(f"quickstart: {len(published)} messages, {len(deliveries)} deliveries, {proven} verified, {retried} retried, {len(lost)} lost")
     if lost or proven != len(deliveries):
         raise SystemExit(1)

@@ -29,6 +29,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 pub struct App {
     address: SocketAddr,
     bootstrap_key: Option<String>,
+    store: Arc<SqliteStore>,
     running: Running,
     followers: Followers,
     ready: Arc<AtomicBool>,
@@ -40,7 +41,7 @@ impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(config).await?;
+        let (log, store) = open_log(config).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
@@ -48,6 +49,11 @@ impl App {
         let read_models = ReadModels::open(&config.read_models_path()?).await?;
         let followers = read_models.follow(log.clone());
         let transport = Arc::new(client);
+        // Before anything is sent, and before a key is made that only this start could show.
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
+        let address = listener.local_addr()?;
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
@@ -56,10 +62,6 @@ impl App {
         if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
             tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
         }
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
-        let address = listener.local_addr()?;
         let ready = Arc::new(AtomicBool::new(true));
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
@@ -72,7 +74,7 @@ impl App {
             // A dropped sender means the same.
             drop(stopped.await);
         }));
-        Ok(Self { address, bootstrap_key, running, followers, ready, stop_serving, server })
+        Ok(Self { address, bootstrap_key, store, running, followers, ready, stop_serving, server })
     }
 
     /// Where the API listens.
@@ -97,23 +99,29 @@ impl App {
         }
         self.running.stop().await;
         self.followers.stop().await;
+        self.store.write_back().await;
     }
 }
 
 /// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
 pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
-    let log = open_log(config).await?;
+    let path = config.log_path()?;
+    anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
+    let (log, store) = open_log(config).await?;
     let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
     log.close().await;
+    store.write_back().await;
     Ok(events)
 }
 
-async fn open_log(config: &Config) -> anyhow::Result<Log> {
+async fn open_log(config: &Config) -> anyhow::Result<(Log, Arc<SqliteStore>)> {
     let path = config.log_path()?;
     let store = SqliteStore::open(event_store::Options::at(&path))
         .await
         .with_context(|| format!("cannot open the log '{}'", path.display()))?;
-    Ok(Log::start(Arc::new(store) as Arc<dyn EventStore>, config.event_store.clone()).await?)
+    let store = Arc::new(store);
+    let log = Log::start(Arc::clone(&store) as Arc<dyn EventStore>, config.event_store.clone()).await?;
+    Ok((log, store))
 }
 
 /// The contract files of `schema/` that are written from the code: name and text.

@@ -115,7 +115,7 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
-            if !file.is_file() {
+            if !file.exists() {
                 return Err(ConfigError::NoFile(file.to_owned()));
             }
             figment = figment.merge(Toml::file(file));
@@ -130,10 +130,14 @@ impl Config {
     pub fn log_path(&self) -> Result<PathBuf, ConfigError> {
         match self.database.url.strip_prefix("sqlite://") {
             Some(path) if !path.is_empty() && !path.contains(['?', '#']) => Ok(PathBuf::from(path)),
-            Some(_) | None => Err(ConfigError::Invalid(format!(
-                "database.url: '{}' is not of the form sqlite://PATH",
-                self.database.url.split('@').next_back().unwrap_or_default()
-            ))),
+            Some(_) => Err(ConfigError::Invalid("database.url: is not of the form sqlite://PATH".into())),
+            // Only the scheme is told: what follows may hold a password.
+            None => Err(ConfigError::Invalid(match self.database.url.split_once("://") {
+                Some((scheme, _)) => {
+                    format!("database.url: no store of the kind '{scheme}' is known, only sqlite://PATH")
+                }
+                None => "database.url: is not of the form sqlite://PATH".into(),
+            })),
         }
     }
 
@@ -174,7 +178,8 @@ impl Config {
 
 fn invalid(error: &figment::Error) -> ConfigError {
     let key = error.path.join(".");
-    let text = error.kind.to_string();
+    // It puts what it expected into backticks that are there already.
+    let text = error.kind.to_string().replace("``", "`").replace("`one of `", "one of `");
     ConfigError::Invalid(if key.is_empty() { text } else { format!("{key}: {text}") })
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `POST /graphql`, `GET /graphql` | GraphQL: see [`graphql`](self) below |
 //! | `GET /graphql/schema.graphql` | the schema |
+//! | `GET /` | the way to the playground |
 //! | `GET /playground` | a page to try the API on |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while it takes work, else 503 |
@@ -31,7 +32,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
 pub use listener::serve;
@@ -62,6 +63,7 @@ pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/graphql/schema.graphql", get(sdl))
+        .route("/", get(|| async { Redirect::to("playground") }))
         .route("/playground", get(playground::page))
         .route("/playground/{file}", get(playground::file))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -87,10 +89,11 @@ pub fn error_table() -> String {
     let mut text = String::from(
         "# Error codes\n\n\
          Clients match on the code, never on the message. A code never changes its meaning and is never reused. What the\n\
-         caller can put right stands in a payload's `userErrors`; everything else in `errors[].extensions.code`. The status\n\
-         is the one of a whole answer with this code: a request that was executed is answered with 200, whatever its fields\n\
-         say, and so are documents that do not parse or do not fit the schema when the client accepts only\n\
-         `application/json`.\n\n\
+         caller of a mutation can put right stands in the payload's `userErrors`; everything else, the arguments of queries\n\
+         too, in `errors[].extensions.code`. The status is the one of a whole answer with this code: a request that was\n\
+         executed is answered with 200, whatever its fields say, and so are documents that do not parse or do not fit the\n\
+         schema when the client accepts only `application/json`. `BAD_REQUEST` comes with 405, 406, 408 or 415 where that\n\
+         says more.\n\n\
          | code | status | meaning |\n| --- | --- | --- |\n",
     );
     for code in ErrorCode::ALL {

@@ -4,7 +4,9 @@
 //! log holds everything that it held.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -168,7 +170,10 @@ async fn first(writer: &mut SqliteConnection, sql: &'static str) -> Result<i64, 
 }
 
 /// `synchronous=NORMAL`: a commit does not wait for the disk. What the disk loses, the log has.
+///
+/// A new file is its owner's alone: it holds what tenants send. SQLite gives the files beside it the same mode.
 async fn connect_writer(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    File::options().create(true).append(true).mode(0o600).open(path)?;
     shared(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)

@@ -447,3 +447,37 @@ async fn a_store_without_its_key_is_not_opened() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("does not open this store's secrets"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_clean_shutdown_the_main_file_alone_is_the_log() {
+    let mut setting = setting().await;
+    for n in 0..20 {
+        setting.publish("user.created", json!({ "n": n }), &format!("k{n}")).await;
+    }
+    assert_eq!(setting.server.terminate(), Some(0));
+    let backup = tempfile::tempdir().unwrap();
+    let copy = backup.path().join("copy.db");
+    std::fs::copy(setting.server.folder().join("log.db"), &copy).unwrap();
+    let rebuilt = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["rebuild", "--database-url", &format!("sqlite://{}", copy.display())])
+        .output()
+        .unwrap();
+    // Tenant, key and messages.
+    assert_eq!(String::from_utf8_lossy(&rebuilt.stdout), "rebuilt from 22 events\n", "{rebuilt:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tenants_send_is_the_owners_alone_on_disk() {
+    use std::os::unix::fs::PermissionsExt;
+    let setting = setting().await;
+    setting.publish("user.created", json!({ "name": "Ada" }), "k1").await;
+    let mut seen = 0;
+    for entry in std::fs::read_dir(setting.server.folder()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("log.db") {
+            seen += 1;
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{entry:?}");
+        }
+    }
+    assert!(seen >= 8, "log, read models, their companions, key and lock: {seen}");
+}

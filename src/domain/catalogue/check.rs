@@ -23,6 +23,8 @@ pub const MAX_EXAMPLE_BYTES: usize = 64 * 1024;
 
 /// The most values in a schema, counting what a reference points to wherever it is referred to.
 const MAX_SCHEMA_PARTS: usize = 4_000;
+/// What is wrong with an example that no message could have as its data.
+const NOT_AN_OBJECT: &str = "must be a JSON object, as the data of every message is";
 /// The most values in an example.
 const MAX_EXAMPLE_PARTS: usize = 1_000;
 /// Up to this many pairs of a schema's and an example's values, a refusal says where the example fails. Finding that
@@ -116,6 +118,9 @@ impl Definition {
             let error = explained.then(|| validator.validate(&example).err()).flatten();
             let place = error.map_or(String::new(), |error| format!(": {}", located(&error)));
             return Err(Field::Example.invalid(format!("does not conform to the schema{place}")));
+        }
+        if !example.is_object() {
+            return Err(Field::Example.invalid(NOT_AN_OBJECT));
         }
         let (category, description) = (category.to_owned(), description.to_owned());
         Ok(Self { name, category, stage: Stage::Available, description, schema, example })
@@ -221,6 +226,9 @@ mod tests {
             .map_err(|error| error.to_string())
     }
 
+    /// Said of an example that conforms to its schema, and is no object.
+    const CONFORMS: &str = "example: must be a JSON object, as the data of every message is";
+
     fn refusal(schema: Value, example: Value) -> String {
         register(schema, example).unwrap_err()
     }
@@ -233,7 +241,7 @@ mod tests {
         let definition = register(schema.clone(), json!({"amount": 12.5})).unwrap();
         assert_eq!((definition.name.as_str(), definition.stage), ("invoice.paid", Stage::Available));
         assert_eq!(definition.schema.to_string(), schema.to_string());
-        assert!(register(json!(true), json!(null)).is_ok());
+        assert!(register(json!(true), json!({})).is_ok());
     }
 
     #[test]
@@ -280,6 +288,9 @@ mod tests {
         assert_eq!(refusal(vast, json!(vec![0; 900])), "example: does not conform to the schema");
         assert!(refusal(json!({}), json!("a".repeat(MAX_EXAMPLE_BYTES))).starts_with("example: is 655"));
         assert_eq!(refusal(json!({}), json!(vec![0; MAX_EXAMPLE_PARTS])), "example: has more than 1000 values");
+        for other in [json!([]), json!("text"), json!(null)] {
+            assert_eq!(refusal(json!({}), other), CONFORMS);
+        }
     }
 
     #[test]
@@ -328,7 +339,7 @@ mod tests {
         ] {
             assert!(refusal(recursive, json!(1)).starts_with("schema: is recursive, or has more than 4000 values"));
         }
-        assert!(register(doubled(5, "anyOf"), json!("text")).is_ok());
+        assert_eq!(refusal(doubled(5, "anyOf"), json!("text")), CONFORMS);
         assert!(refusal(doubled(5, "anyOf"), json!(1)).starts_with("example: does not conform to the schema"));
     }
 
@@ -340,11 +351,11 @@ mod tests {
             .chain([(last.to_string(), json!({"type": "string"}))])
             .collect();
         let chained = json!({"$ref": "#/$defs/0", "$defs": chain});
-        assert!(register(chained.clone(), json!("text")).is_ok());
-        assert!(register(chained, json!(1)).is_err());
+        assert_eq!(refusal(chained.clone(), json!("text")), CONFORMS);
+        assert_ne!(refusal(chained, json!(1)), CONFORMS);
         let deep = (0..json::MAX_DEPTH - 1).fold(json!({"type": "string"}), |inner, _| json!({"not": inner}));
-        assert!(register(deep.clone(), json!("text")).is_err());
-        assert!(register(deep, json!(1)).is_ok());
+        assert_ne!(refusal(deep.clone(), json!("text")), CONFORMS);
+        assert_eq!(refusal(deep, json!(1)), CONFORMS);
         let deeper = (0..json::MAX_DEPTH).fold(json!({}), |inner, _| json!({"not": inner}));
         assert_eq!(refusal(deeper, json!(1)), "schema: nested deeper than 100 levels");
     }

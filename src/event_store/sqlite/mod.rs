@@ -44,6 +44,7 @@ impl SqliteStore {
     /// Opens the database, making it if there is none, brings its tables up to date and takes over its shard.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let lock = open::lock(&options.path)?;
+        open::make(&options.path)?;
         Self::take_over(options, lock).await
     }
 
@@ -68,6 +69,22 @@ impl SqliteStore {
             && let Err(error) = writer.close().await
         {
             warn!("the database was closed with an error: {error}");
+        }
+    }
+
+    /// Empties the write-ahead log into the main file, so that a copy of that file alone is a copy of the log.
+    pub async fn write_back(&self) {
+        let emptied = async {
+            let mut kept = self.writer.lock().await;
+            let mut connection = self.writer(&mut kept).await?;
+            let emptied = empty_write_ahead_log(&mut connection).await?;
+            *kept = Some(connection);
+            Ok::<_, AppendError>(emptied)
+        };
+        match emptied.await {
+            Ok(true) => {}
+            Ok(false) => warn!("a long read keeps the write-ahead log; the database is whole with it only"),
+            Err(error) => warn!("the write-ahead log was not emptied: {error}"),
         }
     }
 
@@ -228,7 +245,10 @@ impl EventStore for SqliteStore {
         let mut connection = self.writer(&mut kept).await?;
         let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
         query.execute(&mut connection).await.map_err(|error| unavailable(&error))?;
-        empty_write_ahead_log(&mut connection).await?;
+        // What was deleted stands in the write-ahead log too, until it is started over.
+        if !empty_write_ahead_log(&mut connection).await? {
+            warn!("a long read keeps the write-ahead log; what was destroyed leaves it when it is next started over");
+        }
         *kept = Some(connection);
         Ok(())
     }
@@ -247,15 +267,11 @@ async fn raise_epoch(writer: &mut SqliteConnection) -> Result<u64, OpenError> {
     Ok(number(row.try_get(0)?))
 }
 
-/// What was deleted stands in the write-ahead log too, until it is started over.
-async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<(), AppendError> {
+/// `false` if a long read keeps it.
+async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool, AppendError> {
     let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await;
     let rows = rows.map_err(|error| unavailable(&error))?;
-    let busy = rows.first().is_none_or(|row| row.try_get(0).unwrap_or(1) != 0_i64);
-    if busy {
-        warn!("a long read keeps the write-ahead log; what was destroyed leaves it when it is next started over");
-    }
-    Ok(())
+    Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
 }
 
 fn only_shard(shard: u16) -> Result<(), ReadError> {

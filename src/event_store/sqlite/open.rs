@@ -1,6 +1,7 @@
 //! Opening the database: the lock on the file, and settings that are read back before they are relied on.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
 const WRITER_CACHE_KIB: u32 = 32 * 1024;
 /// Page cache of each reading connection, in KiB.
 const READER_CACHE_KIB: u32 = 4 * 1024;
+/// Who may read and write a new file: it holds what tenants send.
+const OWNER_ONLY: u32 = 0o600;
 /// Rows on the way from SQLite's thread to the reader.
 const ROW_BUFFER: usize = 512;
 
@@ -55,6 +58,15 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The database file could not be made or opened.
+    #[error("the file '{path}' cannot be made or written")]
+    Make {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// A setting that the log relies on did not take.
     #[error("the database setting '{name}' is {found} and must be {wanted}")]
     Setting {
@@ -79,12 +91,20 @@ pub(super) fn lock(database: &Path) -> Result<Arc<File>, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file = File::options().create(true).append(true).open(&path);
+    let file = File::options().create(true).append(true).mode(OWNER_ONLY).open(&path);
     let file = file.map_err(|source| OpenError::LockFile { path: path.clone(), source })?;
     match file.try_lock() {
         Ok(()) => Ok(Arc::new(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path)),
         Err(TryLockError::Error(source)) => Err(OpenError::LockFile { path, source }),
+    }
+}
+
+/// Makes the file if there is none. SQLite would let everybody read it; the files it puts beside it are as open as it is.
+pub(super) fn make(database: &Path) -> Result<(), OpenError> {
+    match File::options().create(true).append(true).mode(OWNER_ONLY).open(database) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(OpenError::Make { path: database.to_owned(), source }),
     }
 }
 

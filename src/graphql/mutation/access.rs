@@ -98,7 +98,7 @@ struct RegisterEventTypeInput {
     category: String,
     /// JSON Schema 2020-12 of a message's data, at most 64 KiB.
     schema: Json,
-    /// Data that conforms to the schema, at most 64 KiB; what a test delivery of this type carries.
+    /// Data that conforms to the schema, a JSON object of at most 64 KiB; what a test delivery of this type carries.
     example: Json,
 }
 

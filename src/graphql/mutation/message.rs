@@ -189,7 +189,7 @@ fn draft(ctx: &Context<'_>, input: PublishMessageInput) -> Result<(TenantScope, 
         (Some(Json(text)), None) => (text, false),
         (None, Some(text)) => (text, true),
         (None, None) | (Some(_), Some(_)) => {
-            let message = "give 'data' or 'dataJson', not both";
+            let message = "exactly one of 'data' and 'dataJson' is needed";
             return Err(UserError::new(UserErrorCode::InvalidInput, message, &["input", "data"]).into());
         }
     };

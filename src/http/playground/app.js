@@ -14,6 +14,12 @@ async function run() {
   const status = at("status");
   const result = at("result");
   const variables = at("variables").value.trim() || "{}";
+  const key = at("key").value.trim();
+  if (!key) {
+    status.textContent = "an API key is needed; the first start printed one";
+    at("key").focus();
+    return;
+  }
   try {
     JSON.parse(variables);
   } catch (error) {
@@ -26,9 +32,8 @@ async function run() {
   status.textContent = "…";
   const began = performance.now();
   try {
-    const headers = { "content-type": "application/json", accept: "application/graphql-response+json, application/json;q=0.9" };
-    const key = at("key").value.trim();
-    if (key) headers.authorization = `Bearer ${key}`;
+    const accept = "application/graphql-response+json, application/json;q=0.9";
+    const headers = { "content-type": "application/json", accept, authorization: `Bearer ${key}` };
     const answer = await fetch("graphql", { method: "POST", headers, body, credentials: "omit" });
     const text = await answer.text();
     status.textContent = `${answer.status} in ${Math.round(performance.now() - began)} ms, request ${answer.headers.get("x-request-id") ?? "?"}`;
