@@ -32,8 +32,8 @@ const HEAD_OF_A_WANTED_STREAM: [&str; 2] = [
 
 #[tokio::test]
 async fn every_question_goes_by_an_index() {
-    let server = std::env::var("TIDINGS_TEST_POSTGRES").expect(
-        "TIDINGS_TEST_POSTGRES names no PostgreSQL server to test on; \
+    let server = std::env::var("POSTGRES_TEST_URL").expect(
+        "POSTGRES_TEST_URL names no PostgreSQL server to test on; \
          `scripts/postgres-test-cluster cargo test` starts one and names it",
     );
     let name = format!("tidings_plans_{}", std::process::id());

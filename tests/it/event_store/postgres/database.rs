@@ -77,8 +77,8 @@ fn unique(purpose: &str) -> String {
 }
 
 fn server() -> Url {
-    let url = std::env::var("TIDINGS_TEST_POSTGRES").expect(
-        "TIDINGS_TEST_POSTGRES names no PostgreSQL server to test on; \
+    let url = std::env::var("POSTGRES_TEST_URL").expect(
+        "POSTGRES_TEST_URL names no PostgreSQL server to test on; \
          `scripts/postgres-test-cluster cargo test` starts one and names it",
     );
     url.parse().unwrap()
