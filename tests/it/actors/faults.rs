@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::outcome::FailureCode;
-use tidings::domain::subscription::Command;
+use tidings::domain::subscription::{Command, Update};
 use tidings::event_store::{Append, EventStore, NewEvent, StreamWrite};
 use tidings::execute::{Meta, deliveries_stream};
 
-use crate::support::simulation::{Answer, START, World};
+use crate::support::simulation::{Answer, OTHER_URL, START, URL, World, life};
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_panics_counts_as_failed_and_is_made_again() {
@@ -192,4 +192,82 @@ async fn a_full_disk_loses_nothing_sends_nothing_that_cannot_be_recorded_and_is_
     }
     let recovery_ms = world.now_ms() - full_until_ms;
     assert!(recovery_ms < 35_000, "{recovery_ms}");
+}
+
+#[test]
+fn a_shaky_disk_loses_nothing_and_doubles_nothing() {
+    for seed in 1..=12 {
+        println!("seed {seed}");
+        life(async || shaky_life(seed).await);
+    }
+}
+
+async fn shaky_life(seed: u64) {
+    let config = Config { idle_after_ms: 100, match_credits: 16, max_attempts: 4, regions: 2, ..Config::default() };
+    let world = World::with(config).await;
+    let mut subscriptions = vec![];
+    for _ in 0..4 {
+        subscriptions.push(world.subscribe().await);
+    }
+    let random = || world.clock.random_u64();
+    for _ in 0..seed {
+        random();
+    }
+    world.endpoint.answers((0..200).map(|_| match random() % 8 {
+        0 => Answer::Status(500),
+        1 => Answer::Panic,
+        2 => Answer::Silence(3_000),
+        _ => Answer::Late(200, random() % 300),
+    }));
+    world.store.take_for_a_commit(seed % 4);
+    world.store.shake(12, seed);
+    let publisher = async |n: u64| {
+        let mut accepted = vec![];
+        for part in 0..15 {
+            world.let_pass(random() % 400).await;
+            let (data, key) = (format!(r#"{{"part":{part}}}"#), format!("{n}-{part}"));
+            let published = loop {
+                match world.try_publish(&data, Some(&key)).await {
+                    Ok(published) => break published.message,
+                    Err(_) => world.let_pass(random() % 50).await,
+                }
+            };
+            accepted.push(published.to_string());
+        }
+        accepted
+    };
+    let meddler = async {
+        for _ in 0..60 {
+            world.let_pass(random() % 150).await;
+            let id = subscriptions[random() as usize % subscriptions.len()];
+            let change = if random() % 2 == 0 { URL } else { OTHER_URL };
+            let update = Update { url: Some(change.into()), ..Update::default() };
+            // May fail with the disk.
+            drop(world.engine.update_subscription(world.tenant, id, update, Meta::system()).await);
+        }
+    };
+    let (mut accepted, ()) =
+        tokio::join!(async { futures_util::future::join_all((0..4).map(publisher)).await.concat() }, meddler);
+    world.let_pass(2_000).await;
+    world.store.fill(false);
+    world.let_pass(600_000).await;
+    accepted.sort();
+    for subscription in subscriptions {
+        let events = world.deliveries(subscription).await;
+        let mut owed: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                DeliveryEvent::Scheduled(scheduled) => Some(scheduled.message.to_string()),
+                DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Succeeded(_) | DeliveryEvent::Exhausted(_) => None,
+            })
+            .collect();
+        owed.sort();
+        assert_eq!(owed, accepted);
+        let ended =
+            events.iter().filter(|event| matches!(event, DeliveryEvent::Succeeded(_) | DeliveryEvent::Exhausted(_)));
+        assert_eq!(ended.count(), accepted.len());
+    }
+    let head = world.store.head(0).await.unwrap();
+    assert_eq!(world.store.checkpoint("matcher", 0).await.unwrap(), Some(head));
+    assert_eq!(world.store.wakeups(0, None, 10).await.unwrap(), []);
 }

@@ -23,6 +23,8 @@ pub(crate) struct WatchedStore {
     held: watch::Sender<Option<String>>,
     commit_ms: AtomicU64,
     commits: AtomicUsize,
+    /// Decides over shaky commits.
+    chance: AtomicU64,
     fate: Mutex<Fate>,
 }
 
@@ -34,6 +36,8 @@ enum Fate {
     Fails(usize),
     /// All fail.
     AllFail,
+    /// One of so many fails, and one of so many takes place and is reported as failed, by chance.
+    Shaky(u64),
     /// This one and all later ones never return; whether they take place is the flag.
     HangsFrom(usize, bool),
 }
@@ -48,6 +52,7 @@ impl WatchedStore {
             held: watch::Sender::new(None),
             commit_ms: AtomicU64::new(0),
             commits: AtomicUsize::new(0),
+            chance: AtomicU64::new(0),
             fate: Mutex::new(Fate::AllSucceed),
         }
     }
@@ -97,6 +102,12 @@ impl WatchedStore {
         *self.fate.lock().unwrap() = if full { Fate::AllFail } else { Fate::AllSucceed };
     }
 
+    /// From now on one commit of `of` fails, and one takes place and is reported as failed.
+    pub(crate) fn shake(&self, of: u64, seed: u64) {
+        self.chance.store(seed, Ordering::SeqCst);
+        *self.fate.lock().unwrap() = Fate::Shaky(of);
+    }
+
     /// So many commits succeed; from the next one on they never return. If `written`, that one takes place unseen.
     pub(crate) fn hang_after(&self, count: usize, written: bool) {
         *self.fate.lock().unwrap() = Fate::HangsFrom(self.commits() + count + 1, written);
@@ -122,6 +133,18 @@ impl EventStore for WatchedStore {
         }
         match fate {
             Fate::Fails(fails) if fails == number => batch.iter().map(|_| Err(no_room())).collect(),
+            Fate::Shaky(of) => {
+                let failed = vec![Err(no_room()); batch.len()];
+                let drawn = self.chance.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
+                match (drawn ^ (drawn >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 33 {
+                    drawn if drawn % of == 0 => failed,
+                    drawn if drawn % of == 1 => {
+                        self.memory.append(shard, batch).await;
+                        failed
+                    }
+                    _ => self.memory.append(shard, batch).await,
+                }
+            }
             Fate::AllFail => batch.iter().map(|_| Err(no_room())).collect(),
             Fate::HangsFrom(first, written) if number >= first => {
                 if written && number == first {
