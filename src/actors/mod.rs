@@ -53,7 +53,7 @@ pub struct Config {
     pub max_attempts_per_subscription: usize,
     /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
     pub idle_after_ms: u64,
-    /// Matches that may be on their way to subscriptions and not yet durable. Default: 2000.
+    /// Matches that may be on their way to subscriptions and not yet durable. Default: 8000.
     pub match_credits: u32,
     /// Publications and tenant changes that may wait for their turn; beyond it callers get 503. Default: 4096.
     pub intake_queue: usize,
@@ -68,7 +68,7 @@ impl Default for Config {
             max_attempts: 512,
             max_attempts_per_subscription: 16,
             idle_after_ms: 120_000,
-            match_credits: 2_000,
+            match_credits: 8_000,
             intake_queue: 4_096,
             request_credits: 1_024,
         }

@@ -116,7 +116,7 @@ async fn publishing_twice_under_one_key_makes_one_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
-    // A5, A6, A9, S4, S10, S32
+    // A5, A6, A9, S4, S10, S32, C10
     let setting = setting().await;
     let url = setting.receiver.url("/hook");
     let create = async |input: Value| setting.code(CREATE, "createWebhook", input).await;
@@ -138,6 +138,8 @@ async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
     assert_eq!(create(axie(json!({ "secret": "too short" }))).await, "WEBHOOK_SECRET_INVALID");
     assert_eq!(create(axie(json!({ "description": "x".repeat(201) }))).await, "INVALID_INPUT");
     assert_eq!(create(axie(json!({ "profile": "axie-v9" }))).await, "INVALID_INPUT");
+    let own_secret = json!({ "url": url, "profile": "axissynapse-v1", "secret": "0123456789abcdef0123456789abcdef!" });
+    assert_eq!(create(own_secret).await, "INVALID_INPUT");
     let publish = async |event_type: &str, data: Value| {
         setting
             .code(PUBLISH, "publishMessage", json!({ "type": event_type, "data": data, "idempotencyKey": "k" }))
