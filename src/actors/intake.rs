@@ -23,7 +23,7 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Claim, NewEvent, Position, StreamWrite};
+use crate::event_store::{Append, AppendError, Appended, Claim, Lifetime, NewEvent, Position, StreamWrite};
 use crate::execute::{self, Meta};
 
 /// Requests taken at a time.
@@ -279,7 +279,7 @@ impl Intake {
         if let (Some(claim), Some(idempotency)) = (&claim, draft.idempotency) {
             let claimed = Claimed { message: published.message, digest: idempotency.digest };
             let value = serde_json::to_string(&claimed).expect("a claim has string keys");
-            batch.claims.push(Claim { key: claim.clone(), value });
+            batch.claims.push(Claim { key: claim.clone(), value, bucket: None });
             self.under_way.insert(claim.clone(), UnderWay { claimed, waiting: vec![] });
         }
         let content = Bytes::from([&salt[..], draft.data.as_bytes()].concat());
@@ -298,8 +298,13 @@ impl Intake {
         };
         let first_version = entry.messages_version + 1;
         entry.messages_version += batch.events.len() as u64;
-        let write = StreamWrite { stream: execute::messages_stream(tenant), first_version, events: batch.events };
-        let append = Append { writes: vec![write], claims: batch.claims, wakeups: vec![] };
+        let write = StreamWrite {
+            stream: execute::messages_stream(tenant),
+            first_version,
+            lifetime: Lifetime::Kept,
+            events: batch.events,
+        };
+        let append = Append { writes: vec![write], claims: batch.claims, ..Append::default() };
         self.send(tenant, append, Replies::Messages(batch.pending));
     }
 
@@ -313,7 +318,7 @@ impl Intake {
         let Some(entry) = self.tenants.get_mut(&id) else { return };
         let claims = match &command {
             tenant::Command::Create(created) => {
-                vec![Claim { key: format!("tenant-slug/{}", created.slug), value: id.to_string() }]
+                vec![Claim { key: format!("tenant-slug/{}", created.slug), value: id.to_string(), bucket: None }]
             }
             tenant::Command::RegisterEventType(_)
             | tenant::Command::IssueApiKey(_)
@@ -343,8 +348,13 @@ impl Intake {
                 execute::new_event(&Event::Tenant(event), now, Some(meta), None, clock)
             })
             .collect();
-        let write = StreamWrite { stream: execute::tenant_stream(id), first_version, events: new_events };
-        self.send(id, Append { writes: vec![write], claims, wakeups: vec![] }, Replies::Tenant { decided, reply });
+        let write = StreamWrite {
+            stream: execute::tenant_stream(id),
+            first_version,
+            lifetime: Lifetime::Kept,
+            events: new_events,
+        };
+        self.send(id, Append { writes: vec![write], claims, ..Append::default() }, Replies::Tenant { decided, reply });
     }
 
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {

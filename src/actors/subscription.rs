@@ -275,7 +275,7 @@ impl State {
         self.withdraw_old_target();
         let writes = self.loaded.writes(self.arguments.id, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
-        self.send(me, Append { writes, claims: vec![], wakeups })
+        self.send(me, Append { writes, wakeups, ..Append::default() })
     }
 
     /// A durable wake-up may be earlier than the work, never later. One that is early enough is left alone, so that a

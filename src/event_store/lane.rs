@@ -4,6 +4,7 @@
 //! waits for nothing, and under load the commits grow by themselves.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -23,12 +24,33 @@ pub(super) struct Queued {
 pub(super) struct Published {
     tail: RwLock<Tail>,
     head: watch::Sender<u64>,
+    floor: AtomicU64,
 }
 
 impl Published {
-    pub(super) fn new(head: u64, config: &Config) -> Self {
+    pub(super) fn new(head: u64, floor: u64, config: &Config) -> Self {
         let tail = Tail::new(head, config.tail_events, config.tail_bytes);
-        Self { tail: RwLock::new(tail), head: watch::Sender::new(head) }
+        Self { tail: RwLock::new(tail), head: watch::Sender::new(head), floor: AtomicU64::new(floor) }
+    }
+
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.load(Ordering::SeqCst)
+    }
+
+    /// Holes up to here are no damage any more, and memory does not hold what the database is about to lose.
+    pub(super) fn raise_floor(&self, floor: u64) {
+        self.floor.fetch_max(floor, Ordering::SeqCst);
+        self.forget_through(floor);
+    }
+
+    /// Nothing was dropped after all.
+    pub(super) fn restore_floor(&self, floor: u64) {
+        self.floor.store(floor, Ordering::SeqCst);
+    }
+
+    /// Sends whoever reads up to this number to the database.
+    pub(super) fn forget_through(&self, seq: u64) {
+        self.tail.write().unwrap_or_else(PoisonError::into_inner).forget_through(seq);
     }
 
     pub(super) fn tail(&self) -> RwLockReadGuard<'_, Tail> {

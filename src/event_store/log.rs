@@ -15,7 +15,10 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::lane::{Lane, Published, Queued};
-use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use super::{
+    Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, ReadError, Recorded,
+    Wakeup,
+};
 
 /// Is told how an append ended. Runs inside the lane: quick, and without waiting for anything.
 pub type Ack = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
@@ -80,7 +83,8 @@ impl Log {
         let mut lanes = Vec::new();
         for shard in 0..store.shards() {
             let (sender, queue) = mpsc::channel(config.queue_appends.clamp(1, Semaphore::MAX_PERMITS));
-            let published = Arc::new(Published::new(store.head(shard).await?, &config));
+            let published = Published::new(store.head(shard).await?, store.floor(shard).await?, &config);
+            let published = Arc::new(published);
             lanes.push(Lane {
                 shard,
                 store: Arc::clone(&store),
@@ -123,23 +127,57 @@ impl Log {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// The events after `after`, at most `limit`, without a hole: from memory if it holds the next one, else from the
-    /// database. At the head that is a query; a reader that waits for [`Log::watch`] first is spared it.
+    /// The events after `after`, at most `limit`, without a hole above the floor: from memory if it holds the next one,
+    /// else from the database. At the head that is a query; a reader that waits for [`Log::watch`] first is spared it.
     pub async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        if let Some(events) = self.published(after.shard)?.tail().after(after.seq, limit) {
+        let published = self.published(after.shard)?;
+        if let Some(events) = published.tail().after(after.seq, limit) {
             return Ok(events);
         }
         let events = self.inner.store.read_log(after, limit).await?;
-        for (event, seq) in events.iter().zip(after.seq.saturating_add(1)..) {
-            if event.position.seq != seq {
-                let position = Position { shard: after.shard, seq };
-                return Err(ReadError::Damaged {
-                    position,
-                    reason: format!("it is missing before {}", event.position),
-                });
+        // The floor may have been raised, by whoever drops buckets, since the events were read, never before that.
+        without_holes(after, published.floor(), &events)?;
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    /// Up to which number events may be missing in a shard, since their buckets were dropped.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn floor(&self, shard: u16) -> u64 {
+        self.inner.shards[usize::from(shard)].published.floor()
+    }
+
+    /// See [`EventStore::drop_bucket`]. What is dropped leaves memory too.
+    pub async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        // Those who read meanwhile must not take a hole for damage: they are told the floor that is about to be.
+        let mut ends = Vec::new();
+        for shard in 0..self.shards() {
+            let buckets = self.inner.store.buckets(shard).await.map_err(unwritable)?;
+            ends.extend(buckets.into_iter().filter(|end| end.bucket == bucket).map(|end| end.last));
+        }
+        let before: Vec<u64> = (0..self.shards()).map(|shard| self.floor(shard)).collect();
+        for end in &ends {
+            self.inner.shards[usize::from(end.shard)].published.raise_floor(end.seq);
+        }
+        let dropped = self.inner.store.drop_bucket(bucket, limit).await;
+        if let Err(DropError::StillLive { .. } | DropError::StillRead { .. }) = dropped {
+            for (shard, floor) in self.inner.shards.iter().zip(before) {
+                shard.published.restore_floor(floor);
             }
         }
-        Ok(events.into_iter().map(Arc::new).collect())
+        dropped
+    }
+
+    /// See [`EventStore::drop_contents`]. What is dropped leaves memory too.
+    pub async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        for shard in 0..self.shards() {
+            let buckets = self.inner.store.buckets(shard).await.map_err(unwritable)?;
+            if let Some(last) = buckets.iter().filter(|end| end.bucket <= through).map(|end| end.last.seq).max() {
+                self.inner.shards[usize::from(shard)].published.forget_through(last);
+            }
+        }
+        self.inner.store.drop_contents(through, limit).await
     }
 
     /// The erasable content of the event at the position: from memory if it holds the event, else from the database.
@@ -176,6 +214,11 @@ impl Log {
         &self.inner.store
     }
 
+    /// The database behind the log, for whoever only asks.
+    pub fn reader(&self) -> &dyn EventReader {
+        &*self.inner.store
+    }
+
     /// Stops accepting appends, writes and acknowledges those that are queued, and returns when the lanes have ended.
     /// Reading goes on.
     pub async fn close(&self) {
@@ -195,19 +238,19 @@ impl Log {
     }
 }
 
-/// As [`EventStore`] has them.
+/// As [`EventReader`] and [`EventStore`] have them.
 impl Log {
-    /// See [`EventStore::read_stream`].
+    /// See [`EventReader::read_stream`].
     pub async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.inner.store.read_stream(stream, from_version, limit).await
     }
 
-    /// As [`EventStore::stream_version`].
+    /// As [`EventReader::stream_version`].
     pub async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
         self.inner.store.stream_version(stream).await
     }
 
-    /// See [`EventStore::read_category`].
+    /// See [`EventReader::read_category`].
     pub async fn read_category(
         &self,
         category: &str,
@@ -218,17 +261,17 @@ impl Log {
         self.inner.store.read_category(category, up_to, after, limit).await
     }
 
-    /// See [`EventStore::claims`].
+    /// See [`EventReader::claims`].
     pub async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         self.inner.store.claims(shard, keys).await
     }
 
-    /// See [`EventStore::wakeups`].
+    /// See [`EventReader::wakeups`].
     pub async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
         self.inner.store.wakeups(shard, after, limit).await
     }
 
-    /// See [`EventStore::checkpoint`].
+    /// See [`EventReader::checkpoint`].
     pub async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
         self.inner.store.checkpoint(reader, shard).await
     }
@@ -243,7 +286,7 @@ impl Log {
         self.inner.store.put_secret(key, sealed).await
     }
 
-    /// See [`EventStore::secret`].
+    /// See [`EventReader::secret`].
     pub async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
         self.inner.store.secret(key).await
     }
@@ -253,10 +296,29 @@ impl Log {
         self.inner.store.destroy_secret(key).await
     }
 
-    /// See [`EventStore::has_secrets`].
+    /// See [`EventReader::has_secrets`].
     pub async fn has_secrets(&self) -> Result<bool, ReadError> {
         self.inner.store.has_secrets().await
     }
+}
+
+/// Fails at a number that is missing above the floor.
+pub(super) fn without_holes(after: Position, floor: u64, events: &[Recorded]) -> Result<(), ReadError> {
+    let mut expected = after.seq.saturating_add(1);
+    for event in events {
+        let seq = event.position.seq;
+        let first_owed = expected.max(floor.saturating_add(1));
+        if seq > first_owed {
+            let position = Position { shard: after.shard, seq: first_owed };
+            return Err(ReadError::Damaged { position, reason: format!("it is missing before {}", event.position) });
+        }
+        expected = seq.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn unwritable(error: ReadError) -> AppendError {
+    AppendError::Unavailable(error.to_string())
 }
 
 fn no_shard(shard: u16) -> AppendError {

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, StreamName, Wakeup};
+use super::{
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Lifetime,
+    Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
+};
 use crate::domain::time::Timestamp;
 
 /// The log in memory. It lives as long as a handle on it.
@@ -26,14 +29,25 @@ struct Data {
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// The event at `seq` stands at `seq - 1`.
-    events: Vec<Recorded>,
-    /// The `seq`s of each stream's events; version `n` stands at `n - 1`.
-    streams: BTreeMap<StreamName, Vec<u64>>,
+    head: u64,
+    floor: u64,
+    events: BTreeMap<u64, Entry>,
+    /// The `seq`s of each stream's events, by version.
+    streams: BTreeMap<StreamName, BTreeMap<u64, u64>>,
     contents: BTreeMap<u64, Bytes>,
-    claims: BTreeMap<String, String>,
+    claims: BTreeMap<String, (String, Option<Bucket>)>,
     wakeups: BTreeMap<String, Timestamp>,
+    periods: BTreeMap<StreamName, Period>,
+    /// The last `seq` of each bucket.
+    buckets: BTreeMap<Bucket, u64>,
+    snapshots: BTreeMap<String, (u64, Snapshot)>,
     checkpoints: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    event: Recorded,
+    bucket: Option<Bucket>,
 }
 
 impl MemoryStore {
@@ -69,6 +83,10 @@ impl MemoryStore {
         let shard = data.shards.get_mut(usize::from(shard)).ok_or_else(|| AppendError::Unavailable(no_shard(shard)))?;
         Ok(write(shard))
     }
+
+    fn write_all(&self, mut write: impl FnMut(&mut Shard)) -> Result<(), AppendError> {
+        (0..self.shards()).try_for_each(|shard| self.write(shard, &mut write))
+    }
 }
 
 fn no_shard(shard: u16) -> String {
@@ -76,23 +94,19 @@ fn no_shard(shard: u16) -> String {
 }
 
 impl Shard {
-    fn head(&self) -> u64 {
-        self.events.len() as u64
-    }
-
     fn event(&self, seq: u64) -> Option<&Recorded> {
-        self.events.get(index(seq))
+        self.events.get(&seq).map(|entry| &entry.event)
     }
 
-    fn stream(&self, stream: &str) -> &[u64] {
-        self.streams.get(stream).map_or(&[], Vec::as_slice)
+    fn version(&self, stream: &str) -> u64 {
+        self.streams.get(stream).and_then(|versions| versions.last_key_value()).map_or(0, |(version, _)| *version)
     }
 
     fn append(&mut self, shard: u16, append: Append) -> Result<Appended, AppendError> {
         let at = |seq| Appended { last: Position { shard, seq } };
         let mut seen: Vec<&str> = Vec::new();
         for write in &append.writes {
-            let next = self.stream(&write.stream).len() as u64 + 1;
+            let next = self.version(&write.stream) + 1;
             if write.first_version != next || seen.contains(&write.stream.as_str()) {
                 let conflict = AppendError::Conflict { stream: write.stream.clone(), expected: write.first_version };
                 return self.repeated(&append).map(at).ok_or(conflict);
@@ -102,15 +116,16 @@ impl Shard {
         let mut taken: Vec<&str> = Vec::new();
         for claim in &append.claims {
             if self.claims.contains_key(&claim.key) || taken.contains(&claim.key.as_str()) {
-                let repeated = append.writes.iter().all(|write| write.events.is_empty())
-                    && append.claims.iter().all(|claim| self.claims.get(&claim.key) == Some(&claim.value));
+                let same = |claim: &Claim| self.claims.get(&claim.key).is_some_and(|(value, _)| *value == claim.value);
+                let repeated =
+                    append.writes.iter().all(|write| write.events.is_empty()) && append.claims.iter().all(same);
                 let error = AppendError::ClaimTaken { key: claim.key.clone() };
-                return if repeated { Ok(at(self.head())) } else { Err(error) };
+                return if repeated { Ok(at(self.head)) } else { Err(error) };
             }
             taken.push(&claim.key);
         }
         self.apply(shard, append);
-        Ok(at(self.head()))
+        Ok(at(self.head))
     }
 
     /// The `seq` of the append's last event, if all of its events are in the log.
@@ -118,7 +133,7 @@ impl Shard {
         let mut last = None;
         for write in &append.writes {
             for (version, event) in (write.first_version..).zip(&write.events) {
-                let recorded = self.event(*self.stream(&write.stream).get(index(version))?)?;
+                let recorded = self.event(*self.streams.get(&write.stream)?.get(&version)?)?;
                 if recorded.id != event.id {
                     return None;
                 }
@@ -130,11 +145,15 @@ impl Shard {
 
     fn apply(&mut self, shard: u16, append: Append) {
         for write in append.writes {
+            self.note_period(&write.stream, write.first_version, write.lifetime);
+            let bucket = write.lifetime.bucket();
             for (version, event) in (write.first_version..).zip(write.events) {
-                let seq = self.head() + 1;
-                self.streams.entry(write.stream.clone()).or_default().push(seq);
+                self.head += 1;
+                let seq = self.head;
+                self.streams.entry(write.stream.clone()).or_default().insert(version, seq);
                 self.contents.extend(event.content.map(|content| (seq, content)));
-                self.events.push(Recorded {
+                self.buckets.extend(bucket.map(|bucket| (bucket, seq)));
+                let event = Recorded {
                     position: Position { shard, seq },
                     stream: write.stream.clone(),
                     version,
@@ -144,51 +163,109 @@ impl Shard {
                     at: event.at,
                     data: event.data,
                     meta: event.meta,
-                });
+                };
+                self.events.insert(seq, Entry { event, bucket });
             }
         }
-        self.claims.extend(append.claims.into_iter().map(|claim| (claim.key, claim.value)));
+        for stream in append.ended {
+            self.periods.remove(&stream);
+        }
+        let claims = append.claims.into_iter().map(|claim| (claim.key, (claim.value, claim.bucket)));
+        self.claims.extend(claims);
         for (key, due_at) in append.wakeups {
             match due_at {
                 Some(due_at) => self.wakeups.insert(key, due_at),
                 None => self.wakeups.remove(&key),
             };
         }
+        for snapshot in append.snapshots {
+            self.snapshots.insert(snapshot.key.clone(), (self.head, snapshot));
+        }
+    }
+
+    fn note_period(&mut self, stream: &str, first_version: u64, lifetime: Lifetime) {
+        let begins = match lifetime {
+            Lifetime::Kept => None,
+            Lifetime::Bucket(bucket) => Some(bucket).filter(|_| first_version == 1),
+            Lifetime::Period(bucket) => Some(bucket),
+        };
+        if let Some(bucket) = begins {
+            self.periods.insert(stream.to_owned(), Period { bucket, first_version });
+        }
+    }
+
+    /// Whoever still needs the bucket.
+    fn needed(&self, shard: u16, bucket: Bucket) -> Result<(), DropError> {
+        if let Some((stream, _)) = self.periods.iter().find(|(_, period)| period.bucket <= bucket) {
+            return Err(DropError::StillLive { bucket, stream: stream.clone() });
+        }
+        let Some(last) = self.buckets.get(&bucket) else { return Ok(()) };
+        match self.checkpoints.iter().find(|(_, seq)| *seq < last) {
+            Some((reader, seq)) => Err(DropError::StillRead {
+                bucket,
+                reader: reader.clone(),
+                at: Position { shard, seq: *seq },
+                last: Position { shard, seq: *last },
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_bucket(&mut self, bucket: Bucket) -> u64 {
+        let Some(last) = self.buckets.remove(&bucket) else { return 0 };
+        self.floor = self.floor.max(last);
+        let before = self.events.len();
+        let (streams, contents) = (&mut self.streams, &mut self.contents);
+        self.events.retain(|seq, entry| {
+            let goes = entry.bucket == Some(bucket);
+            if goes {
+                contents.remove(seq);
+                if let Some(versions) = streams.get_mut(&entry.event.stream) {
+                    versions.remove(&entry.event.version);
+                }
+            }
+            !goes
+        });
+        self.streams.retain(|_, versions| !versions.is_empty());
+        self.claims.retain(|_, (_, claimed_for)| *claimed_for != Some(bucket));
+        (before - self.events.len()) as u64
+    }
+
+    fn drop_contents(&mut self, through: Bucket) -> u64 {
+        let before = self.contents.len();
+        let events = &self.events;
+        self.contents.retain(|seq, _| events[seq].bucket.is_none_or(|bucket| bucket > through));
+        (before - self.contents.len()) as u64
     }
 }
 
-/// Where in a list that counts from 1; beyond the list for 0.
-fn index(number: u64) -> usize {
-    number.checked_sub(1).and_then(|index| usize::try_from(index).ok()).unwrap_or(usize::MAX)
+fn page<T>(all: impl Iterator<Item = T>, limit: usize) -> Vec<T> {
+    all.take(limit).collect()
 }
 
 #[async_trait]
-impl EventStore for MemoryStore {
+impl EventReader for MemoryStore {
     fn shards(&self) -> u16 {
         u16::try_from(self.data().shards.len()).unwrap_or(u16::MAX)
     }
 
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
-        batch.into_iter().map(|append| self.write(shard, |data| data.append(shard, append)).flatten()).collect()
-    }
-
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let data = self.data();
-        let events = data.shards.iter().find(|shard| shard.streams.contains_key(stream)).map(|shard| {
-            let seqs = shard.stream(stream).iter().skip(index(from_version.max(1))).take(limit);
-            seqs.filter_map(|seq| shard.event(*seq)).cloned().collect()
+        let found = data.shards.iter().find_map(|shard| Some((shard, shard.streams.get(stream)?)));
+        let events = found.map(|(shard, versions)| {
+            page(versions.range(from_version..).filter_map(|(_, seq)| shard.event(*seq)).cloned(), limit)
         });
         Ok(events.unwrap_or_default())
     }
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        Ok(self.data().shards.iter().map(|shard| shard.stream(stream).len() as u64).max().unwrap_or(0))
+        Ok(self.data().shards.iter().map(|shard| shard.version(stream)).max().unwrap_or(0))
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.read(after.shard, |shard| {
-            let from = usize::try_from(after.seq).unwrap_or(usize::MAX);
-            shard.events.iter().skip(from).take(limit).cloned().collect()
+            let behind = shard.events.range(after.seq.saturating_add(1)..);
+            page(behind.map(|(_, entry)| entry.event.clone()), limit)
         })
     }
 
@@ -202,17 +279,22 @@ impl EventStore for MemoryStore {
         let prefix = format!("{category}-");
         self.read(up_to.shard, |shard| {
             let streams = shard.streams.iter().filter(|(stream, _)| stream.starts_with(&prefix));
-            let events = streams.flat_map(|(_, seqs)| seqs).filter_map(|seq| shard.event(*seq));
+            let entries = streams.flat_map(|(_, versions)| versions.values()).filter_map(|seq| shard.events.get(seq));
+            let events = entries.filter(|entry| entry.bucket.is_none()).map(|entry| &entry.event);
             let wanted = events.filter(|event| {
                 event.position.seq <= up_to.seq
                     && after.is_none_or(|after| (event.stream.as_str(), event.version) > after)
             });
-            wanted.take(limit).cloned().collect()
+            page(wanted.cloned(), limit)
         })
     }
 
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
-        self.read(shard, Shard::head)
+        self.read(shard, |shard| shard.head)
+    }
+
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        self.read(shard, |shard| shard.floor)
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
@@ -221,7 +303,19 @@ impl EventStore for MemoryStore {
 
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         self.read(shard, |shard| {
-            keys.iter().filter_map(|key| Some((key.clone(), shard.claims.get(key)?.clone()))).collect()
+            keys.iter().filter_map(|key| Some((key.clone(), shard.claims.get(key)?.0.clone()))).collect()
+        })
+    }
+
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        self.read(shard, |shard| {
+            let behind = shard.claims.iter().filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+            let claim = |(key, (value, bucket)): (&String, &(String, Option<Bucket>))| Claim {
+                key: key.clone(),
+                value: value.clone(),
+                bucket: *bucket,
+            };
+            page(behind.map(claim), limit)
         })
     }
 
@@ -232,12 +326,84 @@ impl EventStore for MemoryStore {
             wakeups.sort_by(|one, other| (one.due_at, &one.key).cmp(&(other.due_at, &other.key)));
             let behind =
                 |wakeup: &Wakeup| after.is_none_or(|after| (wakeup.due_at, &wakeup.key) > (after.due_at, &after.key));
-            wakeups.into_iter().filter(behind).take(limit).collect()
+            page(wakeups.into_iter().filter(behind), limit)
+        })
+    }
+
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        Ok(self.data().shards.iter().find_map(|shard| shard.periods.get(stream).copied()))
+    }
+
+    async fn periods(
+        &self,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        self.read(shard, |shard| {
+            let behind = shard.periods.iter().filter(|(stream, _)| after.is_none_or(|after| stream.as_str() > after));
+            page(behind.map(|(stream, period)| (stream.clone(), *period)), limit)
+        })
+    }
+
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        self.read(shard, |shard| {
+            let mut live: Vec<_> = shard.periods.iter().filter(|(_, period)| period.bucket <= bucket).collect();
+            live.sort_by_key(|(stream, period)| (period.bucket, *stream));
+            page(live.into_iter().map(|(stream, _)| stream.clone()), limit)
+        })
+    }
+
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        self.read(shard, |data| {
+            let end =
+                |(bucket, last): (&Bucket, &u64)| BucketEnd { bucket: *bucket, last: Position { shard, seq: *last } };
+            data.buckets.iter().map(end).collect()
+        })
+    }
+
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        self.read(shard, |data| data.snapshots.get(key).map(|(seq, snapshot)| stored(shard, *seq, snapshot)))
+    }
+
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        self.read(shard, |data| {
+            let behind = data.snapshots.iter().filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+            page(behind.map(|(_, (seq, snapshot))| stored(shard, *seq, snapshot)), limit)
         })
     }
 
     async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
         self.read(shard, |shard| shard.checkpoints.get(reader).copied())
+    }
+
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        self.read(shard, |shard| shard.checkpoints.iter().map(|(reader, seq)| (reader.clone(), *seq)).collect())
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.data().secrets.get(key).cloned())
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        let data = self.data();
+        let behind = data.secrets.iter().filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        Ok(page(behind.map(|(key, sealed)| (key.clone(), sealed.clone())), limit))
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        Ok(!self.data().secrets.is_empty())
+    }
+}
+
+fn stored(shard: u16, seq: u64, snapshot: &Snapshot) -> StoredSnapshot {
+    StoredSnapshot { position: Position { shard, seq }, snapshot: snapshot.clone() }
+}
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        batch.into_iter().map(|append| self.write(shard, |data| data.append(shard, append)).flatten()).collect()
     }
 
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
@@ -246,21 +412,38 @@ impl EventStore for MemoryStore {
         })
     }
 
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
+        self.write_all(|shard| {
+            shard.checkpoints.remove(reader);
+        })
+    }
+
+    async fn drop_bucket(&self, bucket: Bucket, _limit: u32) -> Result<Dropped, DropError> {
+        for shard in 0..self.shards() {
+            self.write(shard, |data| data.needed(shard, bucket))??;
+        }
+        let mut rows = 0;
+        self.write_all(|shard| rows += shard.drop_bucket(bucket))?;
+        Ok(Dropped { rows, more: false })
+    }
+
+    async fn drop_contents(&self, through: Bucket, _limit: u32) -> Result<Dropped, AppendError> {
+        let mut rows = 0;
+        self.write_all(|shard| rows += shard.drop_contents(through))?;
+        Ok(Dropped { rows, more: false })
+    }
+
+    async fn forget_snapshots(&self) -> Result<(), AppendError> {
+        self.write_all(|shard| shard.snapshots.clear())
+    }
+
     async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
         self.data().secrets.insert(key.to_owned(), sealed.to_vec());
         Ok(())
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.data().secrets.get(key).cloned())
-    }
-
     async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
         self.data().secrets.remove(key);
         Ok(())
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        Ok(!self.data().secrets.is_empty())
     }
 }

@@ -7,12 +7,17 @@
 //! - Appending the same events again (same ids at the same versions) succeeds and writes nothing.
 //! - Every append carries the owner's epoch; after a takeover the old owner writes nothing.
 //!
-//! Knows nothing of webhooks: a payload is bytes with a type name and a schema version. Beside the events stand four
-//! small tables that must commit with them or live as long as them: erasable content of an event, claims (uniqueness
-//! and idempotency), wake-ups (streams with work to do) and readers' checkpoints; and sealed secrets.
+//! - Events live for ever or as long as their [`Bucket`]. A bucket is dropped whole, and only when no stream that is
+//!   still written rests on it and every reader has passed it. Up to the floor, the last position that a dropped bucket
+//!   held, numbers may be missing; behind it a missing number is damage.
 //!
-//! [`EventStore`] is what a database must do; [`Log`] is what the rest of the program holds: it groups appends into
-//! few commits, keeps the newest events in memory for the readers that follow, and wakes them.
+//! Knows nothing of webhooks: a payload is bytes with a type name and a schema version. Beside the events stand small
+//! tables that must commit with them or live as long as them: erasable content of an event, claims (uniqueness and
+//! idempotency), wake-ups (streams with work to do), periods (from where on a stream is to be read), snapshots and
+//! readers' checkpoints; and sealed secrets.
+//!
+//! [`EventReader`] and [`EventStore`] are what a database must do; [`Log`] is what the rest of the program holds: it
+//! groups appends into few commits, keeps the newest events in memory for the readers that follow, and wakes them.
 
 mod lane;
 mod log;
@@ -55,6 +60,48 @@ impl fmt::Display for Position {
 
 /// The name of a stream: a category, a hyphen and an id, as `deliveries-01J9…`.
 pub type StreamName = String;
+
+/// A span of time whose events are dropped together, numbered so that later spans have higher numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Bucket(pub u32);
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How long a stream's events are kept. A stream is either kept or bucketed for its whole life, and goes from bucket to
+/// bucket only forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// For ever.
+    Kept,
+    /// As long as the bucket. What the events mean may rest on earlier ones, back to the first of the period.
+    Bucket(Bucket),
+    /// As long as the bucket, and the first event begins a period: it carries all that earlier ones mean. The first
+    /// append to a bucketed stream does so in any case.
+    Period(Bucket),
+}
+
+impl Lifetime {
+    /// The bucket, if there is one.
+    pub fn bucket(self) -> Option<Bucket> {
+        match self {
+            Self::Kept => None,
+            Self::Bucket(bucket) | Self::Period(bucket) => Some(bucket),
+        }
+    }
+}
+
+/// The part of a bucketed stream that has to be read: it begins with an event that carries everything before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// The bucket of its first event.
+    pub bucket: Bucket,
+    /// The version of its first event.
+    pub first_version: u64,
+}
 
 /// An event on its way into the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +152,8 @@ pub struct StreamWrite {
     pub stream: StreamName,
     /// Version of the first of the events: one more than the stream has, 1 for a new stream.
     pub first_version: u64,
+    /// How long they are kept.
+    pub lifetime: Lifetime,
     /// In order; not empty.
     pub events: Vec<NewEvent>,
 }
@@ -125,6 +174,29 @@ pub struct Claim {
     pub key: String,
     /// What a later claimant is told.
     pub value: String,
+    /// With which bucket the name becomes free again; `None` for never.
+    pub bucket: Option<Bucket>,
+}
+
+/// A state folded from the log, kept so that it need not be folded again. Can be thrown away at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whose state, in the words of the one who made it.
+    pub key: String,
+    /// In which form; one that the reader does not know is as good as none.
+    pub fingerprint: String,
+    /// The state.
+    pub data: String,
+}
+
+/// A snapshot in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSnapshot {
+    /// The last event of the append that it came with, or the head of the shard if that had none: of whatever it was
+    /// folded from, it holds all up to here and nothing behind.
+    pub position: Position,
+    /// As appended.
+    pub snapshot: Snapshot,
 }
 
 /// One atomic change of one shard. May hold no event at all (a wake-up moved or removed).
@@ -132,6 +204,10 @@ pub struct Claim {
 pub struct Append {
     /// Streams to extend; each at most once.
     pub writes: Vec<StreamWrite>,
+    /// Bucketed streams that will never be written or folded again: their periods hold no bucket back any more.
+    pub ended: Vec<StreamName>,
+    /// Snapshots stored, each replacing an older one of its key.
+    pub snapshots: Vec<Snapshot>,
     /// Names taken; the whole append fails if one is taken already by a different append. Without events, nothing but
     /// the values tells a repeated append from a different one.
     pub claims: Vec<Claim>,
@@ -197,19 +273,59 @@ pub enum ReadError {
     },
 }
 
-/// What a database must do to hold the log. Each method is one transaction.
-///
-/// Opening a store takes ownership of its shards: it raises their epoch, and older owners can write no more.
+/// What is known of a bucket in one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketEnd {
+    /// Which bucket.
+    pub bucket: Bucket,
+    /// The last number that it holds in the shard.
+    pub last: Position,
+}
+
+/// What one step of dropping did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many rows went (events or contents).
+    pub rows: u64,
+    /// Whether there is more to drop by another step.
+    pub more: bool,
+}
+
+/// Why a bucket was not dropped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DropError {
+    /// A stream that is still written is to be read from this bucket, or an older one, on.
+    #[error("bucket {bucket} is still needed: the open period of stream '{stream}' begins in it or before it")]
+    StillLive {
+        /// The bucket.
+        bucket: Bucket,
+        /// The stream.
+        stream: StreamName,
+    },
+    /// A reader has not come so far.
+    #[error("bucket {bucket} is still needed: reader '{reader}' is at {at} and the bucket ends at {last}")]
+    StillRead {
+        /// The bucket.
+        bucket: Bucket,
+        /// The reader.
+        reader: String,
+        /// How far it has come.
+        at: Position,
+        /// The bucket's last event in that shard.
+        last: Position,
+    },
+    /// The database could not be written, or is another's.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// What can be asked of a database that holds the log. Asking changes nothing, and needs no ownership.
 #[async_trait]
-pub trait EventStore: Send + Sync + 'static {
+pub trait EventReader: Send + Sync + 'static {
     /// How many shards there are; fixed when the store is made.
     fn shards(&self) -> u16;
 
-    /// Commits the appends together; the answers stand in the order of the requests. One that cannot be written (a
-    /// conflict, a taken claim) does not hinder the others. An append is checked against those before it in the batch.
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>>;
-
-    /// The stream's events from `from_version` on, at most `limit`, in order.
+    /// The stream's events from `from_version` on, at most `limit`, in order. Those before its open period may be gone.
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError>;
 
     /// The version of the stream's newest event; 0 if it has none.
@@ -218,7 +334,7 @@ pub trait EventStore: Send + Sync + 'static {
     /// The shard's events after `after`, at most `limit`, in order.
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError>;
 
-    /// Events of all streams of a category (`subscription-…`), at or before `up_to`, ordered by stream name and
+    /// Events of all kept streams of a category (`subscription-…`), at or before `up_to`, ordered by stream name and
     /// version, at most `limit`, continuing behind (stream, version) `after`.
     async fn read_category(
         &self,
@@ -231,30 +347,91 @@ pub trait EventStore: Send + Sync + 'static {
     /// The newest position's number; 0 in an empty shard.
     async fn head(&self, shard: u16) -> Result<u64, ReadError>;
 
+    /// The number up to which events may be missing, since their buckets were dropped; 0 if none was.
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError>;
+
     /// The erasable content of the event at the position; `None` if it has none or it was erased.
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError>;
 
     /// The values of those keys that are claimed.
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError>;
 
+    /// All claims in the order of their keys, at most `limit`, continuing behind the key `after`.
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError>;
+
     /// Wake-ups in the order of (due time, key), at most `limit`, continuing behind `after`.
     async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError>;
+
+    /// From where on the stream is to be read; `None` for one that is kept, has ended or never was.
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError>;
+
+    /// The open periods in the order of their streams' names, at most `limit`, continuing behind the stream `after`.
+    async fn periods(
+        &self,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError>;
+
+    /// Streams whose open period begins in the bucket or an older one, the oldest first, at most `limit`.
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError>;
+
+    /// The buckets that hold events of the shard, the oldest first.
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError>;
+
+    /// The snapshot of that key.
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError>;
+
+    /// The snapshots in the order of their keys, at most `limit`, continuing behind the key `after`.
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError>;
 
     /// How far a reader has come, as it last saved it; `None` if it never did.
     async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError>;
 
-    /// Saves how far a reader has come. Fails with [`AppendError::Fenced`] once the shard has a newer owner.
-    async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError>;
-
-    /// Stores a sealed secret under a key, replacing an older one.
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError>;
+    /// How far every reader has come, by name.
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError>;
 
     /// The sealed secret under the key.
     async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError>;
 
-    /// Destroys a sealed secret; nothing happens if there is none.
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError>;
+    /// The sealed secrets in the order of their keys, at most `limit`, continuing behind the key `after`.
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError>;
 
     /// Whether any secret is stored: a store that holds some must not be opened with a new key.
     async fn has_secrets(&self) -> Result<bool, ReadError>;
+}
+
+/// What a database must do to hold the log. Each method is one transaction.
+///
+/// Opening a store takes ownership of its shards: it raises their epoch, and older owners can write no more.
+#[async_trait]
+pub trait EventStore: EventReader {
+    /// Commits the appends together; the answers stand in the order of the requests. One that cannot be written (a
+    /// conflict, a taken claim) does not hinder the others. An append is checked against those before it in the batch.
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>>;
+
+    /// Saves how far a reader has come. Fails with [`AppendError::Fenced`] once the shard has a newer owner.
+    async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError>;
+
+    /// Forgets a reader, in every shard: it holds no bucket back any more.
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError>;
+
+    /// Drops the bucket, in all shards, with its claims and contents, and raises the floor past it. By steps: one takes
+    /// about `limit` rows at most where rows have to be taken one by one, so that appends need not wait long; the floor
+    /// is raised with the first. Refused while a live stream or a reader still needs it; dropping one that does not
+    /// exist succeeds. Fenced by shard 0.
+    async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError>;
+
+    /// Erases the contents of events of the bucket and all older ones, in all shards, by steps as above. The events
+    /// stay.
+    async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError>;
+
+    /// Throws all snapshots away.
+    async fn forget_snapshots(&self) -> Result<(), AppendError>;
+
+    /// Stores a sealed secret under a key, replacing an older one.
+    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError>;
+
+    /// Destroys a sealed secret; nothing happens if there is none.
+    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError>;
 }

@@ -52,6 +52,13 @@ impl Tail {
         self.last = head;
     }
 
+    /// Forgets the events up to this number.
+    pub(super) fn forget_through(&mut self, seq: u64) {
+        while let Some(oldest) = self.entries.pop_front_if(|entry| entry.event.position.seq <= seq) {
+            self.size_bytes -= oldest.size_bytes();
+        }
+    }
+
     /// Adds the next event. One from before the end is left out: it was appended before and is known. One from
     /// behind a gap starts a new run, since a tail with a hole would make a reader skip.
     pub(super) fn push(&mut self, entry: Entry) {
@@ -152,6 +159,16 @@ mod tests {
         assert_eq!(seqs(tail.after(4, 9)), Some(vec![5, 6]));
         assert_eq!(seqs(tail.after(1, 9)), None);
         assert_eq!((tail.last(), tail.size_bytes), (6, 2 * entry(1).size_bytes()));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_asked_of_the_database() {
+        let mut tail = tail(10, 11..=14);
+        tail.forget_through(12);
+        assert_eq!((seqs(tail.after(11, 9)), seqs(tail.after(12, 9))), (None, Some(vec![13, 14])));
+        assert_eq!(tail.size_bytes, 2 * entry(1).size_bytes());
+        tail.forget_through(99);
+        assert_eq!((tail.last(), tail.size_bytes, seqs(tail.after(14, 9))), (14, 0, None));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::domain::subscription::{self, Subscription};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
 use crate::event_store::Log;
-use crate::event_store::{NewEvent, ReadError, Recorded, StreamName, StreamWrite};
+use crate::event_store::{Lifetime, NewEvent, ReadError, Recorded, StreamName, StreamWrite};
 
 /// Who caused an event, and in which request; stands beside the payload in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +159,7 @@ impl Loaded {
         .map(|(stream, version, events)| StreamWrite {
             stream,
             first_version: version + 1 - events.len() as u64,
+            lifetime: Lifetime::Kept,
             events,
         })
         .collect()

@@ -32,7 +32,10 @@ use tracing::warn;
 pub use self::open::{OpenError, Options};
 use self::write::Target;
 use self::writers::Writers;
-use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use super::{
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
+    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+};
 use crate::domain::id::EventId;
 
 /// How long a writer waits for an answer: longer than the database lets a statement run, so that this ends only what
@@ -155,21 +158,9 @@ impl PostgresStore {
 }
 
 #[async_trait]
-impl EventStore for PostgresStore {
+impl EventReader for PostgresStore {
     fn shards(&self) -> u16 {
         u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
-    }
-
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
-        let requests = batch.len();
-        let Some(owned) = self.shard(shard) else {
-            return vec![Err(AppendError::Unavailable(no_shard(shard))); requests];
-        };
-        if requests == 0 {
-            return Vec::new();
-        }
-        let committed = self.commit(shard, owned, &batch).await;
-        committed.unwrap_or_else(|failure| vec![Err(refusal(failure, shard, owned.epoch)); requests])
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -227,6 +218,81 @@ impl EventStore for PostgresStore {
         Ok(seq.map(number))
     }
 
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
+        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM secret)");
+        query.fetch_one(&self.readers).await.map_err(read::unavailable)
+    }
+
+    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
+        Ok(0)
+    }
+
+    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
+        Ok(None)
+    }
+
+    async fn periods(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        Ok(None)
+    }
+
+    async fn snapshots(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<StoredSnapshot>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn checkpoints(&self, _shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn secrets(&self, _after: Option<&str>, _limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        Ok(vec![])
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let requests = batch.len();
+        let Some(owned) = self.shard(shard) else {
+            return vec![Err(AppendError::Unavailable(no_shard(shard))); requests];
+        };
+        if requests == 0 {
+            return Vec::new();
+        }
+        let committed = self.commit(shard, owned, &batch).await;
+        committed.unwrap_or_else(|failure| vec![Err(refusal(failure, shard, owned.epoch)); requests])
+    }
+
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         let owned = self.shard(at.shard).ok_or_else(|| AppendError::Unavailable(no_shard(at.shard)))?;
         // Without locking the shard, which is for appends: instead the row itself knows whose it is.
@@ -254,19 +320,25 @@ impl EventStore for PostgresStore {
         self.execute(query.bind(key).bind(sealed)).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
-    }
-
     async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
         let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
         self.execute(query).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
     }
 
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM secret)");
-        query.fetch_one(&self.readers).await.map_err(read::unavailable)
+    async fn forget_reader(&self, _reader: &str) -> Result<(), AppendError> {
+        Ok(())
+    }
+
+    async fn drop_bucket(&self, _bucket: Bucket, _limit: u32) -> Result<Dropped, DropError> {
+        Ok(Dropped { rows: 0, more: false })
+    }
+
+    async fn drop_contents(&self, _through: Bucket, _limit: u32) -> Result<Dropped, AppendError> {
+        Ok(Dropped { rows: 0, more: false })
+    }
+
+    async fn forget_snapshots(&self) -> Result<(), AppendError> {
+        Ok(())
     }
 }
 

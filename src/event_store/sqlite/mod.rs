@@ -26,7 +26,10 @@ use tracing::warn;
 
 pub use self::open::{OpenError, Options};
 use self::write::Failure;
-use super::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use super::{
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
+    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+};
 use crate::domain::id::EventId;
 
 /// The log in one SQLite file. The database stays locked until every handle on it is gone.
@@ -127,20 +130,9 @@ impl SqliteStore {
 }
 
 #[async_trait]
-impl EventStore for SqliteStore {
+impl EventReader for SqliteStore {
     fn shards(&self) -> u16 {
         1
-    }
-
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
-        let requests = batch.len();
-        if shard != 0 {
-            return vec![Err(AppendError::Unavailable(format!("there is no shard {shard}"))); requests];
-        }
-        if requests == 0 {
-            return Vec::new();
-        }
-        self.append_batch(batch).await.unwrap_or_else(|error| vec![Err(error); requests])
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -201,6 +193,80 @@ impl EventStore for SqliteStore {
         Ok(seq.map(number))
     }
 
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
+        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
+        query.fetch_one(&self.readers).await.map_err(read::unavailable)
+    }
+
+    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
+        Ok(0)
+    }
+
+    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
+        Ok(None)
+    }
+
+    async fn periods(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        Ok(None)
+    }
+
+    async fn snapshots(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<StoredSnapshot>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn checkpoints(&self, _shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn secrets(&self, _after: Option<&str>, _limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        Ok(vec![])
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let requests = batch.len();
+        if shard != 0 {
+            return vec![Err(AppendError::Unavailable(format!("there is no shard {shard}"))); requests];
+        }
+        if requests == 0 {
+            return Vec::new();
+        }
+        self.append_batch(batch).await.unwrap_or_else(|error| vec![Err(error); requests])
+    }
+
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;
@@ -235,11 +301,6 @@ impl EventStore for SqliteStore {
         Ok(())
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
-    }
-
     async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;
@@ -253,9 +314,20 @@ impl EventStore for SqliteStore {
         Ok(())
     }
 
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
-        query.fetch_one(&self.readers).await.map_err(read::unavailable)
+    async fn forget_reader(&self, _reader: &str) -> Result<(), AppendError> {
+        Ok(())
+    }
+
+    async fn drop_bucket(&self, _bucket: Bucket, _limit: u32) -> Result<Dropped, DropError> {
+        Ok(Dropped { rows: 0, more: false })
+    }
+
+    async fn drop_contents(&self, _through: Bucket, _limit: u32) -> Result<Dropped, AppendError> {
+        Ok(Dropped { rows: 0, more: false })
+    }
+
+    async fn forget_snapshots(&self) -> Result<(), AppendError> {
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::outcome::FailureCode;
 use tidings::domain::subscription::{Command, Update};
-use tidings::event_store::{Append, EventStore, NewEvent, StreamWrite};
+use tidings::event_store::{Append, EventReader, Lifetime, NewEvent, StreamWrite};
 use tidings::execute::{Meta, deliveries_stream};
 
 use crate::support::simulation::{Answer, OTHER_URL, START, URL, World, life};
@@ -90,7 +90,12 @@ async fn a_stream_that_cannot_be_read_stops_its_own_subscription_only() {
         meta: None,
         content: None,
     };
-    let write = StreamWrite { stream: deliveries_stream(poisoned), first_version: 1, events: vec![event] };
+    let write = StreamWrite {
+        stream: deliveries_stream(poisoned),
+        first_version: 1,
+        lifetime: Lifetime::Kept,
+        events: vec![event],
+    };
     // Leaves memory first, so that it has to be loaded.
     world.let_pass(600_000).await;
     world.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidings::actors::Config;
 use tidings::error_code::ErrorCode;
-use tidings::event_store::{Append, EventStore, NewEvent, Position, StreamWrite};
+use tidings::event_store::{Append, EventReader, EventStore, Lifetime, NewEvent, Position, StreamWrite};
 use tidings::execute::{deliveries_stream, subscription_stream};
 
 use crate::support::simulation::{START, World, life};
@@ -21,7 +21,7 @@ async fn poison(world: &World, stream: String, after: u64, kind: &'static str) {
         meta: None,
         content: None,
     };
-    let write = StreamWrite { stream, first_version: after + 1, events: vec![event] };
+    let write = StreamWrite { stream, first_version: after + 1, lifetime: Lifetime::Kept, events: vec![event] };
     world.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();
 }
 

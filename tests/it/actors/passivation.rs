@@ -3,7 +3,7 @@
 use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::subscription::Command;
-use tidings::event_store::EventStore;
+use tidings::event_store::EventReader;
 use tidings::execute::deliveries_stream;
 
 use crate::support::simulation::{Answer, World};

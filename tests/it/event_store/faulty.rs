@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidings::event_store::{Append, AppendError, Appended, EventStore, Position, ReadError, Recorded, Wakeup};
+use tidings::event_store::{
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
+    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+};
 use tokio::sync::Semaphore;
 
 pub(super) struct Faulty {
@@ -59,20 +62,9 @@ fn broken(requests: usize) -> Vec<Result<Appended, AppendError>> {
 }
 
 #[async_trait]
-impl EventStore for Faulty {
+impl EventReader for Faulty {
     fn shards(&self) -> u16 {
         self.behind.shards()
-    }
-
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
-        let requests = batch.len();
-        self.batches.lock().unwrap().push(requests);
-        self.commits.acquire().await.unwrap().forget();
-        if self.fail_next.swap(false, Ordering::Relaxed) {
-            return broken(requests);
-        }
-        let answers = self.behind.append(shard, batch).await;
-        if self.lose_next_answer.swap(false, Ordering::Relaxed) { broken(requests) } else { answers }
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -124,6 +116,73 @@ impl EventStore for Faulty {
         self.behind.checkpoint(reader, shard).await
     }
 
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.behind.secret(key).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.behind.has_secrets().await
+    }
+
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        self.behind.floor(shard).await
+    }
+
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        self.behind.claims_after(shard, after, limit).await
+    }
+
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        self.behind.period(stream).await
+    }
+
+    async fn periods(
+        &self,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        self.behind.periods(shard, after, limit).await
+    }
+
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        self.behind.live_through(shard, bucket, limit).await
+    }
+
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        self.behind.buckets(shard).await
+    }
+
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        self.behind.snapshot(shard, key).await
+    }
+
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        self.behind.snapshots(shard, after, limit).await
+    }
+
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        self.behind.checkpoints(shard).await
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        self.behind.secrets(after, limit).await
+    }
+}
+
+#[async_trait]
+impl EventStore for Faulty {
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let requests = batch.len();
+        self.batches.lock().unwrap().push(requests);
+        self.commits.acquire().await.unwrap().forget();
+        if self.fail_next.swap(false, Ordering::Relaxed) {
+            return broken(requests);
+        }
+        let answers = self.behind.append(shard, batch).await;
+        if self.lose_next_answer.swap(false, Ordering::Relaxed) { broken(requests) } else { answers }
+    }
+
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         self.behind.save_checkpoint(reader, at).await
     }
@@ -132,15 +191,23 @@ impl EventStore for Faulty {
         self.behind.put_secret(key, sealed).await
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.behind.secret(key).await
-    }
-
     async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
         self.behind.destroy_secret(key).await
     }
 
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.behind.has_secrets().await
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
+        self.behind.forget_reader(reader).await
+    }
+
+    async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        self.behind.drop_bucket(bucket, limit).await
+    }
+
+    async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        self.behind.drop_contents(through, limit).await
+    }
+
+    async fn forget_snapshots(&self) -> Result<(), AppendError> {
+        self.behind.forget_snapshots().await
     }
 }

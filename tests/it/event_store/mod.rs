@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tidings::domain::id::EventId;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
-    Append, EventStore, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore, StreamWrite,
+    Append, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore, StreamWrite,
 };
 
 use self::postgres::Postgres;
@@ -110,7 +110,7 @@ fn events(count: usize) -> Vec<NewEvent> {
 }
 
 fn write(stream: &str, first_version: u64, events: Vec<NewEvent>) -> StreamWrite {
-    StreamWrite { stream: stream.to_owned(), first_version, events }
+    StreamWrite { stream: stream.to_owned(), first_version, lifetime: Lifetime::Kept, events }
 }
 
 /// So many new events for one stream.

@@ -115,9 +115,18 @@ fn build(request: &Request, model: &Model, earlier: &[Append]) -> Append {
                 let version = (model.version(STREAMS[*stream]) + 1).saturating_add_signed(*distance);
                 write(STREAMS[*stream], version, events(contents))
             });
-            let claims = claims.iter().map(|(key, value)| Claim { key: key.to_string(), value: value.to_string() });
+            let claims = claims.iter().map(|(key, value)| Claim {
+                key: key.to_string(),
+                value: value.to_string(),
+                bucket: None,
+            });
             let wakeups = wakeups.iter().map(|(key, due_at)| (key.to_string(), due_at.map(ms)));
-            Append { writes: writes.collect(), claims: claims.collect(), wakeups: wakeups.collect() }
+            Append {
+                writes: writes.collect(),
+                claims: claims.collect(),
+                wakeups: wakeups.collect(),
+                ..Append::default()
+            }
         }
         Request::Again { earlier: index, cut, longer } => {
             let Some(mut append) = (!earlier.is_empty()).then(|| index.get(earlier).clone()) else {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use futures_util::FutureExt;
 use sqlx::{ConnectOptions, SqliteConnection};
-use tidings::event_store::{AppendError, EventStore, OpenError, Options, Position, ReadError, SqliteStore};
+use tidings::event_store::{
+    AppendError, EventReader, EventStore, OpenError, Options, Position, ReadError, SqliteStore,
+};
 
 use super::{append, append_one, at, recorded, whole_log, with_content};
 

@@ -72,7 +72,7 @@ async fn a_repeated_append_succeeds_at_the_old_position_and_writes_nothing<D: Da
     let store = database.store();
     let mut repeated = append("subscription-1", 1, 2);
     repeated.writes.push(write("deliveries-1", 1, events(1)));
-    repeated.claims.push(Claim { key: "idempotency/1".to_owned(), value: "evt_1".to_owned() });
+    repeated.claims.push(Claim { key: "idempotency/1".to_owned(), value: "evt_1".to_owned(), bucket: None });
     repeated.wakeups.push(("deliveries-1".to_owned(), Some(ms(5))));
     append_one(&*store, repeated.clone()).await.unwrap();
     let later = Append { wakeups: vec![("deliveries-1".to_owned(), Some(ms(9)))], ..append("subscription-1", 3, 1) };
@@ -168,7 +168,7 @@ async fn a_batch_of_any_size_is_written_whole<D: Database>() {
 async fn a_claim_is_taken_once_and_tells_who_has_it<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
-    let claim = |key: &str, value: &str| Claim { key: key.to_owned(), value: value.to_owned() };
+    let claim = |key: &str, value: &str| Claim { key: key.to_owned(), value: value.to_owned(), bucket: None };
     let claiming = |stream: &str, claims: Vec<Claim>| Append { claims, ..append(stream, 1, 1) };
     let taken = |key: &str| Err(AppendError::ClaimTaken { key: key.to_owned() });
 
@@ -189,7 +189,7 @@ async fn a_claim_without_events_can_be_repeated_with_the_same_value<D: Database>
     let database = D::fresh().await;
     let store = database.store();
     let claiming = |value: &str| Append {
-        claims: vec![Claim { key: "name".to_owned(), value: value.to_owned() }],
+        claims: vec![Claim { key: "name".to_owned(), value: value.to_owned(), bucket: None }],
         ..Append::default()
     };
     assert_eq!(append_one(&*store, claiming("1")).await, Ok(0));

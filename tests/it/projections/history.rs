@@ -14,7 +14,7 @@ use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::scope::Scope;
 use tidings::domain::subscription::{self, Command, Finished, Match, Matches, Redeliver, Update};
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{Append, Config, Log, MemoryStore, NewEvent, Position, StreamWrite};
+use tidings::event_store::{Append, Config, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite};
 use tidings::execute::{self, Actor, ActorKind, Loaded, Meta};
 
 /// A log, and the states of everything in it.
@@ -64,7 +64,10 @@ impl History {
         let version = self.versions.entry(stream.clone()).or_default();
         let first_version = *version + 1;
         *version += events.len() as u64;
-        let append = Append { writes: vec![StreamWrite { stream, first_version, events }], ..Append::default() };
+        let append = Append {
+            writes: vec![StreamWrite { stream, first_version, lifetime: Lifetime::Kept, events }],
+            ..Append::default()
+        };
         self.log.append(0, append).await.unwrap().last.seq
     }
 

@@ -18,7 +18,7 @@ use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::subscription::{Command, Update};
 use tidings::domain::tenant;
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{self, EventStore, Log, MemoryStore, Recorded};
+use tidings::event_store::{self, EventReader, EventStore, Log, MemoryStore, Recorded};
 use tidings::execute::vault::{MasterKey, Vault};
 use tidings::execute::{self, Meta};
 use tidings::outbound::{self, HttpClient, Request, Transport};

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tidings::event_store::{
-    Append, AppendError, Appended, EventStore, MemoryStore, Position, ReadError, Recorded, Wakeup,
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, MemoryStore,
+    Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use tokio::sync::watch;
 
@@ -119,41 +120,9 @@ fn no_room() -> AppendError {
 }
 
 #[async_trait]
-impl EventStore for WatchedStore {
+impl EventReader for WatchedStore {
     fn shards(&self) -> u16 {
         self.memory.shards()
-    }
-
-    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
-        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
-        let fate = *self.fate.lock().unwrap();
-        match self.commit_ms.load(Ordering::SeqCst) {
-            0 => {}
-            ms => tokio::time::sleep(Duration::from_millis(ms)).await,
-        }
-        match fate {
-            Fate::Fails(fails) if fails == number => batch.iter().map(|_| Err(no_room())).collect(),
-            Fate::Shaky(of) => {
-                let failed = vec![Err(no_room()); batch.len()];
-                let drawn = self.chance.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
-                match (drawn ^ (drawn >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 33 {
-                    drawn if drawn % of == 0 => failed,
-                    drawn if drawn % of == 1 => {
-                        self.memory.append(shard, batch).await;
-                        failed
-                    }
-                    _ => self.memory.append(shard, batch).await,
-                }
-            }
-            Fate::AllFail => batch.iter().map(|_| Err(no_room())).collect(),
-            Fate::HangsFrom(first, written) if number >= first => {
-                if written && number == first {
-                    self.memory.append(shard, batch).await;
-                }
-                std::future::pending().await
-            }
-            Fate::AllSucceed | Fate::Fails(_) | Fate::HangsFrom(..) => self.memory.append(shard, batch).await,
-        }
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -203,6 +172,94 @@ impl EventStore for WatchedStore {
         self.memory.checkpoint(reader, shard).await
     }
 
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.memory.secret(key).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.memory.has_secrets().await
+    }
+
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        self.memory.floor(shard).await
+    }
+
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        self.memory.claims_after(shard, after, limit).await
+    }
+
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        self.memory.period(stream).await
+    }
+
+    async fn periods(
+        &self,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        self.memory.periods(shard, after, limit).await
+    }
+
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        self.memory.live_through(shard, bucket, limit).await
+    }
+
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        self.memory.buckets(shard).await
+    }
+
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        self.memory.snapshot(shard, key).await
+    }
+
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        self.memory.snapshots(shard, after, limit).await
+    }
+
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        self.memory.checkpoints(shard).await
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        self.memory.secrets(after, limit).await
+    }
+}
+
+#[async_trait]
+impl EventStore for WatchedStore {
+    async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        let fate = *self.fate.lock().unwrap();
+        match self.commit_ms.load(Ordering::SeqCst) {
+            0 => {}
+            ms => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
+        match fate {
+            Fate::Fails(fails) if fails == number => batch.iter().map(|_| Err(no_room())).collect(),
+            Fate::Shaky(of) => {
+                let failed = vec![Err(no_room()); batch.len()];
+                let drawn = self.chance.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
+                match (drawn ^ (drawn >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 33 {
+                    drawn if drawn % of == 0 => failed,
+                    drawn if drawn % of == 1 => {
+                        self.memory.append(shard, batch).await;
+                        failed
+                    }
+                    _ => self.memory.append(shard, batch).await,
+                }
+            }
+            Fate::AllFail => batch.iter().map(|_| Err(no_room())).collect(),
+            Fate::HangsFrom(first, written) if number >= first => {
+                if written && number == first {
+                    self.memory.append(shard, batch).await;
+                }
+                std::future::pending().await
+            }
+            Fate::AllSucceed | Fate::Fails(_) | Fate::HangsFrom(..) => self.memory.append(shard, batch).await,
+        }
+    }
+
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         let full = matches!(*self.fate.lock().unwrap(), Fate::AllFail);
         if full { Err(no_room()) } else { self.memory.save_checkpoint(reader, at).await }
@@ -212,15 +269,23 @@ impl EventStore for WatchedStore {
         self.memory.put_secret(key, sealed).await
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.memory.secret(key).await
-    }
-
     async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
         self.memory.destroy_secret(key).await
     }
 
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.memory.has_secrets().await
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
+        self.memory.forget_reader(reader).await
+    }
+
+    async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        self.memory.drop_bucket(bucket, limit).await
+    }
+
+    async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        self.memory.drop_contents(through, limit).await
+    }
+
+    async fn forget_snapshots(&self) -> Result<(), AppendError> {
+        self.memory.forget_snapshots().await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tidings::event_store::postgres::Options;
 use tidings::event_store::{
-    Append, AppendError, Appended, EventStore, NewEvent, Position, PostgresStore, ReadError, Wakeup,
+    Append, AppendError, Appended, EventReader, EventStore, NewEvent, Position, PostgresStore, ReadError, Wakeup,
 };
 use tokio::task::JoinHandle;
 

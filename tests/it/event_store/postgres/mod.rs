@@ -6,7 +6,7 @@ mod proxy;
 
 use futures_util::FutureExt;
 use tidings::event_store::postgres::OpenError;
-use tidings::event_store::{AppendError, Claim, EventStore, NewEvent, Position, PostgresStore, ReadError};
+use tidings::event_store::{AppendError, Claim, EventReader, EventStore, NewEvent, Position, PostgresStore, ReadError};
 
 pub(super) use self::database::Postgres;
 use super::{Append, Database, append, append_one, at, event, recorded, whole_log, write};
@@ -61,8 +61,9 @@ async fn claims_wakeups_contents_and_categories_are_a_shards_own() {
                 1,
                 vec![NewEvent { content: Some(shard.to_string().into()), ..event() }, event()],
             )],
-            claims: vec![Claim { key: "name".to_owned(), value: shard.to_string() }],
+            claims: vec![Claim { key: "name".to_owned(), value: shard.to_string(), bucket: None }],
             wakeups: vec![("a".to_owned(), Some(super::ms(i64::from(shard))))],
+            ..Append::default()
         };
         assert_eq!(append_on(store, shard, taken).await, Ok(on(shard, 2)));
     }
