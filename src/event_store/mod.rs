@@ -35,6 +35,7 @@ pub use sqlite::{OpenError, Options, SqliteStore};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::str::FromStr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,6 +56,23 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.shard, self.seq)
+    }
+}
+
+/// The text is not a position as this program writes them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a position of the form 0-17")]
+pub struct InvalidPosition(String);
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        let parts = text.split_once('-').and_then(|(shard, seq)| Some((shard.parse().ok()?, seq.parse().ok()?)));
+        parts
+            .map(|(shard, seq)| Self { shard, seq })
+            .filter(|position| position.to_string() == text)
+            .ok_or_else(|| InvalidPosition(text.chars().take(64).collect()))
     }
 }
 
