@@ -1,21 +1,21 @@
 -- Rows folded from the log, so that every list and lookup is an index search; all of it can be built again.
 
--- Ids are their 16 bytes. `seq` is the number of the event that made the row: lists are ordered by it, newest first,
--- and an index on a column holds it too, as the row's key.
+-- Ids are their 16 bytes. `position` is that of the event which made the row, as one number: the shard in the bits from
+-- 48 on, below them the number in the shard. Lists of one tenant are ordered by it, newest first, and an index on a
+-- column holds it too, as the row's key.
 
--- How far each projection has come. A reader that follows saves this with its rows.
+-- How far each projection has come in each shard. A reader that follows saves this with its rows.
 CREATE TABLE checkpoint (
-    projection TEXT PRIMARY KEY,
+    projection TEXT NOT NULL,
+    shard INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     -- Of the event at `seq`: tells a log that was put in the place of this one.
-    event_id BLOB
+    event_id BLOB,
+    PRIMARY KEY (projection, shard)
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO checkpoint (projection, seq) VALUES
-    ('tenants', 0), ('webhooks', 0), ('messages', 0), ('deliveries', 0), ('audit', 0);
-
 CREATE TABLE tenant (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     name TEXT NOT NULL,
     slug TEXT NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE tenant (
 ) STRICT;
 
 CREATE TABLE api_key (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     tenant BLOB NOT NULL,
     name TEXT NOT NULL,
@@ -50,7 +50,7 @@ CREATE TABLE event_type (
 
 -- Only those that are not deleted.
 CREATE TABLE webhook (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     tenant BLOB NOT NULL,
     profile TEXT NOT NULL,
@@ -68,7 +68,7 @@ CREATE INDEX webhook_by_tenant ON webhook (tenant);
 CREATE INDEX webhook_by_enabled ON webhook (tenant, enabled);
 
 CREATE TABLE message (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     tenant BLOB NOT NULL,
     event_type TEXT NOT NULL,
@@ -84,7 +84,7 @@ CREATE INDEX message_by_event_type ON message (tenant, event_type);
 
 -- `status`: 0 pending, 1 succeeded, 2 failed, 3 cancelled.
 CREATE TABLE delivery (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     tenant BLOB NOT NULL,
     subscription BLOB NOT NULL,
@@ -107,7 +107,7 @@ CREATE INDEX delivery_by_subscription ON delivery (subscription, status);
 CREATE INDEX delivery_by_message ON delivery (message);
 
 CREATE TABLE attempt (
-    delivery_seq INTEGER NOT NULL,
+    delivery INTEGER NOT NULL,
     number INTEGER NOT NULL,
     started_at_ms INTEGER NOT NULL,
     latency_ms INTEGER NOT NULL,
@@ -117,7 +117,7 @@ CREATE TABLE attempt (
     preview TEXT,
     truncated INTEGER,
     revision INTEGER NOT NULL,
-    PRIMARY KEY (delivery_seq, number)
+    PRIMARY KEY (delivery, number)
 ) STRICT, WITHOUT ROWID;
 
 -- Beside `webhook`, since another projection writes it.
@@ -127,7 +127,7 @@ CREATE TABLE last_delivery (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE audit (
-    seq INTEGER PRIMARY KEY,
+    position INTEGER PRIMARY KEY,
     tenant BLOB NOT NULL,
     code TEXT NOT NULL,
     at_ms INTEGER NOT NULL,

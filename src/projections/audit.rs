@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::columns::{Columns, bytes, damaged, id_list, json_text};
+use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
 use super::page::{List, Order, Query, Range, list};
+use super::projection::{ApplyError, Projection, decode};
 use super::rows::AuditRow;
-use super::runner::{ApplyError, Projection, decode};
 use super::statement::ManyRows;
-use super::{Page, QueryError, ReadModels, SHARD, Slice, TenantScope};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::audit::Code;
 use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
@@ -31,7 +31,7 @@ const REMEMBERED_SUBSCRIPTIONS: NonZeroUsize = NonZeroUsize::new(4_096).expect("
 
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO audit (seq, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes) VALUES ",
+        "INSERT INTO audit (position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
@@ -117,7 +117,7 @@ impl Projection for Audit {
             .await?;
         INSERT
             .run(connection, rows.into_iter(), |values, row| {
-                values.number(row.position.seq)?;
+                values.position(row.position)?;
                 values.id(row.tenant)?;
                 values.add(row.code)?;
                 values.add(row.at.as_ms())?;
@@ -298,22 +298,22 @@ pub struct AuditFilter {
 
 macro_rules! select {
     () => {
-        "SELECT seq, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes FROM audit"
+        "SELECT position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes FROM audit"
     };
 }
 
 // A plus sign keeps a condition from choosing the index.
-pub(super) const BY_SEQ: &str = concat!(select!(), " WHERE seq = $1 AND +tenant = $2");
+pub(super) const BY_POSITION: &str = concat!(select!(), " WHERE position = $1 AND +tenant = $2");
 
-pub(super) const ALL: List = list!(select!(), "tenant = $4", "seq");
+pub(super) const ALL: List = list!(select!(), "tenant = $4", "position");
 
 pub(super) const OF_CODE: List =
-    list!(concat!(select!(), " INDEXED BY audit_by_code"), "tenant = $4 AND code = $5", "seq");
+    list!(concat!(select!(), " INDEXED BY audit_by_code"), "tenant = $4 AND code = $5", "position");
 
 pub(super) const OF_TARGET: List = list!(
     concat!(select!(), " INDEXED BY audit_by_target"),
     "tenant = $4 AND target = $5 AND ($6 IS NULL OR code IN (SELECT value FROM json_each($6)))",
-    "seq"
+    "position"
 );
 
 impl ReadModels {
@@ -338,8 +338,7 @@ impl ReadModels {
 
     /// The row of the event at the position.
     pub async fn audit_entry(&self, scope: TenantScope, position: Position) -> Result<Option<AuditRow>, QueryError> {
-        let seq = i64::try_from(position.seq).ok().filter(|_| position.shard == SHARD);
-        let query = sqlx::query(BY_SEQ).bind(seq).bind(bytes(scope.0));
+        let query = sqlx::query(BY_POSITION).bind(integer(packed(position))).bind(bytes(scope.0));
         let found = query.fetch_optional(&self.inner.database.readers).await?;
         Ok(found.as_ref().map(audit_row).transpose()?.map(|(_, row)| row))
     }
@@ -359,15 +358,15 @@ fn queries(range: &Range, scope: TenantScope, filter: &AuditFilter) -> Vec<Query
     codes.into_iter().map(|code| scoped(&OF_CODE).bind(code.as_str())).collect()
 }
 
-fn audit_row(row: &SqliteRow) -> Result<(u64, AuditRow), sqlx::Error> {
+fn audit_row(row: &SqliteRow) -> Result<(Position, AuditRow), sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
+    let position = columns.position()?;
     let tenant = columns.id()?;
     let code: &str = columns.get()?;
     let code = Code::parse(code).ok_or_else(|| damaged(format!("'{code}' is no code of the audit log")))?;
     let row = AuditRow {
         tenant,
-        position: Position { shard: SHARD, seq },
+        position,
         code: code.as_str(),
         at: columns.time()?,
         actor_kind: columns.get()?,
@@ -377,5 +376,5 @@ fn audit_row(row: &SqliteRow) -> Result<(u64, AuditRow), sqlx::Error> {
         ip: columns.get()?,
         changes: columns.json()?,
     };
-    Ok((seq, row))
+    Ok((position, row))
 }

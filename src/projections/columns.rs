@@ -11,6 +11,7 @@ use sqlx::{Decode, Row, Sqlite, Type};
 
 use crate::domain::id::{ApiKeyId, DeliveryId, EventId, MessageId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
+use crate::event_store::Position;
 
 /// An id as its 128 bits.
 pub(super) trait Id: Copy {
@@ -56,6 +57,17 @@ pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// How many bits of a packed position are the number in the shard; those above them are the shard.
+const SEQ_BITS: u32 = 48;
+
+/// A position as one number: rows of one shard are ordered by it as the log is, and no two shards share one.
+pub(super) fn packed(position: Position) -> u64 {
+    u64::from(position.shard) << SEQ_BITS | position.seq.min(MAX_SEQ)
+}
+
+/// More events than a shard ever holds.
+const MAX_SEQ: u64 = (1 << SEQ_BITS) - 1;
+
 /// A value as JSON text.
 pub(super) fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("the values of these columns have string keys and finite numbers")
@@ -80,6 +92,13 @@ impl<'r> Columns<'r> {
     pub(super) fn number<T: TryFrom<i64, Error: Error + Send + Sync + 'static>>(&mut self) -> Result<T, sqlx::Error> {
         let number: i64 = self.get()?;
         number.try_into().map_err(damaged)
+    }
+
+    /// One that was [`packed`].
+    pub(super) fn position(&mut self) -> Result<Position, sqlx::Error> {
+        let packed: u64 = self.number()?;
+        let shard = u16::try_from(packed >> SEQ_BITS).map_err(damaged)?;
+        Ok(Position { shard, seq: packed & MAX_SEQ })
     }
 
     pub(super) fn optional_number<T>(&mut self) -> Result<Option<T>, sqlx::Error>

@@ -12,11 +12,10 @@ use async_trait::async_trait;
 use lru::LruCache;
 use sqlx::SqliteConnection;
 
-use super::SHARD;
 use super::columns::{bytes, id_list};
 use super::delivery_queries::{TO_FOLD, delivery_row, failure_text, status_number};
+use super::projection::{ApplyError, Projection, decode};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
-use super::runner::{ApplyError, Projection, decode};
 use super::statement::ManyRows;
 use crate::codec;
 use crate::domain::event::{
@@ -36,10 +35,10 @@ const READ_AHEAD: usize = 64;
 
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO delivery (seq, id, tenant, subscription, message, message_seq, event_type, status, attempts, \
+        "INSERT INTO delivery (position, id, tenant, subscription, message, message_seq, event_type, status, attempts, \
          created_at_ms, completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        " ON CONFLICT (seq) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
+        " ON CONFLICT (position) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
          completed_at_ms = excluded.completed_at_ms, next_attempt_at_ms = excluded.next_attempt_at_ms, \
          last_status = excluded.last_status, last_latency_ms = excluded.last_latency_ms",
     )
@@ -47,7 +46,7 @@ static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
 
 static INSERT_ATTEMPTS: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO attempt (delivery_seq, number, started_at_ms, latency_ms, failure, detail, status, preview, \
+        "INSERT INTO attempt (delivery, number, started_at_ms, latency_ms, failure, detail, status, preview, \
          truncated, revision) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
@@ -67,8 +66,7 @@ pub(super) const CANCEL: &str = "UPDATE delivery SET status = 3, completed_at_ms
 
 /// The projection.
 pub(super) struct Deliveries {
-    /// By number in the log.
-    messages: LruCache<u64, (TenantId, EventType)>,
+    messages: LruCache<Position, (TenantId, EventType)>,
 }
 
 impl Deliveries {
@@ -76,26 +74,27 @@ impl Deliveries {
         Self { messages: LruCache::new(REMEMBERED_MESSAGES) }
     }
 
-    fn remember(&mut self, seq: u64, message: MessagePublished) {
-        self.messages.put(seq, (message.tenant, message.event_type));
+    fn remember(&mut self, position: Position, message: MessagePublished) {
+        self.messages.put(position, (message.tenant, message.event_type));
     }
 
     /// Whose the message is, and its event type.
     async fn message(&mut self, log: &Log, recorded: &Recorded, seq: u64) -> Result<(TenantId, EventType), ApplyError> {
-        if let Some(known) = self.messages.get(&seq) {
+        let position = Position { seq, ..recorded.position };
+        if let Some(known) = self.messages.get(&position) {
             return Ok(known.clone());
         }
-        let before = Position { shard: SHARD, seq: seq.saturating_sub(1) };
+        let before = Position { seq: seq.saturating_sub(1), ..position };
         for event in log.read_log(before, READ_AHEAD).await? {
             if event.kind.starts_with("message.")
                 // What cannot be read is told of when it is applied, or below.
                 && let Ok(Event::Message(MessageEvent::Published(message))) = codec::decode(&event)
             {
-                self.remember(event.position.seq, message);
+                self.remember(event.position, message);
             }
         }
-        let found = self.messages.get(&seq).cloned();
-        found.ok_or_else(|| ApplyError::event(recorded, format!("there is no message at {SHARD}-{seq}")))
+        let found = self.messages.get(&position).cloned();
+        found.ok_or_else(|| ApplyError::event(recorded, format!("there is no message at {position}")))
     }
 
     async fn fold(&mut self, log: &Log, recorded: &Recorded, event: Event, rows: &mut Rows) -> Result<(), ApplyError> {
@@ -105,30 +104,30 @@ impl Deliveries {
                     .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
                 let (tenant, event_type) = self.message(log, recorded, scheduled.message_seq).await?;
                 let row = new_row(scheduled, recorded.at, subscription, tenant, event_type);
-                rows.deliveries.insert(row.id, (recorded.position.seq, row));
+                rows.deliveries.insert(row.id, (recorded.position, row));
             }
             Event::Delivery(DeliveryEvent::AttemptFailed(failed)) => {
-                let (seq, row) = rows.delivery(recorded, failed.delivery)?;
+                let (position, row) = rows.delivery(recorded, failed.delivery)?;
                 row.attempts = failed.number;
                 row.next_attempt_at = failed.due_at;
                 row.last_status = failed.response.as_ref().map(|response| response.status);
                 row.last_latency_ms = Some(failed.latency_ms);
-                rows.attempts.push((seq, failed_attempt(failed)));
+                rows.attempts.push((position, failed_attempt(failed)));
             }
             Event::Delivery(DeliveryEvent::Succeeded(succeeded)) => {
-                let (seq, row) = rows.delivery(recorded, succeeded.delivery)?;
+                let (position, row) = rows.delivery(recorded, succeeded.delivery)?;
                 row.attempts = succeeded.number;
                 row.last_status = Some(succeeded.response.status);
                 row.last_latency_ms = Some(succeeded.latency_ms);
                 end(row, DeliveryStatus::Succeeded, recorded.at);
-                rows.attempts.push((seq, successful_attempt(succeeded)));
+                rows.attempts.push((position, successful_attempt(succeeded)));
             }
             Event::Delivery(DeliveryEvent::Exhausted(exhausted)) => {
                 let (_, row) = rows.delivery(recorded, exhausted.delivery)?;
                 row.attempts = exhausted.attempts;
                 end(row, DeliveryStatus::Failed, recorded.at);
             }
-            Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position.seq, message),
+            Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position, message),
             Event::Subscription(_) | Event::Tenant(_) => {}
         }
         Ok(())
@@ -178,9 +177,9 @@ async fn cancel(
 /// What a batch changes, table by table.
 #[derive(Default)]
 struct Rows {
-    /// With the numbers of the events that scheduled them.
-    deliveries: HashMap<DeliveryId, (u64, DeliveryRow)>,
-    attempts: Vec<(u64, AttemptRow)>,
+    /// With the positions of the events that scheduled them.
+    deliveries: HashMap<DeliveryId, (Position, DeliveryRow)>,
+    attempts: Vec<(Position, AttemptRow)>,
     last: HashMap<SubscriptionId, Timestamp>,
 }
 
@@ -210,19 +209,19 @@ impl Rows {
         }
         let found = sqlx::query(TO_FOLD).bind(id_list(old)).fetch_all(connection).await?;
         for row in &found {
-            let (seq, row) = delivery_row(row)?;
-            self.deliveries.insert(row.id, (seq, row));
+            let (position, row) = delivery_row(row)?;
+            self.deliveries.insert(row.id, (position, row));
         }
         Ok(())
     }
 
     /// The delivery that something happened to.
-    fn delivery(&mut self, recorded: &Recorded, id: DeliveryId) -> Result<(u64, &mut DeliveryRow), ApplyError> {
+    fn delivery(&mut self, recorded: &Recorded, id: DeliveryId) -> Result<(Position, &mut DeliveryRow), ApplyError> {
         match self.deliveries.get_mut(&id) {
-            Some((seq, row)) => {
+            Some((position, row)) => {
                 let last = self.last.entry(row.subscription).or_insert(recorded.at);
                 *last = recorded.at.max(*last);
-                Ok((*seq, row))
+                Ok((*position, row))
             }
             None => Err(ApplyError::event(recorded, format!("delivery {id} was never scheduled"))),
         }
@@ -238,11 +237,11 @@ impl Rows {
     }
 
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let mut deliveries: Vec<(u64, DeliveryRow)> = self.deliveries.into_values().collect();
+        let mut deliveries: Vec<(Position, DeliveryRow)> = self.deliveries.into_values().collect();
         // In the order of the table.
-        deliveries.sort_unstable_by_key(|(seq, _)| *seq);
-        PUT.run(connection, deliveries.into_iter(), |values, (seq, row)| {
-            values.number(seq)?;
+        deliveries.sort_unstable_by_key(|(position, _)| *position);
+        PUT.run(connection, deliveries.into_iter(), |values, (position, row)| {
+            values.position(position)?;
             values.id(row.id)?;
             values.id(row.tenant)?;
             values.id(row.subscription)?;
@@ -260,14 +259,14 @@ impl Rows {
         })
         .await?;
         INSERT_ATTEMPTS
-            .run(connection, self.attempts.into_iter(), |values, (seq, row)| {
+            .run(connection, self.attempts.into_iter(), |values, (position, row)| {
                 let (preview, status, truncated) = match row.response {
                     Some(response) => {
                         (Some(response.preview), Some(i64::from(response.status)), Some(response.truncated))
                     }
                     None => (None, None, None),
                 };
-                values.number(seq)?;
+                values.position(position)?;
                 values.add(i64::from(row.number))?;
                 values.add(row.started_at.as_ms())?;
                 values.number(row.latency_ms)?;

@@ -14,6 +14,7 @@ use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
 use crate::domain::outcome::{FailureCode, Response};
+use crate::event_store::Position;
 
 /// Which deliveries are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(super) fn failure_text(code: FailureCode) -> String {
 
 macro_rules! select {
     () => {
-        "SELECT seq, id, tenant, subscription, message, message_seq, event_type, status, attempts, created_at_ms, \
+        "SELECT position, id, tenant, subscription, message, message_seq, event_type, status, attempts, created_at_ms, \
          completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of FROM delivery"
     };
 }
@@ -66,16 +67,17 @@ pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(
 pub(super) const BY_IDS: &str =
     concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
 
-pub(super) const OF_TENANT: List = list!(select!(), "tenant = $4 AND status = $5", "seq");
+pub(super) const OF_TENANT: List = list!(select!(), "tenant = $4 AND status = $5", "position");
 
 // A plus sign keeps a condition from choosing the index.
-pub(super) const OF_SUBSCRIPTION: List = list!(select!(), "+tenant = $4 AND status = $5 AND subscription = $6", "seq");
+pub(super) const OF_SUBSCRIPTION: List =
+    list!(select!(), "+tenant = $4 AND status = $5 AND subscription = $6", "position");
 
 pub(super) const OF_MESSAGE: List = list!(
     select!(),
     "+tenant = $4 AND message = $5 AND ($6 IS NULL OR subscription = $6) \
      AND status IN (SELECT value FROM json_each($7))",
-    "seq"
+    "position"
 );
 
 macro_rules! select_attempts {
@@ -86,11 +88,11 @@ macro_rules! select_attempts {
 
 pub(super) const ATTEMPT: &str = concat!(
     select_attempts!(),
-    " WHERE delivery_seq = (SELECT seq FROM delivery WHERE id = $1 AND +tenant = $2) AND number = $3"
+    " WHERE delivery = (SELECT position FROM delivery WHERE id = $1 AND +tenant = $2) AND number = $3"
 );
 
 pub(super) const ATTEMPTS: List =
-    list!(select_attempts!(), "delivery_seq = (SELECT seq FROM delivery WHERE id = $4 AND +tenant = $5)", "number");
+    list!(select_attempts!(), "delivery = (SELECT position FROM delivery WHERE id = $4 AND +tenant = $5)", "number");
 
 impl ReadModels {
     /// A delivery; also of a subscription that was deleted.
@@ -171,9 +173,9 @@ fn of_message(range: &Range, scope: TenantScope, filter: &DeliveryFilter, messag
     query.bind(filter.subscription.map(bytes)).bind(json_text(&statuses))
 }
 
-pub(super) fn delivery_row(row: &SqliteRow) -> Result<(u64, DeliveryRow), sqlx::Error> {
+pub(super) fn delivery_row(row: &SqliteRow) -> Result<(Position, DeliveryRow), sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
+    let position = columns.position()?;
     let row = DeliveryRow {
         id: columns.id()?,
         tenant: columns.id()?,
@@ -190,7 +192,7 @@ pub(super) fn delivery_row(row: &SqliteRow) -> Result<(u64, DeliveryRow), sqlx::
         last_latency_ms: columns.optional_number()?,
         redelivery_of: columns.optional_id()?,
     };
-    Ok((seq, row))
+    Ok((position, row))
 }
 
 fn status(number: i64) -> Result<DeliveryStatus, sqlx::Error> {
@@ -198,7 +200,7 @@ fn status(number: i64) -> Result<DeliveryStatus, sqlx::Error> {
     found.ok_or_else(|| damaged(format!("{number} is no status of a delivery")))
 }
 
-fn attempt_row(delivery: DeliveryId, row: &SqliteRow) -> Result<(u64, AttemptRow), sqlx::Error> {
+fn attempt_row(delivery: DeliveryId, row: &SqliteRow) -> Result<(u32, AttemptRow), sqlx::Error> {
     let mut columns = Columns::of(row);
     let number: u32 = columns.number()?;
     let row = AttemptRow {
@@ -211,7 +213,7 @@ fn attempt_row(delivery: DeliveryId, row: &SqliteRow) -> Result<(u64, AttemptRow
         response: response(&mut columns)?,
         revision: columns.number()?,
     };
-    Ok((u64::from(number), row))
+    Ok((number, row))
 }
 
 fn failure(text: Option<String>) -> Result<Option<FailureCode>, sqlx::Error> {

@@ -8,10 +8,10 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list};
 use super::page::{List, Order, Range, list};
+use super::projection::{ApplyError, Projection, decode};
 use super::rows::MessageRow;
-use super::runner::{ApplyError, Projection, decode};
 use super::statement::ManyRows;
-use super::{Page, QueryError, ReadModels, SHARD, Slice, TenantScope};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::id::MessageId;
@@ -21,7 +21,7 @@ use crate::event_store::{Log, Position, Recorded};
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO message \
-         (seq, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key) VALUES ",
+         (position, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
@@ -43,15 +43,15 @@ impl Projection for Messages {
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         let published = events.iter().map(|recorded| match decode(recorded)? {
-            Event::Message(MessageEvent::Published(published)) => Ok((recorded.position.seq, recorded.at, published)),
+            Event::Message(MessageEvent::Published(published)) => Ok((recorded.position, recorded.at, published)),
             Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
                 Err(ApplyError::event(recorded, "it is no message's event"))
             }
         });
-        let published: Vec<(u64, Timestamp, MessagePublished)> = published.collect::<Result<_, _>>()?;
+        let published: Vec<(Position, Timestamp, MessagePublished)> = published.collect::<Result<_, _>>()?;
         INSERT
-            .run(connection, published.into_iter(), |values, (seq, at, message)| {
-                values.number(seq)?;
+            .run(connection, published.into_iter(), |values, (position, at, message)| {
+                values.position(position)?;
                 values.id(message.message)?;
                 values.id(message.tenant)?;
                 values.add(message.event_type.as_str())?;
@@ -75,7 +75,7 @@ pub struct MessageFilter {
 
 macro_rules! select {
     () => {
-        "SELECT seq, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key \
+        "SELECT position, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key \
          FROM message"
     };
 }
@@ -84,10 +84,10 @@ macro_rules! select {
 pub(super) const BY_IDS: &str =
     concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
 
-pub(super) const ALL: List = list!(select!(), "tenant = $4", "seq");
+pub(super) const ALL: List = list!(select!(), "tenant = $4", "position");
 
 pub(super) const OF_TYPE: List =
-    list!(concat!(select!(), " INDEXED BY message_by_event_type"), "tenant = $4 AND event_type = $5", "seq");
+    list!(concat!(select!(), " INDEXED BY message_by_event_type"), "tenant = $4 AND event_type = $5", "position");
 
 impl ReadModels {
     /// A message.
@@ -118,13 +118,13 @@ impl ReadModels {
     }
 }
 
-fn message_row(row: &SqliteRow) -> Result<(u64, MessageRow), sqlx::Error> {
+fn message_row(row: &SqliteRow) -> Result<(Position, MessageRow), sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
+    let position = columns.position()?;
     let row = MessageRow {
         id: columns.id()?,
         tenant: columns.id()?,
-        position: Position { shard: SHARD, seq },
+        position,
         event_type: columns.parsed()?,
         occurred_at: columns.time()?,
         created_at: columns.time()?,
@@ -132,5 +132,5 @@ fn message_row(row: &SqliteRow) -> Result<(u64, MessageRow), sqlx::Error> {
         unstable: columns.get()?,
         idempotency_key: columns.get()?,
     };
-    Ok((seq, row))
+    Ok((position, row))
 }

@@ -3,14 +3,29 @@
 //! A page is asked for by the keys around it, not by a number of rows to skip: rows that are added meanwhile neither
 //! repeat a row nor hide one, and the last page costs what the first one does.
 
+use std::str::FromStr;
+
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Executor, Sqlite};
 
-use super::columns::integer;
+use super::columns::{Id, bytes, integer, packed};
+use crate::event_store::Position;
 
 /// Where a row stands in its list. Means something only to the list that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(pub i64, pub String);
+
+impl From<Position> for Key {
+    fn from(position: Position) -> Self {
+        Self(integer(packed(position)), String::new())
+    }
+}
+
+impl From<u32> for Key {
+    fn from(number: u32) -> Self {
+        Self(i64::from(number), String::new())
+    }
+}
 
 /// Which part of a list is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,8 +108,8 @@ pub(super) enum Order {
 /// A page translated into what the statements of a [`List`] take.
 pub(super) struct Range {
     ascending: bool,
-    above: i64,
-    below: i64,
+    above: Option<Key>,
+    below: Option<Key>,
     limit: usize,
     from_end: bool,
 }
@@ -103,16 +118,14 @@ pub(super) type Query = sqlx::query::Query<'static, Sqlite, sqlx::sqlite::Sqlite
 
 impl Range {
     pub(super) fn of(page: &Page, order: Order) -> Self {
-        let number = |key: &Option<Key>| key.as_ref().map(|key| key.0);
         let (above, below) = match order {
-            Order::Ascending => (number(&page.after), number(&page.before)),
-            Order::Descending => (number(&page.before), number(&page.after)),
+            Order::Ascending => (&page.after, &page.before),
+            Order::Descending => (&page.before, &page.after),
         };
         Self {
             ascending: (order == Order::Ascending) != page.from_end,
-            // Every number is at least 1.
-            above: above.unwrap_or(0),
-            below: below.unwrap_or(i64::MAX),
+            above: above.clone(),
+            below: below.clone(),
             limit: page.limit,
             from_end: page.from_end,
         }
@@ -120,19 +133,38 @@ impl Range {
 
     /// The statement in the page's direction, with its first three values; asks for one row more than wanted.
     pub(super) fn query(&self, list: &List) -> Query {
-        let sql = if self.ascending { list.ascending } else { list.descending };
-        sqlx::query(sql).bind(self.above).bind(self.below).bind(integer(self.limit as u64).saturating_add(1))
+        let number = |key: &Option<Key>| key.as_ref().map(|key| key.0);
+        // Every number is at least 1.
+        let (above, below) = (number(&self.above).unwrap_or(0), number(&self.below).unwrap_or(i64::MAX));
+        sqlx::query(self.sql(list)).bind(above).bind(below).bind(self.one_more())
+    }
+
+    /// The same for a list that is ordered by an id, which stands in the text of its keys.
+    pub(super) fn query_by_id<T: Id + FromStr>(&self, list: &List) -> Query {
+        let id = |key: &Option<Key>| key.as_ref().and_then(|key| key.1.parse::<T>().ok()).map(bytes);
+        // No id is all zeros or all ones, and every key that such a list gave out holds an id.
+        let above = id(&self.above).unwrap_or_else(|| vec![0; 16]);
+        let below = id(&self.below).unwrap_or_else(|| vec![0xFF; 16]);
+        sqlx::query(self.sql(list)).bind(above).bind(below).bind(self.one_more())
+    }
+
+    fn sql(&self, list: &List) -> &'static str {
+        if self.ascending { list.ascending } else { list.descending }
+    }
+
+    fn one_more(&self) -> i64 {
+        integer(self.limit as u64).saturating_add(1)
     }
 
     /// Runs a statement made by [`Range::query`].
-    pub(super) async fn fetch<'c, T>(
+    pub(super) async fn fetch<'c, K: Into<Key>, T>(
         &self,
         executor: impl Executor<'c, Database = Sqlite>,
         query: Query,
-        read: impl Fn(&SqliteRow) -> Result<(u64, T), sqlx::Error>,
+        read: impl Fn(&SqliteRow) -> Result<(K, T), sqlx::Error>,
     ) -> Result<Slice<T>, sqlx::Error> {
         let found = query.fetch_all(executor).await?;
-        let rows = found.iter().map(|row| read(row).map(|(number, row)| (Key(integer(number), String::new()), row)));
+        let rows = found.iter().map(|row| read(row).map(|(key, row)| (key.into(), row)));
         Ok(self.slice(rows.collect::<Result<_, _>>()?))
     }
 

@@ -28,7 +28,7 @@ async fn list_plan(list: &List) -> Vec<String> {
 #[tokio::test]
 async fn lists_are_ranges_of_an_index_in_its_order() {
     for (list, search) in [
-        (&tenants::TENANTS, "SEARCH tenant USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (&tenants::TENANTS, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id>? AND id<?)"),
         (&tenants::API_KEYS, "SEARCH api_key USING INDEX api_key_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (&messages::ALL, "SEARCH message USING INDEX message_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (
@@ -77,9 +77,9 @@ async fn webhooks_are_ranges_of_an_index_with_their_last_deliveries() {
 #[tokio::test]
 async fn attempts_are_a_range_of_their_key() {
     let delivery = "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)";
-    let attempts = "SEARCH attempt USING PRIMARY KEY (delivery_seq=? AND number>? AND number<?)";
+    let attempts = "SEARCH attempt USING PRIMARY KEY (delivery=? AND number>? AND number<?)";
     assert_eq!(list_plan(&delivery_queries::ATTEMPTS).await, [attempts, delivery]);
-    let attempt = "SEARCH attempt USING PRIMARY KEY (delivery_seq=? AND number=?)";
+    let attempt = "SEARCH attempt USING PRIMARY KEY (delivery=? AND number=?)";
     assert_eq!(plan(delivery_queries::ATTEMPT).await, [attempt, delivery]);
 }
 
@@ -93,7 +93,7 @@ async fn lookups_are_searches_of_a_key() {
         (messages::BY_IDS, "SEARCH message USING INDEX sqlite_autoindex_message_1 (id=?)"),
         (delivery_queries::BY_IDS, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
         (delivery_queries::TO_FOLD, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
-        (audit::BY_SEQ, "SEARCH audit USING INTEGER PRIMARY KEY (rowid=?)"),
+        (audit::BY_POSITION, "SEARCH audit USING INTEGER PRIMARY KEY (rowid=?)"),
         (audit::OWNERS, "SEARCH audit_subscription USING PRIMARY KEY (id=?)"),
         (deliveries::CANCEL, "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=?)"),
     ] {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::database::{self, Database, OpenError, Write};
-use super::runner::{self, ApplyError, Projection};
-use super::{Name, SHARD};
+use super::projection::{ApplyError, Name, Projection};
+use super::{CompareError, checkpoint};
 use crate::event_store::{Log, Position, ReadError, Recorded};
 
 /// Events read at a time.
@@ -32,6 +32,9 @@ pub enum RebuildError {
         /// Why; names the event's position and type where an event is the cause.
         reason: String,
     },
+    /// The checkpoints could not be made.
+    #[error("the new read models cannot be begun")]
+    Begin(#[from] CompareError),
     /// SQLite failed.
     #[error("the new read models cannot be written")]
     Database(#[from] sqlx::Error),
@@ -62,19 +65,24 @@ pub(super) async fn rebuild(path: &Path, log: &Log, progress: impl FnMut(u64, u6
 
 async fn fold(database: &Database, log: &Log, mut progress: impl FnMut(u64, u64)) -> Result<u64, RebuildError> {
     let mut projections = Name::ALL.map(|name| (name, name.projection()));
+    checkpoint::adopt(database, log).await?;
     let mut done = 0;
-    while done < log.head(SHARD) {
-        let events = log.read_log(Position { shard: SHARD, seq: done }, BATCH).await?;
-        let Some(last) = events.last() else { break };
-        let mut write = database.begin().await?;
-        for (name, projection) in &mut projections {
-            apply(&mut write, log, *name, &mut **projection, done, &events)
-                .await
-                .map_err(|error| RebuildError::Projection { projection: *name, reason: error.describe() })?;
+    for shard in 0..log.shards() {
+        let mut seq = 0;
+        while seq < log.head(shard) {
+            let events = log.read_log(Position { shard, seq }, BATCH).await?;
+            let Some(last) = events.last() else { break };
+            let mut write = database.begin().await?;
+            for (name, projection) in &mut projections {
+                apply(&mut write, log, *name, &mut **projection, seq, &events)
+                    .await
+                    .map_err(|error| RebuildError::Projection { projection: *name, reason: error.describe() })?;
+            }
+            write.commit().await?;
+            seq = last.position.seq;
+            done += events.len() as u64;
+            progress(done, (0..log.shards()).map(|shard| log.head(shard)).sum());
         }
-        write.commit().await?;
-        done = last.position.seq;
-        progress(done, log.head(SHARD));
     }
     Ok(done)
 }
@@ -88,7 +96,7 @@ async fn apply(
     events: &[Arc<Recorded>],
 ) -> Result<(), ApplyError> {
     let Some(last) = events.last() else { return Ok(()) };
-    runner::move_checkpoint(write.connection(), name, from, last).await?;
+    checkpoint::advance(write.connection(), name, from, last).await?;
     let concerning = projection.concerning(events);
     if !concerning.is_empty() {
         projection.apply(write.connection(), log, &concerning).await?;

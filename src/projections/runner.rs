@@ -1,163 +1,41 @@
-//! One runner for each projection: it follows the log and folds what concerns its projection.
+//! One runner for each projection: it follows all shards of the log and folds what concerns its projection.
 //!
-//! - Rows and checkpoint are one transaction, and the checkpoint is moved only from where this runner left it: of two
-//!   runners one rolls back and stops.
-//! - A failure stops one projection, in front of the event that it fails at; the others go on. It tries again, less
-//!   and less often.
+//! - Rows and checkpoints are one transaction, and a checkpoint is moved only from where this runner left it: of two
+//!   runners one rolls back, and goes on from where the other one stands.
+//! - Shards that have something new are folded together, in one transaction, however many they are; a shard without
+//!   anything new costs a comparison of two numbers.
+//! - A failure stops one projection in one shard, in front of the event that it fails at; its other shards and the
+//!   other projections go on. It tries again, less and less often.
 //! - Events that concern nobody are passed without a write, so a checkpoint may stand before events that are applied.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures_util::future::join_all;
-use sqlx::SqliteConnection;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::error;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::{error, info};
 
-use super::columns::{Columns, bytes, integer};
 use super::database::Write;
-use super::{Inner, SHARD, audit, deliveries, messages, tenants, webhooks};
-use crate::codec::{self, DecodeError};
-use crate::domain::event::Event;
-use crate::domain::id::EventId;
-use crate::event_store::{Log, Position, ReadError, Recorded};
+use super::progress::Stopped;
+use super::projection::{ApplyError, Name, Projection};
+use super::{Inner, checkpoint};
+use crate::event_store::{Log, Position, Recorded};
 
 /// Events read at a time: the most that one transaction holds.
 const BATCH: usize = 512;
 /// A runner that keeps up begins a transaction at most this often: events that come meanwhile are folded together,
 /// and most deliveries begin and end within one.
 const PACE: Duration = Duration::from_millis(10);
-/// The checkpoint is saved at the latest after so many events that concern nobody.
+/// A checkpoint is saved at the latest after so many events that concern nobody.
 const SAVE_EVERY: u64 = 16_384;
 /// After the first failure.
 const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// After many failures.
 const LAST_RETRY_AFTER: Duration = Duration::from_secs(30);
-
-/// The projections, by the names under which their checkpoints are saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Name {
-    /// Tenants, their API keys and event types.
-    Tenants,
-    /// Subscriptions that are not deleted.
-    Webhooks,
-    /// Messages.
-    Messages,
-    /// Deliveries and their attempts.
-    Deliveries,
-    /// The audit log.
-    Audit,
-}
-
-impl Name {
-    /// Every projection.
-    pub const ALL: [Self; 5] = [Self::Tenants, Self::Webhooks, Self::Messages, Self::Deliveries, Self::Audit];
-
-    /// The name as logs and metrics show it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenants => "tenants",
-            Self::Webhooks => "webhooks",
-            Self::Messages => "messages",
-            Self::Deliveries => "deliveries",
-            Self::Audit => "audit",
-        }
-    }
-
-    pub(super) fn projection(self) -> Box<dyn Projection> {
-        match self {
-            Self::Tenants => Box::new(tenants::Tenants),
-            Self::Webhooks => Box::new(webhooks::Webhooks),
-            Self::Messages => Box::new(messages::Messages),
-            Self::Deliveries => Box::new(deliveries::Deliveries::new()),
-            Self::Audit => Box::new(audit::Audit::new()),
-        }
-    }
-}
-
-/// What folds events into rows.
-#[async_trait]
-pub(super) trait Projection: Send {
-    /// Whether events of this type concern it. Asks for families of types rather than for types, so that a type which
-    /// this program does not know stops the projection instead of being passed over.
-    fn concerns(&self, kind: &str) -> bool;
-
-    /// Writes what the events, which all concern it, change. The caller begins and ends the transaction. May keep
-    /// nothing in memory but what the log says and no later event changes: the transaction may be rolled back.
-    async fn apply(
-        &mut self,
-        connection: &mut SqliteConnection,
-        log: &Log,
-        events: &[Arc<Recorded>],
-    ) -> Result<(), ApplyError>;
-
-    /// Those of the events that concern it.
-    fn concerning(&self, events: &[Arc<Recorded>]) -> Vec<Arc<Recorded>> {
-        events.iter().filter(|event| self.concerns(&event.kind)).map(Arc::clone).collect()
-    }
-}
-
-/// Why events were not applied.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ApplyError {
-    /// This event cannot be; it will fail again.
-    #[error("the event '{kind}' at {position} cannot be applied: {reason}")]
-    Event { position: Position, kind: String, reason: String },
-    /// The log cannot be read.
-    #[error(transparent)]
-    Log(#[from] ReadError),
-    /// SQLite failed.
-    #[error("the read models cannot be written")]
-    Database(#[from] sqlx::Error),
-    /// Another runner moved the checkpoint.
-    #[error("another runner follows the log for the same projection")]
-    Overtaken,
-}
-
-impl ApplyError {
-    pub(super) fn event(recorded: &Recorded, reason: impl ToString) -> Self {
-        Self::Event { position: recorded.position, kind: recorded.kind.to_string(), reason: reason.to_string() }
-    }
-
-    /// With its cause, for those who see nothing but a text.
-    pub(super) fn describe(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
-        }
-    }
-}
-
-/// Reads an event, or says which one cannot be read.
-pub(super) fn decode(recorded: &Recorded) -> Result<Event, ApplyError> {
-    codec::decode(recorded).map_err(|error| match error {
-        DecodeError::Damaged { reason, .. } => ApplyError::event(recorded, reason),
-        DecodeError::UnknownType { schema, .. } => ApplyError::event(recorded, format!("version {schema} is unknown")),
-    })
-}
-
-/// A projection that stopped; it tries again by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stopped {
-    /// Which.
-    pub projection: Name,
-    /// What it was about to apply.
-    pub position: Position,
-    /// Why it stopped; names the event's type where an event is the cause.
-    pub reason: String,
-}
-
-/// How far a projection is, for those who wait.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Progress {
-    pub(super) applied: u64,
-    pub(super) stopped: Option<Stopped>,
-    /// It stopped at an event, at which it will stop again: waiting for it is in vain.
-    pub(super) stuck: bool,
-}
 
 /// Tasks that keep the read models up to date, until this is dropped.
 #[derive(Debug)]
@@ -189,10 +67,11 @@ impl Drop for Followers {
 
 /// Runs all projections; their tasks end with this one.
 async fn follow(inner: Arc<Inner>, log: Log, mut stopping: watch::Receiver<bool>) {
-    let mut pause = Pause::default();
-    while let Err(error) = inner.forget_another_log(&log).await {
+    let mut failures = 0;
+    while let Err(error) = inner.adopt(&log).await {
         error!(error = &error as &dyn std::error::Error, "the read models cannot be compared with the log");
-        if pause.wait(&mut stopping).await {
+        failures += 1;
+        if pause(failures, &mut stopping).await {
             return;
         }
     }
@@ -202,35 +81,28 @@ async fn follow(inner: Arc<Inner>, log: Log, mut stopping: watch::Receiver<bool>
 
 /// A runner that panics is started again.
 async fn keep_running(name: Name, inner: Arc<Inner>, log: Log, mut stopping: watch::Receiver<bool>) {
-    let mut pause = Pause::default();
+    let mut failures = 0;
     loop {
         // Ends its task when this future is dropped.
         let mut task = JoinSet::new();
         task.spawn(Runner::new(name, Arc::clone(&inner), log.clone()).run(stopping.clone()));
         let Some(Err(panic)) = task.join_next().await else { return };
         error!(projection = name.as_str(), "a runner ended with a panic and is started again: {panic}");
-        if pause.wait(&mut stopping).await {
+        failures += 1;
+        if pause(failures, &mut stopping).await {
             return;
         }
     }
 }
 
-/// Longer and longer between tries that fail.
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(FIRST_RETRY_AFTER)
-    }
+/// Longer and longer after each failure.
+fn retry_after(failures: u32) -> Duration {
+    FIRST_RETRY_AFTER.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LAST_RETRY_AFTER)
 }
 
-impl Pause {
-    /// Whether it was ended by a wish to stop.
-    async fn wait(&mut self, stopping: &mut watch::Receiver<bool>) -> bool {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LAST_RETRY_AFTER);
-        timeout(pause, stopped(stopping)).await.is_ok()
-    }
+/// Waits after a failure; whether that was ended by a wish to stop.
+async fn pause(failures: u32, stopping: &mut watch::Receiver<bool>) -> bool {
+    timeout(retry_after(failures), stopped(stopping)).await.is_ok()
 }
 
 /// Returns when the runners are to stop.
@@ -239,146 +111,295 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
+/// Where a runner is in one shard.
+#[derive(Default)]
+struct Place {
+    /// Everything up to here is applied.
+    applied: u64,
+    /// What the checkpoint says.
+    saved: u64,
+    /// Failures since something was applied.
+    failures: u32,
+    /// After a failure: not before.
+    rests_until: Option<Instant>,
+}
+
+/// The next events of one shard.
+struct Part {
+    events: Vec<Arc<Recorded>>,
+    concerning: Vec<Arc<Recorded>>,
+}
+
+impl Part {
+    fn last(&self) -> &Recorded {
+        self.events.last().expect("parts are made of at least one event")
+    }
+
+    fn shard(&self) -> u16 {
+        self.last().position.shard
+    }
+}
+
+/// A failure, and in which shard; `None` if it hinders all.
+type Failure = (Option<u16>, ApplyError);
+
 struct Runner {
     name: Name,
     inner: Arc<Inner>,
     log: Log,
     projection: Box<dyn Projection>,
-    /// Everything up to here is applied.
-    applied: u64,
-    /// What the checkpoint says.
-    saved: u64,
+    /// By shard.
+    places: Vec<Place>,
+    /// Where the next round begins to look: a round that is full of one shard's events begins with another's.
+    first: usize,
 }
 
 impl Runner {
     fn new(name: Name, inner: Arc<Inner>, log: Log) -> Self {
-        Self { name, inner, log, projection: name.projection(), applied: 0, saved: 0 }
+        let places = (0..log.shards()).map(|_| Place::default()).collect();
+        Self { name, inner, log, projection: name.projection(), places, first: 0 }
     }
 
+    /// Follows the log until it is to stop, or until the log is gone.
     async fn run(mut self, mut stopping: watch::Receiver<bool>) {
-        let mut pause = Pause::default();
-        while let Err(failure) = self.follow(&mut stopping, &mut pause).await {
-            self.report(&failure);
-            if matches!(failure, ApplyError::Overtaken) || pause.wait(&mut stopping).await {
-                return;
+        let mut heads = Heads::of(&self.log);
+        self.reload(&mut stopping).await;
+        while !*stopping.borrow() {
+            let began = Instant::now();
+            let round = self.next_round().await;
+            if round.is_empty() {
+                let rested = self.places.iter().filter_map(|place| place.rests_until).min();
+                let rested = async move {
+                    match rested {
+                        Some(rested) => sleep_until(rested).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = stopped(&mut stopping) => return,
+                    moved = heads.moved() => if !moved { return },
+                    () = rested => {}
+                }
+                continue;
+            }
+            let size: usize = round.iter().map(|part| part.events.len()).sum();
+            if let Err((shard, failure)) = self.apply(&round).await {
+                self.fail(shard, failure, round, &mut stopping).await;
+            }
+            if size < BATCH {
+                // Either way the loop goes on, and sees a wish to stop first.
+                let _ = timeout_at(began + PACE, stopped(&mut stopping)).await;
             }
         }
     }
 
-    /// Goes on from the checkpoint until it is to stop.
-    async fn follow(&mut self, stopping: &mut watch::Receiver<bool>, pause: &mut Pause) -> Result<(), ApplyError> {
-        self.saved = checkpoint(&self.inner, self.name).await?.0;
-        self.applied = self.saved;
-        let mut head = self.log.watch(SHARD);
+    /// Goes on from the checkpoints, wherever they stand.
+    async fn reload(&mut self, stopping: &mut watch::Receiver<bool>) {
+        let mut failures = 0;
         loop {
-            let applied = self.applied;
-            let moved = async { head.wait_for(|head| *head > applied).await.is_ok() };
-            tokio::select! {
-                biased;
-                () = stopped(stopping) => return Ok(()),
-                alive = moved => if !alive { return Ok(()) },
+            match checkpoints(&self.inner, self.name, self.log.shards()).await {
+                Ok(checkpoints) => {
+                    let mut moved = Vec::new();
+                    for ((shard, place), saved) in (0..).zip(&mut self.places).zip(checkpoints) {
+                        if place.saved != saved {
+                            *place = Place { applied: saved, saved, ..Place::default() };
+                            moved.push(Position { shard, seq: saved });
+                        }
+                    }
+                    self.inner.progress.advance(self.name, moved.into_iter());
+                    return;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let failure = ApplyError::Database(error);
+                    (0..self.log.shards()).for_each(|shard| self.report(shard, &failure));
+                    if pause(failures, stopping).await {
+                        return;
+                    }
+                }
             }
-            let began = Instant::now();
-            let events = self.log.read_log(Position { shard: SHARD, seq: self.applied }, BATCH).await?;
-            self.apply_up_to_failure(&events).await?;
-            *pause = Pause::default();
-            if events.len() < BATCH {
-                // Either way the loop goes on, and sees a wish to stop first.
-                let _ = timeout_at(began + PACE, stopped(stopping)).await;
+        }
+    }
+
+    /// What is new, as much as one transaction holds.
+    async fn next_round(&mut self) -> Vec<Part> {
+        let (shards, now) = (self.places.len(), Instant::now());
+        let (mut room, mut round) = (BATCH, Vec::new());
+        for index in (self.first..shards).chain(0..self.first) {
+            let Ok(shard) = u16::try_from(index) else { break };
+            let place = &mut self.places[index];
+            if place.rests_until.is_some_and(|rested| rested > now) {
+                continue;
             }
+            place.rests_until = None;
+            if self.log.head(shard) <= place.applied {
+                continue;
+            }
+            match self.log.read_log(Position { shard, seq: place.applied }, room).await {
+                Ok(events) if events.is_empty() => {}
+                Ok(events) => {
+                    room -= events.len();
+                    let concerning = self.projection.concerning(&events);
+                    round.push(Part { events, concerning });
+                }
+                Err(error) => self.rest(shard, &ApplyError::Log(error)),
+            }
+            if room == 0 {
+                self.first = (index + 1) % shards;
+                break;
+            }
+        }
+        round
+    }
+
+    /// All of the round or nothing of it.
+    async fn apply(&mut self, round: &[Part]) -> Result<(), Failure> {
+        let due = |part: &&Part| {
+            let unsaved = part.last().position.seq - self.places[usize::from(part.shard())].saved;
+            !part.concerning.is_empty() || unsaved >= SAVE_EVERY
+        };
+        let due: Vec<&Part> = round.iter().filter(due).collect();
+        if !due.is_empty() {
+            self.commit(&due).await?;
+        }
+        for part in &due {
+            self.places[usize::from(part.shard())].saved = part.last().position.seq;
+        }
+        for part in round {
+            let place = &mut self.places[usize::from(part.shard())];
+            place.applied = part.last().position.seq;
+            if std::mem::take(&mut place.failures) > 0 {
+                info!(projection = self.name.as_str(), shard = part.shard(), "a projection goes on");
+            }
+        }
+        self.inner.progress.advance(self.name, round.iter().map(|part| part.last().position));
+        Ok(())
+    }
+
+    async fn commit(&mut self, parts: &[&Part]) -> Result<(), Failure> {
+        let inner = Arc::clone(&self.inner);
+        let mut write = inner.database.begin().await.map_err(|error| (None, error.into()))?;
+        for part in parts {
+            if let Err(failure) = self.write(&mut write, part).await {
+                write.abandon().await;
+                return Err((Some(part.shard()), failure));
+            }
+        }
+        write.commit().await.map_err(|error| (None, error.into()))
+    }
+
+    async fn write(&mut self, write: &mut Write<'_>, part: &Part) -> Result<(), ApplyError> {
+        // First, so that a runner that was overtaken fails for that reason, not at rows that are there already.
+        let saved = self.places[usize::from(part.shard())].saved;
+        checkpoint::advance(write.connection(), self.name, saved, part.last()).await?;
+        if !part.concerning.is_empty() {
+            self.projection.apply(write.connection(), &self.log, &part.concerning).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the shards rest that the failure concerns. What else the round held is read again by the next one.
+    async fn fail(
+        &mut self,
+        shard: Option<u16>,
+        failure: ApplyError,
+        round: Vec<Part>,
+        stopping: &mut watch::Receiver<bool>,
+    ) {
+        let shards: Vec<u16> = round.iter().map(Part::shard).collect();
+        match (shard, failure) {
+            (_, ApplyError::Overtaken) => self.reload(stopping).await,
+            (Some(shard), failure) if matches!(failure, ApplyError::Event { .. }) || failure.is_refused_row() => {
+                let part = round.into_iter().find(|part| part.shard() == shard);
+                let failure = match part {
+                    Some(part) => self.apply_up_to_failure(part, failure).await,
+                    None => failure,
+                };
+                self.rest(shard, &failure);
+            }
+            (Some(shard), failure @ (ApplyError::Log(_) | ApplyError::Event { .. })) => self.rest(shard, &failure),
+            (_, failure) => shards.into_iter().for_each(|shard| self.rest(shard, &failure)),
         }
     }
 
     /// Whatever stands before an event that cannot be applied is applied: the checkpoint then stands in front of it.
-    async fn apply_up_to_failure(&mut self, events: &[Arc<Recorded>]) -> Result<(), ApplyError> {
-        match self.apply(events).await {
-            Err(ApplyError::Event { position, .. }) if position.seq > self.applied + 1 => {
-                let before = events.iter().take_while(|event| event.position < position).count();
-                self.apply(&events[..before]).await
+    /// Answers with why it stopped there.
+    async fn apply_up_to_failure(&mut self, part: Part, failure: ApplyError) -> ApplyError {
+        if let ApplyError::Event { position, .. } = failure {
+            let before: Vec<_> = part.events.into_iter().take_while(|event| event.position < position).collect();
+            if before.is_empty() {
+                return failure;
             }
-            result => result,
+            let concerning = self.projection.concerning(&before);
+            return match self.apply(&[Part { events: before, concerning }]).await {
+                Ok(()) => failure,
+                Err((_, earlier)) => earlier,
+            };
         }
-    }
-
-    async fn apply(&mut self, events: &[Arc<Recorded>]) -> Result<(), ApplyError> {
-        let Some(last) = events.last() else { return Ok(()) };
-        let concerning = self.projection.concerning(events);
-        if !concerning.is_empty() || last.position.seq - self.saved >= SAVE_EVERY {
-            self.commit(&concerning, last).await?;
-            self.saved = last.position.seq;
-        }
-        self.applied = last.position.seq;
-        self.inner.progress(self.name).send_modify(|progress| {
-            progress.applied = progress.applied.max(self.applied);
-            progress.stopped = None;
-            progress.stuck = false;
-        });
-        Ok(())
-    }
-
-    async fn commit(&mut self, concerning: &[Arc<Recorded>], last: &Recorded) -> Result<(), ApplyError> {
-        let inner = Arc::clone(&self.inner);
-        let mut write = inner.database.begin().await?;
-        match self.write(&mut write, concerning, last).await {
-            Ok(()) => Ok(write.commit().await?),
-            Err(failure) => {
-                write.abandon().await;
-                Err(failure)
+        // The tables do not say which event made the row that they refuse: the one that fails alone.
+        for event in part.events {
+            let events = vec![Arc::clone(&event)];
+            let concerning = self.projection.concerning(&events);
+            match self.apply(&[Part { events, concerning }]).await {
+                Ok(()) => {}
+                Err((_, failure)) if failure.is_refused_row() => return ApplyError::event(&event, failure.describe()),
+                Err((_, failure)) => return failure,
             }
         }
+        failure
     }
 
-    async fn write(
-        &mut self,
-        write: &mut Write<'_>,
-        concerning: &[Arc<Recorded>],
-        last: &Recorded,
-    ) -> Result<(), ApplyError> {
-        // First, so that a runner that was overtaken fails for that reason, not at rows that are there already.
-        move_checkpoint(write.connection(), self.name, self.saved, last).await?;
-        if !concerning.is_empty() {
-            self.projection.apply(write.connection(), &self.log, concerning).await?;
-        }
-        Ok(())
+    fn rest(&mut self, shard: u16, failure: &ApplyError) {
+        self.report(shard, failure);
+        let place = &mut self.places[usize::from(shard)];
+        place.failures += 1;
+        place.rests_until = Some(Instant::now() + retry_after(place.failures));
     }
 
-    fn report(&self, failure: &ApplyError) {
+    fn report(&self, shard: u16, failure: &ApplyError) {
         let projection = self.name.as_str();
-        let position = match failure {
-            ApplyError::Event { position, .. } => *position,
+        let (position, stuck) = match failure {
+            ApplyError::Event { position, .. } => (*position, true),
             ApplyError::Log(_) | ApplyError::Database(_) | ApplyError::Overtaken => {
-                Position { shard: SHARD, seq: self.applied + 1 }
+                (Position { shard, seq: self.places[usize::from(shard)].applied + 1 }, false)
             }
         };
         let error = failure as &dyn std::error::Error;
         error!(projection, %position, error, "projection '{projection}' stopped: {failure}");
         let stopped = Stopped { projection: self.name, position, reason: failure.describe() };
-        self.inner.progress(self.name).send_modify(|progress| {
-            progress.stopped = Some(stopped);
-            progress.stuck = matches!(failure, ApplyError::Event { .. });
-        });
+        self.inner.progress.stop(stopped, stuck);
     }
 }
 
-/// Where the projection's checkpoint stands, and the event there.
-pub(super) async fn checkpoint(inner: &Inner, name: Name) -> Result<(u64, Option<EventId>), sqlx::Error> {
-    let query = sqlx::query("SELECT seq, event_id FROM checkpoint WHERE projection = $1").bind(name.as_str());
-    let row = query.fetch_one(&inner.database.readers).await?;
-    let mut columns = Columns::of(&row);
-    Ok((columns.number()?, columns.optional_id()?))
+async fn checkpoints(inner: &Inner, name: Name, shards: u16) -> Result<Vec<u64>, sqlx::Error> {
+    let mut connection = inner.database.readers.acquire().await?;
+    let found = checkpoint::of(&mut connection, name).await?;
+    Ok((0..shards).map(|shard| found.get(&shard).map_or(0, |found| found.seq)).collect())
 }
 
-/// Moves the checkpoint, in the transaction of the rows.
-pub(super) async fn move_checkpoint(
-    connection: &mut SqliteConnection,
-    name: Name,
-    from: u64,
-    to: &Recorded,
-) -> Result<(), ApplyError> {
-    let query = sqlx::query("UPDATE checkpoint SET seq = $3, event_id = $4 WHERE projection = $1 AND seq = $2");
-    let query = query.bind(name.as_str()).bind(integer(from)).bind(integer(to.position.seq)).bind(bytes(to.id));
-    match query.execute(connection).await?.rows_affected() {
-        0 => Err(ApplyError::Overtaken),
-        _ => Ok(()),
+/// Wakes when the head of any shard moves, however many shards there are.
+struct Heads {
+    moves: FuturesUnordered<BoxFuture<'static, Option<watch::Receiver<u64>>>>,
+}
+
+impl Heads {
+    fn of(log: &Log) -> Self {
+        Self { moves: (0..log.shards()).map(|shard| Self::next(log.watch(shard))).collect() }
+    }
+
+    fn next(mut head: watch::Receiver<u64>) -> BoxFuture<'static, Option<watch::Receiver<u64>>> {
+        Box::pin(async move { head.changed().await.ok().map(|()| head) })
+    }
+
+    /// `false` when the log is gone. Loses no move when it is dropped while it waits.
+    async fn moved(&mut self) -> bool {
+        match self.moves.next().await {
+            Some(Some(head)) => {
+                self.moves.push(Self::next(head));
+                true
+            }
+            Some(None) | None => false,
+        }
     }
 }

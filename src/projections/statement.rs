@@ -9,6 +9,7 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type};
 
 use super::columns::{self, Id};
+use crate::event_store::Position;
 
 /// How many rows one statement takes; each amount is made of these.
 const SIZES: [usize; 4] = [128, 32, 8, 1];
@@ -64,6 +65,10 @@ impl Values {
 
     pub(super) fn number(&mut self, number: u64) -> Result<(), sqlx::Error> {
         self.add(columns::integer(number))
+    }
+
+    pub(super) fn position(&mut self, position: Position) -> Result<(), sqlx::Error> {
+        self.number(columns::packed(position))
     }
 
     pub(super) fn optional_number(&mut self, number: Option<u64>) -> Result<(), sqlx::Error> {

@@ -6,16 +6,16 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::columns::{Columns, bytes, integer, json_text};
-use super::page::{List, Order, Range, list};
+use super::columns::{Columns, bytes, integer, json_text, packed};
+use super::page::{Key, List, Order, Range, list};
+use super::projection::{ApplyError, Projection, decode};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
-use super::runner::{ApplyError, Projection, decode};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent};
 use crate::domain::filter::EventType;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Recorded};
+use crate::event_store::{Log, Position, Recorded};
 use crate::execute;
 
 /// The projection. Tenants change seldom: no folding in memory.
@@ -36,14 +36,16 @@ impl Projection for Tenants {
         for recorded in events {
             let tenant = execute::tenant_of(&recorded.stream)
                 .ok_or_else(|| ApplyError::event(recorded, "its stream is no tenant's"))?;
-            let (seq, at) = (recorded.position.seq, recorded.at);
+            let (position, at) = (recorded.position, recorded.at);
             match decode(recorded)? {
-                Event::Tenant(TenantEvent::Created(created)) => insert_tenant(connection, seq, at, created).await?,
+                Event::Tenant(TenantEvent::Created(created)) => {
+                    insert_tenant(connection, position, at, created).await?
+                }
                 Event::Tenant(TenantEvent::EventTypeRegistered(registered)) => {
                     put_event_type(connection, tenant, at, registered).await?;
                 }
                 Event::Tenant(TenantEvent::ApiKeyIssued(issued)) => {
-                    insert_api_key(connection, seq, tenant, at, issued).await?;
+                    insert_api_key(connection, position, tenant, at, issued).await?;
                 }
                 Event::Tenant(TenantEvent::ApiKeyRevoked(revoked)) => revoke(connection, at, &revoked).await?,
                 Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => {
@@ -57,19 +59,21 @@ impl Projection for Tenants {
 
 async fn insert_tenant(
     connection: &mut SqliteConnection,
-    seq: u64,
+    position: Position,
     at: Timestamp,
     created: TenantCreated,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO tenant (seq, id, name, slug, profile, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(integer(seq))
-        .bind(bytes(created.tenant))
-        .bind(created.name)
-        .bind(created.slug)
-        .bind(created.profile)
-        .bind(at.as_ms())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO tenant (position, id, name, slug, profile, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(integer(packed(position)))
+    .bind(bytes(created.tenant))
+    .bind(created.name)
+    .bind(created.slug)
+    .bind(created.profile)
+    .bind(at.as_ms())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -99,16 +103,16 @@ async fn put_event_type(
 
 async fn insert_api_key(
     connection: &mut SqliteConnection,
-    seq: u64,
+    position: Position,
     tenant: TenantId,
     at: Timestamp,
     issued: ApiKeyIssued,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO api_key (seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms) \
+        "INSERT INTO api_key (position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
-    .bind(integer(seq))
+    .bind(integer(packed(position)))
     .bind(bytes(issued.key))
     .bind(bytes(tenant))
     .bind(issued.name)
@@ -130,17 +134,18 @@ async fn revoke(connection: &mut SqliteConnection, at: Timestamp, revoked: &ApiK
     Ok(())
 }
 
-pub(super) const TENANT: &str = "SELECT seq, id, name, slug, profile, created_at_ms FROM tenant WHERE id = $1";
+pub(super) const TENANT: &str = "SELECT id, name, slug, profile, created_at_ms FROM tenant WHERE id = $1";
 
-pub(super) const TENANTS: List = list!("SELECT seq, id, name, slug, profile, created_at_ms FROM tenant", "TRUE", "seq");
+/// By id, which grows with time: positions in different shards do not tell which tenant is newer.
+pub(super) const TENANTS: List = list!("SELECT id, name, slug, profile, created_at_ms FROM tenant", "TRUE", "id");
 
-pub(super) const API_KEY: &str = "SELECT seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
+pub(super) const API_KEY: &str = "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
      revoked_at_ms FROM api_key WHERE id = $1";
 
 pub(super) const API_KEYS: List = list!(
-    "SELECT seq, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, revoked_at_ms FROM api_key",
+    "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, revoked_at_ms FROM api_key",
     "tenant = $4",
-    "seq"
+    "position"
 );
 
 pub(super) const EVENT_TYPE: &str = "SELECT name, category, description, schema, example, created_at_ms \
@@ -153,13 +158,15 @@ impl ReadModels {
     /// A tenant. For operators, and for the tenant itself.
     pub async fn tenant(&self, id: TenantId) -> Result<Option<TenantRow>, QueryError> {
         let found = sqlx::query(TENANT).bind(bytes(id)).fetch_optional(&self.inner.database.readers).await?;
-        Ok(found.as_ref().map(tenant_row).transpose()?.map(|(_, row)| row))
+        Ok(found.as_ref().map(tenant_row).transpose()?)
     }
 
     /// All tenants, the newest first. For operators.
     pub async fn tenants(&self, page: &Page) -> Result<Slice<TenantRow>, QueryError> {
         let range = Range::of(page, Order::Descending);
-        Ok(range.fetch(&self.inner.database.readers, range.query(&TENANTS), tenant_row).await?)
+        let query = range.query_by_id::<TenantId>(&TENANTS);
+        let keyed = |row: &SqliteRow| tenant_row(row).map(|row| (Key(0, row.id.to_string()), row));
+        Ok(range.fetch(&self.inner.database.readers, query, keyed).await?)
     }
 
     /// An API key, whosever it is. For authentication.
@@ -189,22 +196,20 @@ impl ReadModels {
     }
 }
 
-fn tenant_row(row: &SqliteRow) -> Result<(u64, TenantRow), sqlx::Error> {
+fn tenant_row(row: &SqliteRow) -> Result<TenantRow, sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
-    let row = TenantRow {
+    Ok(TenantRow {
         id: columns.id()?,
         name: columns.get()?,
         slug: columns.get()?,
         profile: columns.get()?,
         created_at: columns.time()?,
-    };
-    Ok((seq, row))
+    })
 }
 
-fn api_key_row(row: &SqliteRow) -> Result<(u64, ApiKeyRow), sqlx::Error> {
+fn api_key_row(row: &SqliteRow) -> Result<(Position, ApiKeyRow), sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
+    let position = columns.position()?;
     let row = ApiKeyRow {
         id: columns.id()?,
         tenant: columns.id()?,
@@ -215,7 +220,7 @@ fn api_key_row(row: &SqliteRow) -> Result<(u64, ApiKeyRow), sqlx::Error> {
         expires_at: columns.optional_time()?,
         revoked_at: columns.optional_time()?,
     };
-    Ok((seq, row))
+    Ok((position, row))
 }
 
 fn event_type_row(row: &SqliteRow) -> Result<EventTypeRow, sqlx::Error> {

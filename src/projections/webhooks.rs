@@ -9,22 +9,22 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list, json_text};
 use super::page::{List, Order, Range, list};
+use super::projection::{ApplyError, Projection, decode};
 use super::rows::{SecretRow, WebhookRow};
-use super::runner::{ApplyError, Projection, decode};
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Recorded};
+use crate::event_store::{Log, Position, Recorded};
 use crate::execute;
 
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO webhook (seq, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
+        "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
          created_at_ms, updated_at_ms) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        " ON CONFLICT (seq) DO UPDATE SET url = excluded.url, description = excluded.description, \
+        " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
          secrets = excluded.secrets, updated_at_ms = excluded.updated_at_ms",
     )
@@ -36,7 +36,7 @@ static DELETE: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new("DELETE FROM 
 pub(super) struct Webhooks;
 
 /// The rows that a batch touches; `None` where there is none (any more).
-type Touched = HashMap<SubscriptionId, Option<(u64, WebhookRow)>>;
+type Touched = HashMap<SubscriptionId, Option<(Position, WebhookRow)>>;
 
 #[async_trait]
 impl Projection for Webhooks {
@@ -58,17 +58,17 @@ impl Projection for Webhooks {
         }
         let query = sqlx::query(TO_FOLD).bind(id_list(touched.keys().copied()));
         for row in query.fetch_all(&mut *connection).await? {
-            let (seq, row) = webhook_row(&row)?;
-            touched.insert(row.id, Some((seq, row)));
+            let (position, row) = webhook_row(&row)?;
+            touched.insert(row.id, Some((position, row)));
         }
         for recorded in events {
             fold(&mut touched, recorded)?;
         }
         let (put, deleted): (Vec<_>, Vec<_>) = touched.into_iter().partition(|(_, row)| row.is_some());
         DELETE.run(connection, deleted.into_iter(), |values, (id, _)| values.id(id)).await?;
-        let put: Vec<(u64, WebhookRow)> = put.into_iter().filter_map(|(_, row)| row).collect();
-        PUT.run(connection, put.into_iter(), |values, (seq, row)| {
-            values.number(seq)?;
+        let put: Vec<(Position, WebhookRow)> = put.into_iter().filter_map(|(_, row)| row).collect();
+        PUT.run(connection, put.into_iter(), |values, (position, row)| {
+            values.position(position)?;
             values.id(row.id)?;
             values.id(row.tenant)?;
             values.add(row.profile)?;
@@ -93,7 +93,7 @@ fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
     };
     let at = recorded.at;
     if let SubscriptionEvent::Created(created) = event {
-        touched.insert(created.subscription, Some((recorded.position.seq, new_row(created, at))));
+        touched.insert(created.subscription, Some((recorded.position, new_row(created, at))));
         return Ok(());
     }
     let id = execute::subscription_of(&recorded.stream);
@@ -178,7 +178,7 @@ pub struct WebhookCounts {
 
 macro_rules! select {
     () => {
-        "SELECT seq, id, tenant, profile, url, description, filters, enabled, revision, secrets, created_at_ms, \
+        "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, created_at_ms, \
          updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
@@ -193,14 +193,14 @@ pub(super) const BY_IDS: &str =
 pub(super) const ALL: List = list!(
     select!(),
     "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5)))",
-    "seq"
+    "position"
 );
 
 pub(super) const BY_ENABLED: List = list!(
     concat!(select!(), " INDEXED BY webhook_by_enabled"),
     "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5))) \
      AND enabled = $6",
-    "seq"
+    "position"
 );
 
 pub(super) const COUNTS: &str = "SELECT enabled, count(*) FROM webhook WHERE tenant = $1 GROUP BY enabled";
@@ -253,9 +253,9 @@ impl ReadModels {
     }
 }
 
-fn webhook_row(row: &SqliteRow) -> Result<(u64, WebhookRow), sqlx::Error> {
+fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
     let mut columns = Columns::of(row);
-    let seq = columns.number()?;
+    let position = columns.position()?;
     let row = WebhookRow {
         id: columns.id()?,
         tenant: columns.id()?,
@@ -270,5 +270,5 @@ fn webhook_row(row: &SqliteRow) -> Result<(u64, WebhookRow), sqlx::Error> {
         updated_at: columns.time()?,
         last_delivery_at: columns.optional_time()?,
     };
-    Ok((seq, row))
+    Ok((position, row))
 }

@@ -37,10 +37,15 @@ pub(super) fn meta() -> Meta {
 
 impl History {
     pub(super) async fn new(seed: u64) -> Self {
+        Self::over(1, seed).await
+    }
+
+    /// In a log of so many shards, over which the tenants are spread.
+    pub(super) async fn over(shards: u16, seed: u64) -> Self {
         // So short a tail that readers which lag a little are served from the store.
         let config = Config { tail_events: 64, ..Config::default() };
         Self {
-            log: Log::start(Arc::new(MemoryStore::new(1)), config).await.unwrap(),
+            log: Log::start(Arc::new(MemoryStore::new(shards)), config).await.unwrap(),
             clock: Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), seed)),
             versions: BTreeMap::new(),
             tenants: vec![],
@@ -51,16 +56,30 @@ impl History {
         }
     }
 
+    /// The head of the first shard, in a log that has no other.
     pub(super) fn head(&self) -> Position {
         Position { shard: 0, seq: self.log.head(0) }
+    }
+
+    /// The heads of all shards.
+    pub(super) fn heads(&self) -> impl Iterator<Item = Position> {
+        (0..self.log.shards()).map(|shard| Position { shard, seq: self.log.head(shard) })
+    }
+
+    pub(super) fn shard(&self, tenant: TenantId) -> u16 {
+        (tenant.to_bits() % u128::from(self.log.shards())) as u16
     }
 
     fn new_event(&self, event: &Event) -> NewEvent {
         execute::new_event(event, self.clock.now(), Some(&meta()), None, &*self.clock)
     }
 
-    /// Appends events to a stream of its own version; answers with the last one's number.
+    /// Appends events to a stream in the first shard, at its own version; answers with the last one's number.
     pub(super) async fn append(&mut self, stream: String, events: Vec<NewEvent>) -> u64 {
+        self.append_in(0, stream, events).await
+    }
+
+    pub(super) async fn append_in(&mut self, shard: u16, stream: String, events: Vec<NewEvent>) -> u64 {
         let version = self.versions.entry(stream.clone()).or_default();
         let first_version = *version + 1;
         *version += events.len() as u64;
@@ -68,12 +87,12 @@ impl History {
             writes: vec![StreamWrite { stream, first_version, lifetime: Lifetime::Kept, events }],
             ..Append::default()
         };
-        self.log.append(0, append).await.unwrap().last.seq
+        self.log.append(shard, append).await.unwrap().last.seq
     }
 
     pub(super) async fn tenant_event(&mut self, tenant: TenantId, event: TenantEvent) -> u64 {
         let event = self.new_event(&Event::Tenant(event));
-        self.append(execute::tenant_stream(tenant), vec![event]).await
+        self.append_in(self.shard(tenant), execute::tenant_stream(tenant), vec![event]).await
     }
 
     pub(super) async fn tenant(&mut self) -> TenantId {
@@ -128,7 +147,7 @@ impl History {
             idempotency_key: Some("order-1".into()),
         };
         let event = self.new_event(&Event::Message(MessageEvent::Published(published)));
-        let seq = self.append(execute::messages_stream(tenant), vec![event]).await;
+        let seq = self.append_in(self.shard(tenant), execute::messages_stream(tenant), vec![event]).await;
         self.messages.push((tenant, message, seq));
         (message, seq)
     }
@@ -154,6 +173,7 @@ impl History {
     /// Lets the domain decide, and appends what it says.
     pub(super) async fn command(&mut self, id: SubscriptionId, command: Command) -> Option<Vec<Event>> {
         let now = self.clock.now();
+        let shard = self.shard(self.subscriptions[&id].0);
         let (_, loaded) = self.subscriptions.get_mut(&id).unwrap();
         let events = subscription::decide(&loaded.state, command).ok()?;
         let (mut life, mut deliveries) = (vec![], vec![]);
@@ -165,7 +185,7 @@ impl History {
         }
         let writes = loaded.writes(id, life, deliveries);
         if !writes.is_empty() {
-            self.log.append(0, Append { writes, ..Append::default() }).await.unwrap();
+            self.log.append(shard, Append { writes, ..Append::default() }).await.unwrap();
         }
         Some(events)
     }

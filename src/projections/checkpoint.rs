@@ -1,0 +1,120 @@
+//! How far each projection has come in each shard, as the file says it.
+//!
+//! A checkpoint moves in the transaction of the rows, and only from where its mover found it. So whoever else moves
+//! it, a second server on the same file or a rebuild that put new rows in place, makes that transaction roll back, and
+//! the mover goes on from where the other one stands.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::SqliteConnection;
+use tracing::warn;
+
+use super::columns::{Columns, bytes, integer};
+use super::database::Database;
+use super::projection::{ApplyError, Name};
+use super::{CompareError, clear};
+use crate::domain::id::EventId;
+use crate::event_store::{Log, Position, Recorded};
+
+/// Where one stands: the number of the last event applied, 0 before the first, and that event's id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Checkpoint {
+    pub(super) seq: u64,
+    pub(super) event: Option<EventId>,
+}
+
+/// Those of a projection, by shard.
+pub(super) async fn of(
+    connection: &mut SqliteConnection,
+    name: Name,
+) -> Result<BTreeMap<u16, Checkpoint>, sqlx::Error> {
+    let query = sqlx::query("SELECT shard, seq, event_id FROM checkpoint WHERE projection = $1");
+    let mut found = BTreeMap::new();
+    for row in query.bind(name.as_str()).fetch_all(connection).await? {
+        let mut columns = Columns::of(&row);
+        found.insert(columns.number()?, Checkpoint { seq: columns.number()?, event: columns.optional_id()? });
+    }
+    Ok(found)
+}
+
+/// Makes those that are not there yet, so that each can be moved.
+pub(super) async fn make(connection: &mut SqliteConnection, name: Name, shards: u16) -> Result<(), sqlx::Error> {
+    let missing = "INSERT OR IGNORE INTO checkpoint (projection, shard, seq) VALUES ($1, $2, 0)";
+    for shard in 0..shards {
+        sqlx::query(missing).bind(name.as_str()).bind(i64::from(shard)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Moves one to the event, in the transaction of the rows; [`ApplyError::Overtaken`] unless it stands at `from`.
+pub(super) async fn advance(
+    connection: &mut SqliteConnection,
+    name: Name,
+    from: u64,
+    to: &Recorded,
+) -> Result<(), ApplyError> {
+    let query =
+        sqlx::query("UPDATE checkpoint SET seq = $4, event_id = $5 WHERE projection = $1 AND shard = $2 AND seq = $3");
+    let query = query
+        .bind(name.as_str())
+        .bind(i64::from(to.position.shard))
+        .bind(integer(from))
+        .bind(integer(to.position.seq))
+        .bind(bytes(to.id));
+    match query.execute(connection).await?.rows_affected() {
+        0 => Err(ApplyError::Overtaken),
+        _ => Ok(()),
+    }
+}
+
+/// Makes every checkpoint that the log needs, and throws the rows away if they were folded from another log than this
+/// one, or from more than it holds. Answers with where each projection stands, by shard.
+pub(super) async fn adopt(database: &Database, log: &Log) -> Result<Vec<(Name, Vec<u64>)>, CompareError> {
+    let mut write = database.begin().await?;
+    let adopted = match compare(write.connection(), log).await {
+        Ok(true) => Ok(()),
+        Ok(false) => clear(write.connection()).await.map_err(CompareError::Database),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = adopted {
+        write.abandon().await;
+        return Err(error);
+    }
+    let mut places = Vec::new();
+    for name in Name::ALL {
+        make(write.connection(), name, log.shards()).await?;
+        places.push((name, of(write.connection(), name).await?.values().map(|checkpoint| checkpoint.seq).collect()));
+    }
+    write.commit().await?;
+    Ok(places)
+}
+
+/// Whether the event at each checkpoint is the one that was applied.
+async fn compare(connection: &mut SqliteConnection, log: &Log) -> Result<bool, CompareError> {
+    let mut seen: HashMap<Position, Option<EventId>> = HashMap::new();
+    for name in Name::ALL {
+        for (shard, checkpoint) in of(connection, name).await? {
+            let position = Position { shard, seq: checkpoint.seq };
+            if position.seq == 0 {
+                continue;
+            }
+            let there = match seen.get(&position) {
+                Some(there) => *there,
+                None => *seen.entry(position).or_insert(event_at(log, position).await?),
+            };
+            if there != checkpoint.event {
+                warn!(projection = name.as_str(), %position, "read models are not of this log and are built again");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+async fn event_at(log: &Log, position: Position) -> Result<Option<EventId>, CompareError> {
+    if position.shard >= log.shards() || position.seq > log.head(position.shard) {
+        return Ok(None);
+    }
+    let found = log.read_log(Position { seq: position.seq - 1, ..position }, 1).await?;
+    Ok(found.first().map(|recorded| recorded.id))
+}
