@@ -24,7 +24,7 @@ use crate::domain::message::SALT_BYTES;
 use crate::domain::outcome::{Exchange, Failure, FailureCode};
 use crate::domain::profile::Profile;
 use crate::domain::signing::{self, Content};
-use crate::domain::subscription::{Finished, Open, Settings};
+use crate::domain::subscription::{Finished, Settings};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, ReadError};
 use crate::execute::vault::VaultError;
@@ -76,17 +76,21 @@ enum Unmade {
 /// Where a subscription sends now, for its attempts that have not begun; `None` while it sends nothing.
 pub(super) type CurrentTarget = watch::Receiver<Option<Arc<Target>>>;
 
+/// Which attempt of which delivery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) subscription: SubscriptionId,
+    pub(super) delivery: DeliveryId,
+    /// Counts from 1.
+    pub(super) number: u32,
+    /// Where the message stands.
+    pub(super) message: Position,
+}
+
 /// Starts an attempt of a subscription's open delivery.
-pub(super) fn start(
-    context: Arc<Context>,
-    regions: Regions,
-    subscription: SubscriptionId,
-    current: CurrentTarget,
-    delivery: DeliveryId,
-    open: Open,
-) {
+pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTarget, due: Due) {
+    let Due { subscription, delivery, number, message } = due;
     tokio::spawn(async move {
-        let number = open.failures + 1;
         let withdraw = || {
             // The successor of an actor that has gone may have started the same attempt, and would take it for that.
             if current.has_changed().is_ok() {
@@ -110,7 +114,7 @@ pub(super) fn start(
         };
         // Dropped before the permit, so that whoever gets every permit knows every outcome to be on its way.
         let mut report = Report { regions: &regions, subscription, finished: Some(finished) };
-        let exchange = match attempt(&context, &target, &open, now).await {
+        let exchange = match attempt(&context, &target, message, now).await {
             Ok(exchange) => exchange,
             // A rotation that came between the lookup and the reading of the secret destroyed it.
             Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
@@ -154,8 +158,7 @@ impl Drop for Report<'_> {
     }
 }
 
-async fn attempt(context: &Context, target: &Target, open: &Open, at: Timestamp) -> Result<Exchange, Unmade> {
-    let position = Position { shard: super::SHARD, seq: open.message_seq };
+async fn attempt(context: &Context, target: &Target, position: Position, at: Timestamp) -> Result<Exchange, Unmade> {
     let (message, data) = read_message(context, position).await?;
     let content = Content {
         message: message.message,

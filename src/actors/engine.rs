@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::attempt::{Target, TestDelivery};
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
-use super::{Context, SHARD, attempt, intake};
-use crate::domain::event::{MessagePublished, SubscriptionCreated, TestSent};
+use super::{Context, attempt, intake};
+use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
@@ -22,7 +22,7 @@ use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
 use crate::error_code::ErrorCode;
-use crate::event_store::{AppendError, Position, ReadError};
+use crate::event_store::{Append, AppendError, Claim, Position, ReadError};
 use crate::execute::vault::VaultError;
 use crate::execute::{self, LoadError, Meta};
 use crate::outbound::{Gate, UrlRefusal};
@@ -167,8 +167,46 @@ impl Engine {
         self.ask_intake(|reply| intake::Request::Publish { tenant, draft, meta, reply }).await
     }
 
+    /// Makes a tenant; answers with its id too, which may be another than the one proposed.
+    ///
+    /// A public id is unique in the whole log, so it is claimed in one shard before the tenant is made in its own. A
+    /// crash between the two leaves a public id that belongs to no tenant: whoever asks for it again makes the tenant
+    /// that it was claimed for.
+    pub async fn create_tenant(&self, created: TenantCreated, meta: Meta) -> Result<(TenantId, Done), EngineError> {
+        tenant::decide(&Tenant::default(), tenant::Command::Create(created.clone()))?;
+        let taken = || tenant::Refusal::SlugTaken(created.slug.clone());
+        let tenant = self.claim_slug(&created.slug, created.tenant).await?;
+        if self.context.log.stream_version(&execute::tenant_stream(tenant)).await? > 0 {
+            return Err(taken().into());
+        }
+        let command = tenant::Command::Create(TenantCreated { tenant, ..created.clone() });
+        match self.ask_intake(|reply| intake::Request::Tenant { tenant, command, meta, reply }).await {
+            // Somebody else asked for the same public id meanwhile, and was first.
+            Err(EngineError::Tenant(tenant::Refusal::Exists(_))) => Err(taken().into()),
+            answer => answer.map(|done| (tenant, done)),
+        }
+    }
+
+    /// Whose the public id is from now on: the proposed tenant's, unless another one had it.
+    async fn claim_slug(&self, slug: &str, tenant: TenantId) -> Result<TenantId, EngineError> {
+        let key = execute::slug_claim(slug);
+        let claim = Claim { key: key.clone(), value: tenant.to_string(), bucket: None };
+        let append = Append { claims: vec![claim], ..Append::default() };
+        match self.context.log.append(execute::SLUG_SHARD, append).await {
+            Ok(_) => return Ok(tenant),
+            Err(AppendError::ClaimTaken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let claims = self.context.log.claims(execute::SLUG_SHARD, std::slice::from_ref(&key)).await?;
+        let owner = claims.get(&key).and_then(|id| id.parse().ok());
+        owner.ok_or_else(|| tenant::Refusal::SlugTaken(slug.to_owned()).into())
+    }
+
     /// Changes a tenant.
     pub async fn tenant(&self, tenant: TenantId, command: tenant::Command, meta: Meta) -> Result<Done, EngineError> {
+        if let tenant::Command::Create(created) = command {
+            return self.create_tenant(created, meta).await.map(|(_, done)| done);
+        }
         self.ask_intake(|reply| intake::Request::Tenant { tenant, command, meta, reply }).await
     }
 
@@ -352,9 +390,10 @@ impl Engine {
         Ok(own.unwrap_or_else(|| catalogue::find(event_type).map(|definition| definition.example.clone())))
     }
 
-    /// The newest position: whatever has been answered for stands at or before it.
-    pub fn head(&self) -> Position {
-        Position { shard: SHARD, seq: self.context.log.head(SHARD) }
+    /// The newest position of the tenant's shard: whatever it has been answered for stands at or before it.
+    pub fn head(&self, tenant: TenantId) -> Position {
+        let shard = self.context.shard_of(tenant);
+        Position { shard, seq: self.context.log.head(shard) }
     }
 
     /// The canonical data of the message at that position; `None` if it was erased. Whether the caller may see that

@@ -1,7 +1,7 @@
 //! The one writer of tenants and messages.
 //!
 //! Takes what is queued, looks up all idempotency keys of the batch at once, decides, and sends one append for each
-//! tenant, without waiting for the one before it. A caller is answered when its append is durable.
+//! tenant to the tenant's shard, without waiting for the one before it. A caller is answered when its append is durable.
 //!
 //! If an append fails, the tenant is forgotten, and read from the log again once nothing of it is under way: appends
 //! that were decided on top of the failed one fail with it, since they expect versions that never came to be.
@@ -12,12 +12,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::Context;
 use super::engine::{Done, EngineError, Published};
-use super::{Context, SHARD};
 use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
@@ -35,7 +36,7 @@ const CACHED_TENANTS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero"
 pub(super) enum Request {
     /// Publish a message.
     Publish { tenant: TenantId, draft: Draft, meta: Meta, reply: oneshot::Sender<Result<Published, EngineError>> },
-    /// Change a tenant.
+    /// Change a tenant. One that is to be created has its public id claimed already.
     Tenant { tenant: TenantId, command: tenant::Command, meta: Meta, reply: oneshot::Sender<Result<Done, EngineError>> },
 }
 
@@ -168,11 +169,15 @@ impl Intake {
     }
 
     async fn known_claims(&self, requests: &[Request]) -> Result<HashMap<String, String>, EngineError> {
-        let keys: Vec<_> = requests.iter().filter_map(Request::claim).collect();
-        if keys.is_empty() {
-            return Ok(HashMap::new());
+        let mut keys: HashMap<u16, Vec<String>> = HashMap::new();
+        for request in requests {
+            if let Some(key) = request.claim() {
+                keys.entry(self.context.shard_of(request.tenant())).or_default().push(key);
+            }
         }
-        self.context.log.claims(SHARD, &keys).await.map_err(EngineError::from)
+        let known = keys.iter().map(|(shard, keys)| self.context.log.claims(*shard, keys));
+        // A key names its tenant, and so belongs to one shard alone.
+        Ok(try_join_all(known).await?.into_iter().flatten().collect())
     }
 
     /// Has all tenants of the requests in memory, but for those that it returns.
@@ -316,16 +321,6 @@ impl Intake {
         reply: oneshot::Sender<Result<Done, EngineError>>,
     ) {
         let Some(entry) = self.tenants.get_mut(&id) else { return };
-        let claims = match &command {
-            tenant::Command::Create(created) => {
-                vec![Claim { key: format!("tenant-slug/{}", created.slug), value: id.to_string(), bucket: None }]
-            }
-            tenant::Command::RegisterEventType(_)
-            | tenant::Command::IssueApiKey(_)
-            | tenant::Command::RevokeApiKey(_) => {
-                vec![]
-            }
-        };
         let (events, decided) = match tenant::decide(&entry.tenant, command) {
             Ok(events) if !events.is_empty() => (events, Ok(true)),
             unchanged => {
@@ -354,7 +349,7 @@ impl Intake {
             lifetime: Lifetime::Kept,
             events: new_events,
         };
-        self.send(id, Append { writes: vec![write], claims, ..Append::default() }, Replies::Tenant { decided, reply });
+        self.send(id, Append { writes: vec![write], ..Append::default() }, Replies::Tenant { decided, reply });
     }
 
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {
@@ -362,7 +357,7 @@ impl Intake {
         let settled = self.settled_sender.clone();
         let ack = Box::new(move |result| drop(settled.send(Outcome { tenant, replies, result })));
         // The log tells its refusal through the ack as well, and one telling is enough.
-        drop(self.context.log.try_append(SHARD, append, ack));
+        drop(self.context.log.try_append(self.context.shard_of(tenant), append, ack));
     }
 
     fn settle(&mut self, outcome: Outcome) {
@@ -381,9 +376,6 @@ impl Intake {
                 reply,
                 match result {
                     Ok(appended) => told(decided, Some(appended.last)),
-                    Err(AppendError::ClaimTaken { key }) => {
-                        Err(tenant::Refusal::SlugTaken(key.trim_start_matches("tenant-slug/").to_owned()).into())
-                    }
                     Err(error) => Err(error.into()),
                 },
             ),

@@ -1,4 +1,4 @@
-//! Reads the log and tells each subscription which messages it matched.
+//! Reads the log of a shard and tells each subscription which messages it matched. Each shard has a matcher of its own.
 //!
 //! - Filters count as of the message's position: the matcher folds the subscriptions' events in log order, so the log
 //!   decides who gets a message, not the moment at which it is read.
@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use super::Context;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
-use super::{Context, SHARD};
 use crate::codec;
 use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
 use crate::domain::filter::{self, EventType, Filter};
@@ -33,8 +33,10 @@ use crate::execute::{SUBSCRIPTION_CATEGORY, subscription_of, subscription_stream
 const READER: &str = "matcher";
 /// Events read at a time.
 const PAGE: usize = 500;
-/// The checkpoint is saved at most this often: it costs a commit, and being behind costs only repeated casts.
+/// A checkpoint is saved at most this often: it costs a commit, and being behind costs only repeated casts.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
+/// The matchers of all shards together save no more checkpoints in a second.
+const SAVES_A_SECOND: u32 = 16;
 /// How long a subscription that lost matches is left alone.
 const RETRY_LOST_AFTER: Duration = Duration::from_secs(2);
 /// How long one is left alone whose settings cannot be read.
@@ -89,10 +91,10 @@ impl Drop for MatchAck {
 }
 
 /// Runs for ever; a failure is logged and the matcher begins again from its checkpoint.
-pub(super) async fn run(context: Arc<Context>, regions: Regions) {
+pub(super) async fn run(context: Arc<Context>, regions: Regions, shard: u16) {
     loop {
-        if let Err(error) = Matcher::begin(&context, &regions).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "matcher failed and begins again");
+        if let Err(error) = Matcher::begin(&context, &regions, shard).await {
+            tracing::error!(shard, error = &error as &dyn std::error::Error, "matcher failed and begins again");
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }
@@ -108,7 +110,6 @@ struct Matcher<'a> {
     /// The newest match cast to each subscription since this matcher began.
     cast_through: HashMap<SubscriptionId, u64>,
     behind: BTreeMap<SubscriptionId, Behind>,
-    credits: Arc<Semaphore>,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     verdict_sender: mpsc::UnboundedSender<Verdict>,
     saved: u64,
@@ -154,9 +155,9 @@ struct Behind {
 }
 
 impl<'a> Matcher<'a> {
-    async fn begin(context: &'a Context, regions: &'a Regions) -> Result<(), MatcherError> {
-        let saved = context.log.checkpoint(READER, SHARD).await?.unwrap_or(0);
-        let position = Position { shard: SHARD, seq: saved };
+    async fn begin(context: &'a Context, regions: &'a Regions, shard: u16) -> Result<(), MatcherError> {
+        let saved = context.log.checkpoint(READER, shard).await?.unwrap_or(0);
+        let position = Position { shard, seq: saved };
         let (verdict_sender, verdicts) = mpsc::unbounded_channel();
         let matcher = Self {
             context,
@@ -166,7 +167,6 @@ impl<'a> Matcher<'a> {
             outstanding: Outstanding::default(),
             cast_through: HashMap::new(),
             behind: BTreeMap::new(),
-            credits: Arc::new(Semaphore::new(context.config.match_credits as usize)),
             verdicts,
             verdict_sender,
             saved,
@@ -177,7 +177,7 @@ impl<'a> Matcher<'a> {
 
     async fn follow(mut self) -> Result<(), MatcherError> {
         self.leave_behind_unreadable(self.position.seq + 1);
-        let mut head = self.context.log.watch(SHARD);
+        let mut head = self.context.log.watch(self.position.shard);
         loop {
             let news = self.position.seq < *head.borrow_and_update() && self.read_page().await?;
             self.take_verdicts();
@@ -240,7 +240,9 @@ impl<'a> Matcher<'a> {
     /// Casts matches of one subscription, at most its share.
     async fn cast(&mut self, subscription: SubscriptionId, found: &[(MessageId, u64)]) {
         let (Some((_, first_seq)), Some((_, last_seq))) = (found.first(), found.last()) else { return };
-        let Ok(credits) = Arc::clone(&self.credits).acquire_many_owned(found.len() as u32).await else { return };
+        let Ok(credits) = Arc::clone(&self.context.match_credits).acquire_many_owned(found.len() as u32).await else {
+            return;
+        };
         let batch = Batch { subscription, first_seq: *first_seq };
         self.outstanding.insert(batch, found.len());
         let ack = MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
@@ -281,8 +283,9 @@ impl<'a> Matcher<'a> {
         if low_water <= self.saved || Instant::now() < self.save_at {
             return;
         }
-        self.save_at = Instant::now() + SAVE_EVERY;
-        match self.context.log.save_checkpoint(READER, Position { shard: SHARD, seq: low_water }).await {
+        let shards = u32::from(self.context.log.shards());
+        self.save_at = Instant::now() + SAVE_EVERY.max(Duration::from_secs(1) * shards / SAVES_A_SECOND);
+        match self.context.log.save_checkpoint(READER, Position { seq: low_water, ..self.position }).await {
             Ok(()) => self.saved = low_water,
             Err(error) => tracing::warn!("the matcher's checkpoint is not saved: {error}"),
         }
@@ -319,7 +322,7 @@ impl<'a> Matcher<'a> {
 
     /// Casts what a page of the log matches of one subscription. Returns from where to go on.
     async fn lead(&mut self, subscription: SubscriptionId, from: u64) -> Result<u64, MatcherError> {
-        let before = Position { shard: SHARD, seq: from - 1 };
+        let before = Position { seq: from - 1, ..self.position };
         let mut table = Table::of_one(self.context, subscription, before).await?;
         let events = self.context.log.read_log(before, PAGE).await?;
         let mut batches = Batches::default();

@@ -3,7 +3,7 @@
 //! ```text
 //! Root            starts everything, restarts a region that dies
 //! ├─ Intake       task: the one writer of tenants and messages
-//! ├─ Matcher      task: reads the log, casts matches to the regions, saves how far all of them are durable
+//! ├─ Matcher[s]   task for each shard: reads its log, casts matches to the regions, saves how far all are durable
 //! └─ Region[n]    slots of subscriptions, one heap of timers, activation and passivation
 //!    └─ Subscription   only while there is work; decides, appends, and lets effects out once they are durable
 //!       └─ Attempt     task: one HTTP exchange; always reports
@@ -33,7 +33,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::domain::id::TenantId;
 use crate::event_store::Log;
+use crate::execute;
 use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 
@@ -53,7 +55,7 @@ pub struct Config {
     pub max_attempts_per_subscription: usize,
     /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
     pub idle_after_ms: u64,
-    /// Matches that may be on their way to subscriptions and not yet durable. Default: 8000.
+    /// Matches that may be on their way to subscriptions and not yet durable, of all shards together. Default: 8000.
     pub match_credits: u32,
     /// Publications and tenant changes that may wait for their turn; beyond it callers get 503. Default: 4096.
     pub intake_queue: usize,
@@ -75,9 +77,6 @@ impl Default for Config {
     }
 }
 
-/// The store has one shard on SQLite; every actor here belongs to it.
-const SHARD: u16 = 0;
-
 /// What every actor shares.
 pub(crate) struct Context {
     log: Log,
@@ -86,11 +85,18 @@ pub(crate) struct Context {
     transport: Arc<dyn Transport>,
     /// One permit for each attempt under way in this process.
     attempts: Semaphore,
+    /// One permit for each match that is not durable yet, of all matchers.
+    match_credits: Arc<Semaphore>,
     stopping: AtomicBool,
     config: Config,
 }
 
 impl Context {
+    /// Where everything of a tenant stands.
+    fn shard_of(&self, tenant: TenantId) -> u16 {
+        execute::shard_of(tenant, self.log.shards())
+    }
+
     /// Whether no attempt may begin any more.
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::engine::Engine;
 use super::region::{self, RegionActor, RegionMessage, Regions};
-use super::{Config, Context, SHARD, intake, matcher};
+use super::{Config, Context, intake, matcher};
 use crate::clock::Clock;
 use crate::domain::id::SubscriptionId;
 use crate::event_store::Log;
@@ -33,7 +33,7 @@ pub struct Running {
     regions: Regions,
     root: ActorRef<RootMessage>,
     intake: JoinHandle<()>,
-    matcher: JoinHandle<()>,
+    matchers: Vec<JoinHandle<()>>,
 }
 
 /// Starts everything over an opened log. Returns once requests can be taken; work left from before is found and taken
@@ -50,13 +50,15 @@ pub async fn start(
     let regions = Regions::new(config.regions);
     let attempts = Semaphore::new(config.max_attempts);
     let stopping = AtomicBool::new(false);
-    let context = Arc::new(Context { log, clock, vault, transport, attempts, stopping, config });
+    let match_credits = Arc::new(Semaphore::new(config.match_credits as usize));
+    let context = Arc::new(Context { log, clock, vault, transport, attempts, match_credits, stopping, config });
     let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
     let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
     let intake = tokio::spawn(keep_taking_in(Arc::clone(&context), queue));
-    let matcher = tokio::spawn(keep_matching(Arc::clone(&context), regions.clone()));
+    let matcher = |shard| tokio::spawn(keep_matching(Arc::clone(&context), regions.clone(), shard));
+    let matchers = (0..context.log.shards()).map(matcher).collect();
     let engine = Engine::new(Arc::clone(&context), regions.clone(), requests, gate);
-    Ok(Running { engine, context, regions, root, intake, matcher })
+    Ok(Running { engine, context, regions, root, intake, matchers })
 }
 
 /// The intake's state is in the log as well: after a panic it begins again with what is queued. Who had no answer yet is
@@ -68,9 +70,9 @@ async fn keep_taking_in(context: Arc<Context>, mut queue: mpsc::Receiver<intake:
 }
 
 /// The matcher has no state that its checkpoint does not have: after a panic it begins again.
-async fn keep_matching(context: Arc<Context>, regions: Regions) {
-    while AssertUnwindSafe(matcher::run(Arc::clone(&context), regions.clone())).catch_unwind().await.is_err() {
-        tracing::error!("matcher panicked and begins again");
+async fn keep_matching(context: Arc<Context>, regions: Regions, shard: u16) {
+    while AssertUnwindSafe(matcher::run(Arc::clone(&context), regions.clone(), shard)).catch_unwind().await.is_err() {
+        tracing::error!(shard, "matcher panicked and begins again");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -79,9 +81,9 @@ impl Running {
     /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
-        let Self { engine, context, regions, root, intake, matcher } = self;
+        let Self { engine, context, regions, root, intake, matchers } = self;
         drop(engine);
-        matcher.abort();
+        matchers.iter().for_each(JoinHandle::abort);
         // Attempts that wait for a permit end when they get one: this one gets all of them last.
         context.stopping.store(true, Ordering::SeqCst);
         let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
@@ -169,9 +171,16 @@ impl State {
 }
 
 async fn recover(context: &Context, regions: &Regions, only: Option<usize>) -> Result<(), ReadError> {
+    for shard in 0..context.log.shards() {
+        recover_shard(context, regions, shard, only).await?;
+    }
+    Ok(())
+}
+
+async fn recover_shard(context: &Context, regions: &Regions, shard: u16, only: Option<usize>) -> Result<(), ReadError> {
     let mut after = None;
     loop {
-        let page = context.log.wakeups(SHARD, after.as_ref(), PAGE).await?;
+        let page = context.log.wakeups(shard, after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.clone());
         let mut by_region = vec![vec![]; regions.count()];

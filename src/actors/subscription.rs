@@ -16,12 +16,12 @@ use super::engine::{Done, EngineError};
 use super::matcher::MatchAck;
 use super::region::{RegionMessage, Regions};
 use super::timers::Generation;
-use super::{Context, SHARD, attempt};
+use super::{Context, attempt};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended};
+use crate::event_store::{Append, AppendError, Appended, Position};
 use crate::execute::{self, Loaded, Meta};
 
 /// What the actor is told.
@@ -82,6 +82,11 @@ pub(super) struct State {
     wakeup: Wakeup,
 }
 
+/// It would have to write, and belongs to no tenant whose shard that could be. Its rules forbid that.
+#[derive(Debug, thiserror::Error)]
+#[error("a subscription that was never created has nothing to append")]
+struct NeverCreated;
+
 /// What is known of the durable wake-up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wakeup {
@@ -118,7 +123,7 @@ enum Effect {
 }
 
 impl Effect {
-    fn release(self, position: Option<crate::event_store::Position>) {
+    fn release(self, position: Option<Position>) {
         match self {
             // A caller that has gone needs no answer.
             Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
@@ -144,7 +149,8 @@ impl Actor for SubscriptionActor {
         };
         let never_created = loaded.life_version == 0;
         let mut state = State {
-            may_record: !arguments.after_failure,
+            // What was never created has nothing to send, and no shard to write to.
+            may_record: never_created || !arguments.after_failure,
             arguments,
             loaded,
             gate,
@@ -187,11 +193,7 @@ impl Actor for SubscriptionActor {
 impl State {
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
         let Request { tenant, command, meta, reply } = request;
-        let foreign = match &self.loaded.state.life {
-            Life::Live(settings) => settings.tenant != tenant,
-            Life::Deleted(owner) => *owner != tenant,
-            Life::Absent => false,
-        };
+        let foreign = self.loaded.state.life.tenant().is_some_and(|owner| owner != tenant);
         let decision = match command {
             _ if foreign => Err(Refusal::NotFound),
             Some(command) => subscription::decide(&self.loaded.state, command),
@@ -305,7 +307,12 @@ impl State {
             // A dead actor has nothing to let out.
             drop(me.cast(SubscriptionMessage::Appended { number, result }));
         });
-        Ok(self.arguments.context.log.try_append(SHARD, append, ack)?)
+        Ok(self.arguments.context.log.try_append(self.shard()?, append, ack)?)
+    }
+
+    /// Where everything of it stands.
+    fn shard(&self) -> Result<u16, NeverCreated> {
+        self.loaded.shard(self.arguments.context.log.shards()).ok_or(NeverCreated)
     }
 
     fn appended(&mut self, number: u64, result: Result<Appended, AppendError>) -> Result<(), ActorProcessingErr> {
@@ -334,14 +341,22 @@ impl State {
             .map(|(delivery, open)| (delivery, *open))
             .collect();
         if !due.is_empty() && self.set_target(now) {
-            for (delivery, open) in due {
-                self.in_flight.insert(delivery, open.failures + 1);
-                let Arguments { context, regions, id, .. } = &self.arguments;
-                let target = self.target.subscribe();
-                attempt::start(Arc::clone(context), regions.clone(), *id, target, delivery, open);
-            }
+            self.start_attempts(due);
         }
         self.arm(now);
+    }
+
+    fn start_attempts(&mut self, due: Vec<(DeliveryId, Open)>) {
+        // What was never created owes nothing.
+        let Ok(shard) = self.shard() else { return };
+        for (delivery, open) in due {
+            let number = open.failures + 1;
+            self.in_flight.insert(delivery, number);
+            let Arguments { context, regions, id, .. } = &self.arguments;
+            let message = Position { shard, seq: open.message_seq };
+            let due = attempt::Due { subscription: *id, delivery, number, message };
+            attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due);
+        }
     }
 
     /// Makes the target what the settings say; `false` if there is none.

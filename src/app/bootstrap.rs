@@ -15,24 +15,26 @@ use crate::execute::{self, Meta};
 const SLUG: &str = "default";
 
 /// Makes the first tenant and its key in a store that has none, and returns the key. A start that was interrupted
-/// between the two is completed by the next.
+/// on the way is completed by the next.
 pub(super) async fn key(engine: &Engine, log: &Log, clock: &dyn Clock) -> anyhow::Result<Option<String>> {
-    let claim = format!("tenant-slug/{SLUG}");
-    let tenant: TenantId = match log.claims(0, std::slice::from_ref(&claim)).await?.remove(&claim) {
-        Some(id) => id.parse()?,
-        None if log.head(0) > 0 => return Ok(None),
-        None => {
+    let claim = execute::slug_claim(SLUG);
+    let claimed = log.claims(execute::SLUG_SHARD, std::slice::from_ref(&claim)).await?.remove(&claim);
+    let version = match &claimed {
+        Some(id) => log.stream_version(&execute::tenant_stream(id.parse()?)).await?,
+        None => 0,
+    };
+    let tenant: TenantId = match (claimed, version) {
+        (Some(id), 1) => id.parse()?,
+        // Only ever once: a store whose keys were all revoked stays closed.
+        (Some(_), 2..) => return Ok(None),
+        (None, _) if (0..log.shards()).any(|shard| log.head(shard) > 0) => return Ok(None),
+        (_, _) => {
             let tenant = clock.tenant_id();
             let created =
                 TenantCreated { tenant, name: "Default".into(), slug: SLUG.into(), profile: profile::DEFAULT.into() };
-            engine.tenant(tenant, Command::Create(created), Meta::system()).await?;
-            tenant
+            engine.create_tenant(created, Meta::system()).await?.0
         }
     };
-    // Only ever once: a store whose keys were all revoked stays closed.
-    if log.stream_version(&execute::tenant_stream(tenant)).await? > 1 {
-        return Ok(None);
-    }
     let key = ApiKey::generate(clock.api_key_id(), &clock.random_bytes());
     let issued = ApiKeyIssued {
         key: key.id(),

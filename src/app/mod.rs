@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -58,8 +59,7 @@ impl App {
             actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
-        let head = Position { shard: 0, seq: log.head(0) };
-        if !read_models.wait_for(head, CATCH_UP_LIMIT).await {
+        if !caught_up(&read_models, &log).await {
             tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
         }
         let ready = Arc::new(AtomicBool::new(true));
@@ -101,6 +101,12 @@ impl App {
         self.followers.stop().await;
         self.store.write_back().await;
     }
+}
+
+async fn caught_up(read_models: &ReadModels, log: &Log) -> bool {
+    let heads = (0..log.shards()).map(|shard| Position { shard, seq: log.head(shard) });
+    let waits = heads.filter(|head| head.seq > 0).map(|head| read_models.wait_for(head, CATCH_UP_LIMIT));
+    join_all(waits).await.into_iter().all(|caught_up| caught_up)
 }
 
 /// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.

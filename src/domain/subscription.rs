@@ -49,6 +49,17 @@ pub enum Life {
     Deleted(TenantId),
 }
 
+impl Life {
+    /// Whose it is or was; nobody's before it was created.
+    pub fn tenant(&self) -> Option<TenantId> {
+        match self {
+            Self::Absent => None,
+            Self::Live(settings) => Some(settings.tenant),
+            Self::Deleted(tenant) => Some(*tenant),
+        }
+    }
+}
+
 /// Everything owed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Deliveries {

@@ -7,6 +7,7 @@ pub mod vault;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::clock::Clock;
 use crate::codec::{self, DecodeError};
@@ -71,9 +72,27 @@ pub enum LoadError {
 /// Events are folded in pages of this many.
 const PAGE: usize = 500;
 
+/// The shard in which everything of a tenant stands, in a log of so many shards (at least 1).
+///
+/// The rule is never changed: a store keeps its number of shards, and what it holds was put where this said. Hashed,
+/// so that tenants spread evenly however their ids were made.
+pub fn shard_of(tenant: TenantId, shards: u16) -> u16 {
+    let digest: [u8; 32] = Sha256::digest(tenant.to_bits().to_be_bytes()).into();
+    let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
+    (u64::from_be_bytes(*first) % u64::from(shards.max(1))) as u16
+}
+
 /// Stream of a tenant's own life.
 pub fn tenant_stream(tenant: TenantId) -> StreamName {
     format!("tenant-{}", tenant.suffix())
+}
+
+/// The one shard in which public ids of tenants are claimed: they are unique in the whole log.
+pub const SLUG_SHARD: u16 = 0;
+
+/// The claim to a tenant's public id; its value is the tenant's id.
+pub fn slug_claim(slug: &str) -> String {
+    format!("tenant-slug/{slug}")
 }
 
 /// Whose stream of either kind that is.
@@ -148,6 +167,11 @@ impl Loaded {
         subscription::evolve(&mut self.state, event, at, *version);
     }
 
+    /// The shard of both streams, in a log of so many: its tenant's. `None` while it was never created.
+    pub fn shard(&self, shards: u16) -> Option<u16> {
+        self.state.life.tenant().map(|tenant| shard_of(tenant, shards))
+    }
+
     /// The writes that append these events, which were folded in already.
     pub fn writes(&self, id: SubscriptionId, life: Vec<NewEvent>, deliveries: Vec<NewEvent>) -> Vec<StreamWrite> {
         [
@@ -211,5 +235,36 @@ async fn read_all(log: &Log, stream: &str) -> Result<Vec<Recorded>, ReadError> {
         if last_page {
             return Ok(events);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shard_of_a_tenant_never_changes() {
+        // What stands in somebody's log was put there by these numbers.
+        for (at_ms, random, of_64, of_2) in PINNED {
+            let tenant = TenantId::from_parts(at_ms, random);
+            assert_eq!((shard_of(tenant, 64), shard_of(tenant, 2)), (of_64, of_2), "{tenant}");
+            assert_eq!((shard_of(tenant, 1), shard_of(tenant, 0)), (0, 0), "{tenant}");
+        }
+    }
+
+    const PINNED: [(u64, u128, u16, u16); 4] = [
+        (0, 0, 21, 1),
+        (1, 2, 53, 1),
+        (1_763_894_415_000, 0x1234_5678_9abc_def0_1234, 17, 1),
+        ((1 << 48) - 1, (1 << 80) - 1, 9, 1),
+    ];
+
+    #[test]
+    fn tenants_spread_evenly_also_when_their_ids_are_consecutive() {
+        let mut tenants = [0; 64];
+        for random in 0..6_400 {
+            tenants[usize::from(shard_of(TenantId::from_parts(1_763_894_415_000, random), 64))] += 1;
+        }
+        assert!(tenants.iter().all(|count| (50..150).contains(count)), "{tenants:?}");
     }
 }

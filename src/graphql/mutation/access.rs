@@ -183,10 +183,10 @@ fn value(Json(text): Json, field: &str) -> Result<serde_json::Value, Failure> {
 
 async fn create_tenant(ctx: &Context<'_>, input: CreateTenantInput) -> Result<CreateTenantPayload, Failure> {
     authorise(ctx, Scope::TenantsAdmin)?;
-    let tenant = state(ctx).clock.tenant_id();
+    let proposed = state(ctx).clock.tenant_id();
     let profile = input.profile.unwrap_or_else(|| profile::DEFAULT.to_owned());
-    let created = TenantCreated { tenant, name: input.name, slug: input.slug, profile };
-    let done = state(ctx).engine.tenant(tenant, Command::Create(created), caller(ctx).meta()).await?;
+    let created = TenantCreated { tenant: proposed, name: input.name, slug: input.slug, profile };
+    let (tenant, done) = state(ctx).engine.create_tenant(created, caller(ctx).meta()).await?;
     readable(ctx, done.position).await;
     Ok(CreateTenantPayload { tenant: Tenant::read(ctx, tenant).await?, position: position(&done), user_errors: vec![] })
 }

@@ -215,7 +215,7 @@ async fn message(ctx: &Context<'_>, scope: TenantScope, published: Published) ->
     match (position, at, event) {
         (Some(position), Some(at), Some(event)) => Ok(Some(Message(row(*event, at, position)))),
         _ => {
-            readable(ctx, position.or_else(|| Some(state(ctx).engine.head()))).await;
+            readable(ctx, position.or_else(|| Some(state(ctx).engine.head(scope.0)))).await;
             let row = state(ctx).read_models.message(scope, message).await;
             Ok(row.map_err(|error| internal(&error))?.map(Message))
         }

@@ -98,7 +98,7 @@ async fn a_stream_that_cannot_be_read_stops_its_own_subscription_only() {
     };
     // Leaves memory first, so that it has to be loaded.
     world.let_pass(600_000).await;
-    world.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();
+    world.log.append(world.shard(), Append { writes: vec![write], ..Append::default() }).await.unwrap();
     for _ in 0..10 {
         world.publish().await;
         world.let_pass(1_000).await;
@@ -111,8 +111,8 @@ async fn a_stream_that_cannot_be_read_stops_its_own_subscription_only() {
     assert!((2..10).contains(&loads), "loaded {loads} times");
     // What it missed is kept: the matcher's checkpoint stays before the first match.
     world.let_pass(60_000).await;
-    let head = world.store.head(0).await.unwrap();
-    assert!(world.store.checkpoint("matcher", 0).await.unwrap().unwrap() < head);
+    let head = world.store.head(world.shard()).await.unwrap();
+    assert!(world.store.checkpoint("matcher", world.shard()).await.unwrap().unwrap() < head);
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,7 +272,7 @@ async fn shaky_life(seed: u64) {
             events.iter().filter(|event| matches!(event, DeliveryEvent::Succeeded(_) | DeliveryEvent::Exhausted(_)));
         assert_eq!(ended.count(), accepted.len());
     }
-    let head = world.store.head(0).await.unwrap();
-    assert_eq!(world.store.checkpoint("matcher", 0).await.unwrap(), Some(head));
-    assert_eq!(world.store.wakeups(0, None, 10).await.unwrap(), []);
+    let head = world.store.head(world.shard()).await.unwrap();
+    assert_eq!(world.store.checkpoint("matcher", world.shard()).await.unwrap(), Some(head));
+    assert_eq!(world.store.wakeups(world.shard(), None, 10).await.unwrap(), []);
 }

@@ -22,7 +22,7 @@ async fn poison(world: &World, stream: String, after: u64, kind: &'static str) {
         content: None,
     };
     let write = StreamWrite { stream, first_version: after + 1, lifetime: Lifetime::Kept, events: vec![event] };
-    world.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();
+    world.log.append(world.shard(), Append { writes: vec![write], ..Append::default() }).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +89,7 @@ fn one_whose_settings_cannot_be_read_stops_alone_and_loses_nothing_that_could_be
         let [poisoned, healthy] = [world.subscribe().await, world.subscribe().await];
         world.let_pass(600_000).await;
         poison(&world, subscription_stream(poisoned), 1, "subscription.unheard_of").await;
-        let unreadable = world.store.head(0).await.unwrap();
+        let unreadable = world.store.head(world.shard()).await.unwrap();
         for _ in 0..10 {
             world.publish().await;
         }
@@ -97,7 +97,7 @@ fn one_whose_settings_cannot_be_read_stops_alone_and_loses_nothing_that_could_be
         world.let_pass(60_000).await;
         assert_eq!(world.endpoint.calls().len(), 10);
         // Whatever it may have matched is kept for a program that can read it.
-        let checkpoint = world.store.checkpoint("matcher", 0).await.unwrap().unwrap();
+        let checkpoint = world.store.checkpoint("matcher", world.shard()).await.unwrap().unwrap();
         assert!(checkpoint < unreadable, "{checkpoint} of {unreadable}");
         (Arc::clone(&world.store), [poisoned, healthy])
     });
@@ -120,7 +120,7 @@ fn one_whose_settings_were_damaged_long_ago_stops_alone_after_a_restart() {
         world.let_pass(60_000).await;
         poison(&world, subscription_stream(poisoned), 1, "subscription.unheard_of").await;
         // As if it had become unreadable behind the checkpoint.
-        let head = Position { shard: 0, seq: world.store.head(0).await.unwrap() };
+        let head = Position { shard: world.shard(), seq: world.store.head(world.shard()).await.unwrap() };
         world.store.save_checkpoint("matcher", head).await.unwrap();
         (Arc::clone(&world.store), [poisoned, healthy])
     });
@@ -130,8 +130,8 @@ fn one_whose_settings_were_damaged_long_ago_stops_alone_after_a_restart() {
         world.succeeded(healthy, 2).await;
         world.let_pass(60_000).await;
         assert_eq!(world.endpoint.calls().len(), 1);
-        let head = world.store.head(0).await.unwrap();
-        assert!(world.store.checkpoint("matcher", 0).await.unwrap().unwrap() < head);
+        let head = world.store.head(world.shard()).await.unwrap();
+        assert!(world.store.checkpoint("matcher", world.shard()).await.unwrap().unwrap() < head);
         assert!(world.engine.settings(world.tenant, poisoned).await.is_err());
     });
 }

@@ -8,4 +8,5 @@ mod isolation;
 mod passivation;
 mod restart;
 mod schedule;
+mod shards;
 mod stop;

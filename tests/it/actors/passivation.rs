@@ -32,9 +32,9 @@ async fn a_subscription_that_owes_nothing_leaves_no_wake_up_behind() {
     let subscription = world.subscribe().await;
     world.publish().await;
     world.succeeded(subscription, 1).await;
-    assert_eq!(world.store.wakeups(0, None, 10).await.unwrap().len(), 1);
+    assert_eq!(world.store.wakeups(world.shard(), None, 10).await.unwrap().len(), 1);
     world.let_pass(1_000).await;
-    assert_eq!(world.store.wakeups(0, None, 10).await.unwrap(), []);
+    assert_eq!(world.store.wakeups(world.shard(), None, 10).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]

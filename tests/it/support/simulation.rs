@@ -16,7 +16,6 @@ use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
 use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::subscription::{Command, Update};
-use tidings::domain::tenant;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventReader, EventStore, Log, MemoryStore, Recorded};
 use tidings::execute::vault::{MasterKey, Vault};
@@ -26,6 +25,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::watched_store::WatchedStore;
 
+/// Shards of the log; a log with one is the special case.
+const SHARDS: u16 = 4;
 /// Everything begins here.
 pub(crate) const START: Timestamp = Timestamp::from_ms(1_763_894_415_000);
 /// The endpoint that [`World::subscribe`] names.
@@ -159,7 +160,7 @@ pub(crate) fn life<T>(work: impl AsyncFnOnce() -> T) -> T {
     runtime.block_on(work())
 }
 
-/// The running system with one tenant.
+/// The running system, and the tenant that the test is at.
 pub(crate) struct World {
     pub(crate) store: Arc<WatchedStore>,
     pub(crate) log: Log,
@@ -182,19 +183,25 @@ impl World {
 
     pub(crate) async fn under(profile: &str, config: actors::Config) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
-        let world = Self::over(MemoryStore::new(1), clock, config).await;
+        let world = Self::over(MemoryStore::new(SHARDS), clock, config).await;
         world.found_tenant(profile).await;
         world
     }
 
     pub(crate) async fn found_tenant(&self, profile: &str) {
-        let created = TenantCreated {
-            tenant: self.tenant,
-            name: "Acme".into(),
-            slug: "ent_abc123".into(),
-            profile: profile.into(),
-        };
-        self.engine.tenant(self.tenant, tenant::Command::Create(created), Meta::system()).await.unwrap();
+        self.found("ent_abc123", profile).await.unwrap();
+    }
+
+    /// Makes [`World::tenant`], under that public id.
+    pub(crate) async fn found(&self, slug: &str, profile: &str) -> Result<TenantId, EngineError> {
+        let created =
+            TenantCreated { tenant: self.tenant, name: "Acme".into(), slug: slug.into(), profile: profile.into() };
+        self.engine.create_tenant(created, Meta::system()).await.map(|(tenant, _)| tenant)
+    }
+
+    /// Where everything of the tenant stands.
+    pub(crate) fn shard(&self) -> u16 {
+        execute::shard_of(self.tenant, self.log.shards())
     }
 
     /// The system over what an earlier life left, started again so many milliseconds after [`START`].
@@ -207,7 +214,7 @@ impl World {
     pub(crate) async fn without_tail(config: actors::Config) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
         let bounds = event_store::Config { tail_events: 0, ..event_store::Config::default() };
-        let world = Self::within(MemoryStore::new(1), clock, config, bounds).await;
+        let world = Self::within(MemoryStore::new(SHARDS), clock, config, bounds).await;
         world.found_tenant("axie-v1").await;
         world
     }
@@ -316,7 +323,7 @@ impl World {
         id: SubscriptionId,
         enough: impl Fn(&[DeliveryEvent]) -> bool,
     ) -> Vec<DeliveryEvent> {
-        let mut head = self.log.watch(0);
+        let mut head = self.log.watch(self.shard());
         let waiting = async {
             loop {
                 head.borrow_and_update();
