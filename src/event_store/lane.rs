@@ -8,21 +8,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tracing::{error, info};
 
 use super::tail::{Entry, Tail};
+use super::tails::Tails;
 use super::{Ack, Append, AppendError, Appended, Config, EventStore, Position, Recorded, StreamWrite};
 
 /// An append that waits for its turn.
 pub(super) struct Queued {
     pub(super) append: Append,
     pub(super) ack: Ack,
+    /// Given back when the append leaves the queue.
+    pub(super) _room: OwnedSemaphorePermit,
 }
 
 /// What a lane shows to readers.
 pub(super) struct Published {
     tail: RwLock<Tail>,
+    /// When the tail was last extended, in the order of all shards' commits.
+    pub(super) extended: AtomicU64,
     head: watch::Sender<u64>,
     floor: AtomicU64,
 }
@@ -30,7 +35,7 @@ pub(super) struct Published {
 impl Published {
     pub(super) fn new(head: u64, floor: u64, config: &Config) -> Self {
         let tail = Tail::new(head, config.tail_events, config.tail_bytes);
-        Self { tail: RwLock::new(tail), head: watch::Sender::new(head), floor: AtomicU64::new(floor) }
+        Self { tail: RwLock::new(tail), head: watch::Sender::new(head), extended: AtomicU64::new(0), floor: AtomicU64::new(floor) }
     }
 
     pub(super) fn floor(&self) -> u64 {
@@ -83,6 +88,7 @@ pub(super) struct Lane {
     pub(super) queue: mpsc::Receiver<Queued>,
     pub(super) closing: watch::Receiver<bool>,
     pub(super) published: Arc<Published>,
+    pub(super) tails: Arc<Tails>,
     /// A commit failed, and whether it took place after all is not settled before another has succeeded.
     pub(super) unsettled: bool,
 }
@@ -137,6 +143,7 @@ impl Lane {
             self.settle(&answers, failure).await;
         } else {
             self.publish(&answers, drafts);
+            self.tails.keep_within_bounds(&self.published);
         }
         for (ack, answer) in acks.into_iter().zip(answers) {
             // A writer that panics while it is told must not take its neighbours along.

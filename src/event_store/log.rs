@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::lane::{Lane, Published, Queued};
+use super::tails::Tails;
 use super::{
     Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, ReadError, Recorded,
     Wakeup,
@@ -23,17 +24,19 @@ use super::{
 /// Is told how an append ended. Runs inside the lane: quick, and without waiting for anything.
 pub type Ack = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
-/// Bounds of queues and memory; each holds for one shard.
+/// Bounds of queues and memory, of all shards together; those of a commit hold for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many appends may wait to be written; past it writers are told that the log is overloaded. At least 1.
+    /// How many appends may wait to be written; past it writers are told that the log is overloaded. At least 1. Where
+    /// there are several shards, one alone may fill half of it.
     pub queue_appends: usize,
     /// How many events are committed together. A commit ends with the append that reaches it.
     pub batch_events: usize,
     /// How many bytes of payload and content are committed together. A commit ends with the append that reaches it.
     pub batch_bytes: usize,
-    /// How many of the newest events stay in memory for those who follow the log.
+    /// How many of the newest events stay in memory for those who follow the log. Shards that are written to take from
+    /// those that rest.
     pub tail_events: usize,
     /// How many bytes those events and their contents may take.
     pub tail_bytes: usize,
@@ -60,6 +63,8 @@ pub struct Log {
 struct Inner {
     store: Arc<dyn EventStore>,
     shards: Vec<Shard>,
+    /// A permit for each append that may wait.
+    room: Arc<Semaphore>,
     closing: watch::Sender<bool>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -79,25 +84,33 @@ impl Log {
     /// Starts a lane for each shard. Fails if the heads cannot be read.
     pub async fn start(store: Arc<dyn EventStore>, config: Config) -> Result<Self, ReadError> {
         let (closing, _) = watch::channel(false);
+        let mut published = Vec::new();
+        for shard in 0..store.shards() {
+            let shown = Published::new(store.head(shard).await?, store.floor(shard).await?, &config);
+            published.push(Arc::new(shown));
+        }
+        let tails = Arc::new(Tails::new(published, &config));
+        let queue_appends = config.queue_appends.clamp(1, Semaphore::MAX_PERMITS);
+        let share = if store.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
         let mut shards = Vec::new();
         let mut lanes = Vec::new();
-        for shard in 0..store.shards() {
-            let (sender, queue) = mpsc::channel(config.queue_appends.clamp(1, Semaphore::MAX_PERMITS));
-            let published = Published::new(store.head(shard).await?, store.floor(shard).await?, &config);
-            let published = Arc::new(published);
-            lanes.push(Lane {
+        for (shard, published) in (0..).zip(tails.published()) {
+            let (sender, queue) = mpsc::channel(share);
+            let lane = Lane {
                 shard,
                 store: Arc::clone(&store),
                 config: config.clone(),
                 queue,
                 closing: closing.subscribe(),
-                published: Arc::clone(&published),
+                published: Arc::clone(published),
+                tails: Arc::clone(&tails),
                 unsettled: false,
-            });
-            shards.push(Shard { queue: sender, published });
+            };
+            lanes.push(tokio::spawn(lane.run()));
+            shards.push(Shard { queue: sender, published: Arc::clone(published) });
         }
-        let lanes = lanes.into_iter().map(|lane| tokio::spawn(lane.run())).collect();
-        Ok(Self { inner: Arc::new(Inner { store, shards, closing, lanes: Mutex::new(lanes) }) })
+        let room = Arc::new(Semaphore::new(queue_appends));
+        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, lanes: Mutex::new(lanes) }) })
     }
 
     /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or
@@ -109,7 +122,10 @@ impl Log {
             Err(error)
         };
         let Some(lane) = self.inner.shards.get(usize::from(shard)) else { return refuse(ack, no_shard(shard)) };
-        match lane.queue.try_send(Queued { append, ack }) {
+        let Ok(room) = Arc::clone(&self.inner.room).try_acquire_owned() else {
+            return refuse(ack, AppendError::Overloaded);
+        };
+        match lane.queue.try_send(Queued { append, ack, _room: room }) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(queued)) => refuse(queued.ack, AppendError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(queued)) => refuse(queued.ack, closed()),
@@ -121,9 +137,10 @@ impl Log {
     pub async fn append(&self, shard: u16, append: Append) -> Result<Appended, AppendError> {
         let lane = self.inner.shards.get(usize::from(shard)).ok_or_else(|| no_shard(shard))?;
         let place = lane.queue.reserve().await.map_err(|_| closed())?;
+        let room = Arc::clone(&self.inner.room).acquire_owned().await.map_err(|_| closed())?;
         let (sender, answer) = oneshot::channel();
         // The caller may have gone away.
-        place.send(Queued { append, ack: Box::new(move |result| drop(sender.send(result))) });
+        place.send(Queued { append, ack: Box::new(move |result| drop(sender.send(result))), _room: room });
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 

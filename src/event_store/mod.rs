@@ -26,6 +26,7 @@ mod plan;
 pub mod postgres;
 mod sqlite;
 mod tail;
+mod tails;
 
 pub use log::{Ack, Config, Log};
 pub use memory::MemoryStore;

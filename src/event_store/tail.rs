@@ -59,6 +59,17 @@ impl Tail {
         }
     }
 
+    /// How many events it keeps, and how many bytes they take.
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.entries.len(), self.size_bytes)
+    }
+
+    /// The number of the newest event of its older half, if it keeps any.
+    pub(super) fn middle(&self) -> Option<u64> {
+        let newest_of_half = self.entries.get(self.entries.len().div_ceil(2).checked_sub(1)?)?;
+        Some(newest_of_half.event.position.seq)
+    }
+
     /// Adds the next event. One from before the end is left out: it was appended before and is known. One from
     /// behind a gap starts a new run, since a tail with a hole would make a reader skip.
     pub(super) fn push(&mut self, entry: Entry) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tidings::event_store::{Append, AppendError, Config, EventStore, Log, ReadError, Recorded};
+use tidings::event_store::{Append, AppendError, Config, EventStore, Log, MemoryStore, Position, ReadError, Recorded};
 use tokio::task::JoinSet;
 
 use super::faulty::Faulty;
@@ -104,6 +104,32 @@ async fn new_events_and_their_contents_are_read_from_memory<D: Database>() {
     assert_eq!(log.content(at(1)).await, Ok(Some(Bytes::from_static(b"body"))));
     assert_eq!(log.read_log(at(0), 9).await.unwrap().len(), 3);
     assert_eq!(store.reads(), 2);
+}
+
+#[tokio::test]
+async fn a_busy_shard_uses_the_memory_that_the_others_leave() {
+    let store = Faulty::open(Arc::new(MemoryStore::new(4)));
+    let log = Log::start(store.clone(), Config { tail_events: 16, ..Config::default() }).await.unwrap();
+    let seqs = async |shard, after| {
+        let events = log.read_log(Position { shard, seq: after }, 99).await.unwrap();
+        events.iter().map(|event| event.position.seq).collect::<Vec<_>>()
+    };
+    // Each takes all the memory, and the next one takes it back.
+    for shard in [0, 1, 2, 3, 1] {
+        for _ in 0..16 {
+            let stream = format!("subscription-{shard}");
+            let version = log.head(shard) + 1;
+            log.append(shard, append(&stream, version, 1)).await.unwrap();
+        }
+        let before = store.reads();
+        let newest = log.head(shard) - 16;
+        assert_eq!(seqs(shard, newest).await.len(), 16);
+        assert_eq!(store.reads(), before, "shard {shard} is not in memory");
+    }
+    for shard in [0, 2, 3] {
+        assert_eq!(seqs(shard, 0).await, (1..=16).collect::<Vec<u64>>());
+    }
+    assert_eq!(store.reads(), 3);
 }
 
 async fn an_append_repeated_in_another_order_disturbs_no_follower<D: Database>() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidings::event_store::{Ack, Append, AppendError, Appended, Config, EventStore, Log};
+use tidings::event_store::{Ack, Append, AppendError, Appended, Config, EventReader, EventStore, Log, MemoryStore};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -88,7 +88,9 @@ async fn a_commit_ends_with_the_append_that_reaches_a_bound<D: Database>() {
 async fn past_its_bound_the_queue_refuses_at_once_and_says_so<D: Database>() {
     let database = D::fresh().await;
     let store = Faulty::held(database.store());
-    let log = Log::start(store.clone(), Config { queue_appends: 2, ..Config::default() }).await.unwrap();
+    // One shard of several may fill half of the queue.
+    let queue_appends = if store.shards() == 1 { 2 } else { 4 };
+    let log = Log::start(store.clone(), Config { queue_appends, ..Config::default() }).await.unwrap();
     let mut acks = Acks::new();
     log.try_append(0, append("subscription-1", 1, 1), acks.of(1)).unwrap();
     handed_over(&store, 1).await;
@@ -106,6 +108,30 @@ async fn past_its_bound_the_queue_refuses_at_once_and_says_so<D: Database>() {
     store.commits.add_permits(9);
     assert_eq!(waiting.await.unwrap(), Ok(Appended { last: at(4) }));
     assert!(acks.next(3).await.iter().all(|(_, answer)| answer.is_ok()));
+}
+
+#[tokio::test]
+async fn the_bound_of_the_queue_holds_for_all_shards_together() {
+    let store = Faulty::held(Arc::new(MemoryStore::new(3)));
+    let log = Log::start(store.clone(), Config { queue_appends: 4, ..Config::default() }).await.unwrap();
+    let mut acks = Acks::new();
+    for shard in 0..3 {
+        log.try_append(shard, append(&format!("subscription-{shard}"), 1, 1), acks.of(1)).unwrap();
+    }
+    handed_over(&store, 3).await;
+    for shard in [0, 1] {
+        for version in [2, 3] {
+            let append = append(&format!("subscription-{shard}"), version, 1);
+            log.try_append(shard, append, acks.of(version)).unwrap();
+        }
+    }
+
+    let refused = log.try_append(2, append("subscription-2", 2, 1), acks.of(4));
+
+    assert_eq!(refused, Err(AppendError::Overloaded));
+    store.commits.add_permits(9);
+    assert_eq!(acks.next(8).await.iter().filter(|(_, answer)| answer.is_ok()).count(), 7);
+    assert!(log.append(2, append("subscription-2", 2, 1)).await.is_ok());
 }
 
 async fn a_refused_append_does_not_touch_those_beside_it<D: Database>() {
