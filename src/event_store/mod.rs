@@ -31,7 +31,7 @@ mod tails;
 pub use log::{Ack, Config, Log};
 pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
-pub use sqlite::{OpenError, Options, SqliteStore};
+pub use sqlite::{OpenError, Options, SqliteReader, SqliteStore};
 
 use std::borrow::Cow;
 use std::collections::HashMap;

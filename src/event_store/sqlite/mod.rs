@@ -6,11 +6,13 @@
 //! - After any failure the writing connection is closed, which rolls back what it left open, and the next write opens
 //!   another: no state of a failed transaction is ever reasoned about. The same happens to a write whose caller goes
 //!   away halfway.
+//! - Who only asks needs none of this: [`SqliteReader`] reads beside whoever writes.
 
 mod open;
 #[cfg(test)]
 mod plans;
 mod read;
+mod reader;
 mod statement;
 mod write;
 
@@ -20,17 +22,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{Connection, Row, SqliteConnection, SqlitePool};
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::Mutex;
 use tracing::warn;
 
 pub use self::open::{OpenError, Options};
+pub use self::reader::SqliteReader;
 use self::write::Failure;
 use super::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
     Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use crate::domain::id::EventId;
+
+static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The log in one SQLite file. The database stays locked until every handle on it is gone.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ pub struct SqliteStore {
     epoch: u64,
     /// Absent after a failure, until the next write opens it again.
     writer: Mutex<Option<SqliteConnection>>,
-    readers: SqlitePool,
+    reader: SqliteReader,
 }
 
 impl SqliteStore {
@@ -59,15 +65,15 @@ impl SqliteStore {
     async fn take_over(options: Options, lock: Arc<File>) -> Result<Self, OpenError> {
         let mut writer = open::connect_writer(&options).await?;
         // `run` does the same, but its future cannot be proven `Send`.
-        sqlx::migrate!("migrations/sqlite").run_direct(None, &mut writer, false).await?;
+        MIGRATOR.run_direct(None, &mut writer, false).await?;
         let epoch = raise_epoch(&mut writer).await?;
-        let readers = open::connect_readers(&options).await?;
-        Ok(Self { options, lock, epoch, writer: Mutex::new(Some(writer)), readers })
+        let reader = SqliteReader::beside_writer(&options).await?;
+        Ok(Self { options, lock, epoch, writer: Mutex::new(Some(writer)), reader })
     }
 
     /// Gives the file back: ends all connections, which empties the write-ahead log into the main file.
     pub async fn close(self) {
-        self.readers.close().await;
+        self.reader.close().await;
         if let Some(writer) = self.writer.into_inner()
             && let Err(error) = writer.close().await
         {
@@ -132,16 +138,19 @@ impl SqliteStore {
 #[async_trait]
 impl EventReader for SqliteStore {
     fn shards(&self) -> u16 {
-        1
+        self.reader.shards()
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        read::stream(&self.readers, stream, from_version, limit).await
+        self.reader.read_stream(stream, from_version, limit).await
+    }
+
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        self.reader.stream_version(stream).await
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        only_shard(after.shard)?;
-        read::log(&self.readers, after.seq, limit).await
+        self.reader.read_log(after, limit).await
     }
 
     async fn read_category(
@@ -151,106 +160,80 @@ impl EventReader for SqliteStore {
         after: Option<(&str, u64)>,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        only_shard(up_to.shard)?;
-        read::category(&self.readers, category, up_to.seq, after, limit).await
-    }
-
-    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
-        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+        self.reader.read_category(category, up_to, after, limit).await
     }
 
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
-        only_shard(shard)?;
-        let query = sqlx::query_scalar("SELECT head FROM shard WHERE shard = $1").bind(i64::from(shard));
-        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+        self.reader.head(shard).await
+    }
+
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        self.reader.floor(shard).await
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
-        only_shard(position.shard)?;
-        let query = sqlx::query_scalar("SELECT value FROM content WHERE seq = $1").bind(integer(position.seq));
-        let value: Option<Vec<u8>> = query.fetch_optional(&self.readers).await.map_err(read::unavailable)?;
-        Ok(value.map(Bytes::from))
+        self.reader.content(position).await
     }
 
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        only_shard(shard)?;
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut connection = self.readers.acquire().await.map_err(read::unavailable)?;
-        write::claims(&mut connection, &keys).await.map_err(read::unavailable)
+        self.reader.claims(shard, keys).await
+    }
+
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        self.reader.claims_after(shard, after, limit).await
     }
 
     async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        only_shard(shard)?;
-        read::wakeups(&self.readers, after, limit).await
+        self.reader.wakeups(shard, after, limit).await
     }
 
-    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        only_shard(shard)?;
-        let query = sqlx::query_scalar("SELECT seq FROM checkpoint WHERE reader = $1 AND shard = $2");
-        let seq: Option<i64> =
-            query.bind(reader).bind(i64::from(shard)).fetch_optional(&self.readers).await.map_err(read::unavailable)?;
-        Ok(seq.map(number))
-    }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
-        query.fetch_one(&self.readers).await.map_err(read::unavailable)
-    }
-
-    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
-        Ok(0)
-    }
-
-    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
-        Ok(vec![])
-    }
-
-    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
-        Ok(None)
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        self.reader.period(stream).await
     }
 
     async fn periods(
         &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        Ok(vec![])
+        self.reader.periods(shard, after, limit).await
     }
 
-    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        Ok(vec![])
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        self.reader.live_through(shard, bucket, limit).await
     }
 
-    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        Ok(vec![])
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        self.reader.buckets(shard).await
     }
 
-    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        Ok(None)
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        self.reader.snapshot(shard, key).await
     }
 
-    async fn snapshots(
-        &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
-    ) -> Result<Vec<StoredSnapshot>, ReadError> {
-        Ok(vec![])
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        self.reader.snapshots(shard, after, limit).await
     }
 
-    async fn checkpoints(&self, _shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
-        Ok(vec![])
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        self.reader.checkpoint(reader, shard).await
     }
 
-    async fn secrets(&self, _after: Option<&str>, _limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        Ok(vec![])
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        self.reader.checkpoints(shard).await
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.reader.secret(key).await
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        self.reader.secrets(after, limit).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.reader.has_secrets().await
     }
 }
 
@@ -344,10 +327,6 @@ async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool
     let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await;
     let rows = rows.map_err(|error| unavailable(&error))?;
     Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
-}
-
-fn only_shard(shard: u16) -> Result<(), ReadError> {
-    if shard == 0 { Ok(()) } else { Err(ReadError::Unavailable(format!("there is no shard {shard}"))) }
 }
 
 fn unavailable(error: &sqlx::Error) -> AppendError {

@@ -80,6 +80,27 @@ pub enum OpenError {
     /// The tables could not be brought up to date, or belong to a newer program.
     #[error("the tables of the database cannot be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// There is no such file, or its folder may not be looked into.
+    #[error("the file '{path}' cannot be read")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file was not made by this program, or by another version of it.
+    #[error("the tables of '{path}' are not those that this program reads: {reason}")]
+    Tables {
+        /// The file.
+        path: PathBuf,
+        /// In what they differ.
+        reason: String,
+    },
+    /// Those who read and write share a small file beside the database, which is there while a server runs. It is
+    /// neither there nor can it be made.
+    #[error("'{0}' can be read only while a server runs or by whoever may write to its folder")]
+    Unshared(PathBuf),
     /// SQLite failed.
     #[error("the database cannot be opened")]
     Database(#[from] sqlx::Error),

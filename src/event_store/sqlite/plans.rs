@@ -10,7 +10,7 @@ async fn plan(sql: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options::at(folder.path().join("log.db"))).await.unwrap();
     let query = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
-    query.fetch_all(&store.readers).await.unwrap().iter().map(|row| row.get("detail")).collect()
+    query.fetch_all(&store.reader.pool).await.unwrap().iter().map(|row| row.get("detail")).collect()
 }
 
 #[tokio::test]

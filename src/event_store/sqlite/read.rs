@@ -23,6 +23,11 @@ pub(super) const CATEGORY: &str = "SELECT seq, stream, version, kind, schema, ev
 pub(super) const WAKEUPS: &str =
     "SELECT key, due_at_ms FROM wakeup WHERE (due_at_ms, key) > ($1, $2) ORDER BY due_at_ms, key LIMIT $3";
 
+/// No key is empty, so all stand behind the empty one.
+pub(super) const SECRETS: &str = "SELECT key, sealed FROM secret WHERE key > $1 ORDER BY key LIMIT $2";
+
+pub(super) const CHECKPOINTS: &str = "SELECT reader, seq FROM checkpoint WHERE shard = $1 ORDER BY reader";
+
 pub(super) async fn stream(
     pool: &SqlitePool,
     stream: &str,
@@ -59,6 +64,22 @@ pub(super) async fn wakeups(pool: &SqlitePool, after: Option<&Wakeup>, limit: us
     let query = sqlx::query(WAKEUPS).bind(due_at_ms).bind(key).bind(integer(limit as u64));
     let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     rows.iter().map(wakeup).collect::<Result<_, sqlx::Error>>().map_err(unavailable)
+}
+
+pub(super) async fn secrets(
+    pool: &SqlitePool,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+    let query = sqlx::query(SECRETS).bind(after.unwrap_or_default()).bind(integer(limit as u64));
+    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+pub(super) async fn checkpoints(pool: &SqlitePool, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+    let rows = sqlx::query(CHECKPOINTS).bind(i64::from(shard)).fetch_all(pool).await.map_err(unavailable)?;
+    let reader = |row: &SqliteRow| Ok((row.try_get(0)?, number(row.try_get(1)?)));
+    rows.iter().map(reader).collect::<Result<_, _>>().map_err(unavailable)
 }
 
 fn wakeup(row: &SqliteRow) -> Result<Wakeup, sqlx::Error> {

@@ -1,5 +1,6 @@
 //! What every store promises, tested alike on each of them, every test with a database of its own.
 
+mod beside;
 mod faulty;
 mod following;
 mod model;
@@ -18,7 +19,8 @@ use tempfile::TempDir;
 use tidings::domain::id::EventId;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
-    Append, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore, StreamWrite,
+    Append, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore,
+    StreamWrite,
 };
 
 use self::postgres::Postgres;
@@ -152,7 +154,7 @@ fn recorded(append: &Append, seq: u64) -> Vec<Recorded> {
 }
 
 /// Everything in shard 0.
-async fn whole_log(store: &dyn EventStore) -> Vec<Recorded> {
+async fn whole_log(store: &dyn EventReader) -> Vec<Recorded> {
     store.read_log(at(0), usize::MAX).await.unwrap()
 }
 

@@ -15,7 +15,7 @@ async fn open(path: &Path) -> SqliteStore {
 }
 
 /// A connection of somebody else's, past the store.
-async fn stranger(path: &Path) -> SqliteConnection {
+pub(super) async fn stranger(path: &Path) -> SqliteConnection {
     sqlx::sqlite::SqliteConnectOptions::new().filename(path).connect().await.unwrap()
 }
 

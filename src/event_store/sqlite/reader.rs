@@ -1,0 +1,212 @@
+//! Asking the log, beside whoever writes it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{Row, SqlitePool};
+
+use super::open::{self, OpenError, Options};
+use super::{MIGRATOR, integer, number, read, write};
+use crate::event_store::{
+    Bucket, BucketEnd, Claim, EventReader, Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+};
+
+/// The log in one SQLite file, to be asked only.
+///
+/// Opened beside a running server it takes no lock, changes no table and hinders nobody: each question is a short
+/// transaction of its own and sees what was committed before it. While no server runs, SQLite makes the files that it
+/// shares among connections (`-wal`, `-shm`) and leaves them there.
+#[derive(Debug)]
+pub struct SqliteReader {
+    pub(super) pool: SqlitePool,
+}
+
+impl SqliteReader {
+    /// Opens a log that a server made; the server may run meanwhile. Refuses a file that is not there, and one whose
+    /// tables this program does not know.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let path = path.into();
+        // Asked, not opened: closing a file takes away the locks that this process holds on it through SQLite.
+        std::fs::metadata(&path).map_err(|source| OpenError::Missing { path: path.clone(), source })?;
+        let options = Options::at(&path);
+        let reader = match Self::beside_writer(&options).await {
+            Err(OpenError::Database(error)) if cannot_open(&error) => return Err(OpenError::Unshared(path)),
+            opened => opened?,
+        };
+        match reader.unknown_tables().await? {
+            Some(reason) => Err(OpenError::Tables { path, reason }),
+            None => Ok(reader),
+        }
+    }
+
+    /// Opens a log whose tables are known to be up to date.
+    pub(super) async fn beside_writer(options: &Options) -> Result<Self, OpenError> {
+        Ok(Self { pool: open::connect_readers(options).await? })
+    }
+
+    /// Ends all connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// In what the tables differ from those that this program makes, if they do.
+    async fn unknown_tables(&self) -> Result<Option<String>, sqlx::Error> {
+        let made = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations')";
+        if !sqlx::query_scalar::<_, bool>(made).fetch_one(&self.pool).await? {
+            return Ok(Some("it holds no log".to_owned()));
+        }
+        let applied = sqlx::query("SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version");
+        let mut known = MIGRATOR.iter();
+        for row in applied.fetch_all(&self.pool).await? {
+            let version: i64 = row.try_get(0)?;
+            match known.next() {
+                Some(migration) if migration.version == version => {
+                    if *migration.checksum != *row.try_get::<&[u8], _>(1)? || !row.try_get::<bool, _>(2)? {
+                        return Ok(Some(format!("migration {version} is another one, or was not finished")));
+                    }
+                }
+                Some(_) | None => return Ok(Some(format!("migration {version} is of a newer program"))),
+            }
+        }
+        Ok(known.next().map(|missing| format!("migration {} is missing; a server applies it", missing.version)))
+    }
+}
+
+fn cannot_open(error: &sqlx::Error) -> bool {
+    const SQLITE_CANTOPEN: u32 = 14;
+    let code = error.as_database_error().and_then(|error| error.code());
+    // The lower byte is the error, the rest tells it more exactly.
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == SQLITE_CANTOPEN)
+}
+
+#[async_trait]
+impl EventReader for SqliteReader {
+    fn shards(&self) -> u16 {
+        1
+    }
+
+    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        read::stream(&self.pool, stream, from_version, limit).await
+    }
+
+    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
+        let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
+        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+    }
+
+    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        only_shard(after.shard)?;
+        read::log(&self.pool, after.seq, limit).await
+    }
+
+    async fn read_category(
+        &self,
+        category: &str,
+        up_to: Position,
+        after: Option<(&str, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        only_shard(up_to.shard)?;
+        read::category(&self.pool, category, up_to.seq, after, limit).await
+    }
+
+    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
+        only_shard(shard)?;
+        let query = sqlx::query_scalar("SELECT head FROM shard WHERE shard = $1").bind(i64::from(shard));
+        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+    }
+
+    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
+        Ok(0)
+    }
+
+    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
+        only_shard(position.shard)?;
+        let query = sqlx::query_scalar("SELECT value FROM content WHERE seq = $1").bind(integer(position.seq));
+        let value: Option<Vec<u8>> = query.fetch_optional(&self.pool).await.map_err(read::unavailable)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
+        only_shard(shard)?;
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut connection = self.pool.acquire().await.map_err(read::unavailable)?;
+        write::claims(&mut connection, &keys).await.map_err(read::unavailable)
+    }
+
+    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
+        only_shard(shard)?;
+        read::wakeups(&self.pool, after, limit).await
+    }
+
+    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
+        Ok(None)
+    }
+
+    async fn periods(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        Ok(None)
+    }
+
+    async fn snapshots(
+        &self,
+        _shard: u16,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<StoredSnapshot>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        only_shard(shard)?;
+        let query = sqlx::query_scalar("SELECT seq FROM checkpoint WHERE reader = $1 AND shard = $2");
+        let seq: Option<i64> =
+            query.bind(reader).bind(i64::from(shard)).fetch_optional(&self.pool).await.map_err(read::unavailable)?;
+        Ok(seq.map(number))
+    }
+
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        only_shard(shard)?;
+        read::checkpoints(&self.pool, shard).await
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
+        query.fetch_optional(&self.pool).await.map_err(read::unavailable)
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        read::secrets(&self.pool, after, limit).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
+        query.fetch_one(&self.pool).await.map_err(read::unavailable)
+    }
+}
+
+fn only_shard(shard: u16) -> Result<(), ReadError> {
+    if shard == 0 { Ok(()) } else { Err(ReadError::Unavailable(format!("there is no shard {shard}"))) }
+}
