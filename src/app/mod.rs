@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod key_file;
+mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use tokio::task::JoinHandle;
 
 use crate::actors::{self, Running};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::event_store::{self, EventStore, Log, Position, SqliteStore};
+use crate::config::{Config, LogPlace};
+use crate::event_store::{AppendError, Log, Position};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
 use crate::projections::{Followers, ReadModels};
 use crate::{graphql, http};
+use store::Store;
 
 /// How long a start waits for the read models to catch up with the log.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
@@ -30,7 +32,8 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 pub struct App {
     address: SocketAddr,
     bootstrap_key: Option<String>,
-    store: Arc<SqliteStore>,
+    store: Store,
+    log: Log,
     running: Running,
     followers: Followers,
     ready: Arc<AtomicBool>,
@@ -42,7 +45,8 @@ impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (log, store) = open_log(config).await?;
+        let store = Store::open(config).await?;
+        let log = store.log(config).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
@@ -74,7 +78,7 @@ impl App {
             // A dropped sender means the same.
             drop(stopped.await);
         }));
-        Ok(Self { address, bootstrap_key, store, running, followers, ready, stop_serving, server })
+        Ok(Self { address, bootstrap_key, store, log, running, followers, ready, stop_serving, server })
     }
 
     /// Where the API listens.
@@ -88,8 +92,12 @@ impl App {
     }
 
     /// Serves until `signal` resolves, then ends in order: no new requests, attempts under way recorded, log flushed.
-    pub async fn run_until(self, signal: impl Future<Output = ()>) {
-        signal.await;
+    /// It ends too, with the error, when another process has taken over the log: nothing could be recorded any more.
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), AppendError> {
+        let ended = tokio::select! {
+            () = signal => Ok(()),
+            fenced = self.log.fenced() => Err(fenced),
+        };
         self.ready.store(false, Ordering::Relaxed);
         drop(self.stop_serving);
         match self.server.await {
@@ -99,7 +107,8 @@ impl App {
         }
         self.running.stop().await;
         self.followers.stop().await;
-        self.store.write_back().await;
+        self.store.close().await;
+        ended
     }
 }
 
@@ -111,23 +120,15 @@ async fn caught_up(read_models: &ReadModels, log: &Log) -> bool {
 
 /// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
 pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
-    let path = config.log_path()?;
-    anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
-    let (log, store) = open_log(config).await?;
+    if let LogPlace::Sqlite(path) = config.log_place()? {
+        anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
+    }
+    let store = Store::open(config).await?;
+    let log = store.log(config).await?;
     let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
     log.close().await;
-    store.write_back().await;
+    store.close().await;
     Ok(events)
-}
-
-async fn open_log(config: &Config) -> anyhow::Result<(Log, Arc<SqliteStore>)> {
-    let path = config.log_path()?;
-    let store = SqliteStore::open(event_store::Options::at(&path))
-        .await
-        .with_context(|| format!("cannot open the log '{}'", path.display()))?;
-    let store = Arc::new(store);
-    let log = Log::start(Arc::clone(&store) as Arc<dyn EventStore>, config.event_store.clone()).await?;
-    Ok((log, store))
 }
 
 /// The contract files of `schema/` that are written from the code: name and text.

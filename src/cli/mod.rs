@@ -38,7 +38,7 @@ struct Source {
     /// Configuration file (TOML). Every key is in schema/config.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the log lives: sqlite://PATH. Overrides file and environment.
+    /// Where the log lives: sqlite://PATH or postgres://…. Overrides file and environment.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 }
@@ -80,7 +80,7 @@ impl Source {
         let mut config = Config::load(self.config.as_deref())?;
         if let Some(url) = &self.database_url {
             config.database.url.clone_from(url);
-            config.log_path()?;
+            config.log_place()?;
         }
         Ok(config)
     }
@@ -99,8 +99,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     }
     writeln!(out, "serving on http://{}", app.address())?;
     out.flush()?;
-    app.run_until(shutdown_signal()?).await;
-    Ok(())
+    app.run_until(shutdown_signal()?).await.context("the server had to end")
 }
 
 /// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.

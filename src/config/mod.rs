@@ -3,6 +3,7 @@
 //! `schema/config.toml` holds every key with its default and purpose, and a test keeps it equal to the code. A key that
 //! does not exist or does not fit is an error that names it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::event_store::postgres;
 use crate::{actors, event_store, outbound};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
@@ -25,6 +27,8 @@ pub struct Config {
     pub server: Server,
     /// How secrets are sealed.
     pub secrets: Secrets,
+    /// Where the read models are kept.
+    pub projections: Projections,
     /// What may be reached.
     pub egress: outbound::Config,
     /// Bounds of the log.
@@ -36,11 +40,49 @@ pub struct Config {
 }
 
 /// Where the log lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// `sqlite://` and a path. Default: `sqlite://tidings.db`, in the working directory.
+    /// `sqlite://` and a path, or `postgres://user:password@host:port/database`, of which all but the host may be
+    /// absent, with `?sslmode=…`. Default: `sqlite://tidings.db`, in the working directory.
     pub url: String,
+    /// PostgreSQL: shards of a new log, 1 to 1024; an existing one must have as many. SQLite has one. Default: 64.
+    pub shards: u16,
+    /// PostgreSQL: connections that write, and so shards that are written at once, 1 to 64. Default: 4.
+    pub write_connections: u32,
+    /// PostgreSQL: connections that read, 1 to 256. Default: 8.
+    pub read_connections: u32,
+}
+
+/// Without the password that the URL may hold.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.url.split_once("://").map_or("", |(scheme, _)| scheme);
+        f.debug_struct("Database")
+            .field("url", &format_args!("{scheme}://***"))
+            .field("shards", &self.shards)
+            .field("write_connections", &self.write_connections)
+            .field("read_connections", &self.read_connections)
+            .finish()
+    }
+}
+
+/// The log's place, as `database` says.
+#[derive(Clone, Debug)]
+pub enum LogPlace {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A database of a server.
+    Postgres(postgres::Options),
+}
+
+/// Where the read models are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Projections {
+    /// File of the read models, which can be folded from the log again. Default: empty, which means the database's path
+    /// with `.read-models` behind it, and with PostgreSQL `tidings.read-models` in the working directory.
+    pub path: PathBuf,
 }
 
 /// Where the API listens.
@@ -56,7 +98,7 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
     /// File with the 32-byte key, in hex, that seals signing secrets. Default: empty, which means the database's path
-    /// with `.key` behind it. Made at the first start; without it the secrets of an existing store are lost.
+    /// with `.key` behind it, and with PostgreSQL `tidings.key` in the working directory. Made at the first start; without it the secrets of an existing store are lost.
     pub key_file: PathBuf,
 }
 
@@ -83,7 +125,7 @@ pub enum LogFormat {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { url: "sqlite://tidings.db".into() }
+        Self { url: "sqlite://tidings.db".into(), shards: 64, write_connections: 4, read_connections: 8 }
     }
 }
 
@@ -126,36 +168,52 @@ impl Config {
         Ok(config)
     }
 
-    /// Path of the log's SQLite file.
-    pub fn log_path(&self) -> Result<PathBuf, ConfigError> {
-        match self.database.url.strip_prefix("sqlite://") {
-            Some(path) if !path.is_empty() && !path.contains(['?', '#']) => Ok(PathBuf::from(path)),
-            Some(_) => Err(ConfigError::Invalid("database.url: is not of the form sqlite://PATH".into())),
-            // Only the scheme is told: what follows may hold a password.
-            None => Err(ConfigError::Invalid(match self.database.url.split_once("://") {
-                Some((scheme, _)) => {
-                    format!("database.url: no store of the kind '{scheme}' is known, only sqlite://PATH")
+    /// Where the log is.
+    pub fn log_place(&self) -> Result<LogPlace, ConfigError> {
+        // Only the scheme is ever told: what follows may hold a password.
+        let invalid = |text: String| Err(ConfigError::Invalid(format!("database.url: {text}")));
+        match self.database.url.split_once("://") {
+            Some(("sqlite", path)) if !path.is_empty() && !path.contains(['?', '#']) => {
+                Ok(LogPlace::Sqlite(PathBuf::from(path)))
+            }
+            Some(("sqlite", _)) => invalid("is not of the form sqlite://PATH".into()),
+            Some(("postgres" | "postgresql", _)) => match postgres::Options::at(&self.database.url) {
+                Ok(options) => Ok(LogPlace::Postgres(self.database.sized(options))),
+                Err(error) => {
+                    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                    let form = "is not of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+                    invalid(format!("{form}{}", source.unwrap_or_default()))
                 }
-                None => "database.url: is not of the form sqlite://PATH".into(),
-            })),
+            },
+            Some((scheme, _)) => {
+                invalid(format!("no store of the kind '{scheme}' is known, only sqlite://PATH and postgres://…"))
+            }
+            None => invalid("is not of the form sqlite://PATH or postgres://…".into()),
         }
     }
 
-    /// Path of the read models' SQLite file: beside the log, and disposable.
+    /// Path of the read models' SQLite file, which is disposable: beside the log if that is a file.
     pub fn read_models_path(&self) -> Result<PathBuf, ConfigError> {
-        Ok(with_suffix(&self.log_path()?, ".read-models"))
+        self.beside_log(&self.projections.path, ".read-models")
     }
 
     /// Path of the key that seals secrets.
     pub fn key_path(&self) -> Result<PathBuf, ConfigError> {
-        match self.secrets.key_file.as_os_str().is_empty() {
-            true => Ok(with_suffix(&self.log_path()?, ".key")),
-            false => Ok(self.secrets.key_file.clone()),
+        self.beside_log(&self.secrets.key_file, ".key")
+    }
+
+    fn beside_log(&self, configured: &Path, suffix: &str) -> Result<PathBuf, ConfigError> {
+        if !configured.as_os_str().is_empty() {
+            return Ok(configured.to_owned());
+        }
+        match self.log_place()? {
+            LogPlace::Sqlite(log) => Ok(with_suffix(&log, suffix)),
+            LogPlace::Postgres(_) => Ok(with_suffix(Path::new("tidings"), suffix)),
         }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.log_path()?;
+        self.log_place()?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
@@ -169,10 +227,26 @@ impl Config {
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Invalid(format!("{key}: must be at least 1")));
         }
-        if !(1..=1024).contains(&actors.regions) {
-            return Err(ConfigError::Invalid("actors.regions: must be 1 to 1024".into()));
+        let database = &self.database;
+        let within = [
+            ("actors.regions", u32::from(actors.regions), 1_024),
+            ("database.shards", u32::from(database.shards), 1_024),
+            ("database.write_connections", database.write_connections, 64),
+            ("database.read_connections", database.read_connections, 256),
+        ];
+        match within.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
+            Some((key, _, most)) => Err(ConfigError::Invalid(format!("{key}: must be 1 to {most}"))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl Database {
+    fn sized(&self, mut options: postgres::Options) -> postgres::Options {
+        options.shards = self.shards;
+        options.write_connections = self.write_connections;
+        options.read_connections = self.read_connections;
+        options
     }
 }
 
@@ -235,13 +309,35 @@ mod tests {
             ("[actors]\nregions = 0", "actors.regions"),
             ("[actors]\nmax_attempts = 0", "actors.max_attempts"),
             ("[database]\nurl = \"mysql://x\"", "database.url"),
+            ("[database]\nurl = \"sqlite://\"", "database.url"),
+            ("[database]\nurl = \"postgres://u:swordfish@h:port/d\"", "database.url"),
+            ("[database]\nurl = \"postgres://u:swordfish@h/d?sslmode=perhaps\"", "database.url"),
+            ("[database]\nshards = 0", "database.shards"),
+            ("[database]\nwrite_connections = 0", "database.write_connections"),
+            ("[database]\nread_connections = 257", "database.read_connections"),
             ("[egress]\nallow_cidrs = [\"10.0.0.0/33\"]", "egress.allow_cidrs"),
         ] {
             let error = from_toml(text).unwrap_err().to_string();
-            assert!(error.contains(named), "{text}: {error}");
+            assert!(error.contains(named) && !error.contains("swordfish"), "{text}: {error}");
         }
         let missing = Config::load(Some(Path::new("no-such-file.toml"))).unwrap_err();
         assert_eq!(missing.to_string(), "the configuration file 'no-such-file.toml' does not exist");
+    }
+
+    #[test]
+    fn a_log_in_postgresql_has_its_files_where_the_keys_say() {
+        let url = "[database]\nurl = \"postgres://tidings:swordfish@db/log\"\nshards = 8\n";
+        let config = from_toml(url).unwrap();
+        assert_eq!(config.read_models_path().unwrap(), Path::new("tidings.read-models"));
+        assert_eq!(config.key_path().unwrap(), Path::new("tidings.key"));
+        let LogPlace::Postgres(options) = config.log_place().unwrap() else { panic!("not in PostgreSQL") };
+        assert_eq!((options.shards, options.write_connections, options.read_connections), (8, 4, 8));
+        let shown = format!("{config:?} {options:?}");
+        assert!(!shown.contains("swordfish"), "{shown}");
+        let more = "[projections]\npath = \"/var/cache/models\"\n[secrets]\nkey_file = \"/etc/tidings/key\"";
+        let config = from_toml(&format!("{url}{more}")).unwrap();
+        assert_eq!(config.read_models_path().unwrap(), Path::new("/var/cache/models"));
+        assert_eq!(config.key_path().unwrap(), Path::new("/etc/tidings/key"));
     }
 
     #[test]

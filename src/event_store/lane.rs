@@ -89,6 +89,8 @@ pub(super) struct Lane {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) published: Arc<Published>,
     pub(super) tails: Arc<Tails>,
+    /// Told the refusal when the shard has a newer owner.
+    pub(super) fenced: watch::Sender<Option<AppendError>>,
     /// A commit failed, and whether it took place after all is not settled before another has succeeded.
     pub(super) unsettled: bool,
 }
@@ -139,6 +141,9 @@ impl Lane {
             Err(AppendError::Conflict { .. } | AppendError::ClaimTaken { .. }) => None,
             Err(AppendError::Fenced { .. } | AppendError::Overloaded) | Ok(_) => None,
         });
+        if let Some(Err(fenced @ AppendError::Fenced { .. })) = answers.first() {
+            self.fenced.send_replace(Some(fenced.clone()));
+        }
         if failure.is_some() || self.unsettled {
             self.settle(&answers, failure).await;
         } else {

@@ -66,6 +66,7 @@ struct Inner {
     /// A permit for each append that may wait.
     room: Arc<Semaphore>,
     closing: watch::Sender<bool>,
+    fenced: watch::Sender<Option<AppendError>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -84,6 +85,7 @@ impl Log {
     /// Starts a lane for each shard. Fails if the heads cannot be read.
     pub async fn start(store: Arc<dyn EventStore>, config: Config) -> Result<Self, ReadError> {
         let (closing, _) = watch::channel(false);
+        let fenced = watch::Sender::new(None);
         let mut published = Vec::new();
         for shard in 0..store.shards() {
             let shown = Published::new(store.head(shard).await?, store.floor(shard).await?, &config);
@@ -104,13 +106,15 @@ impl Log {
                 closing: closing.subscribe(),
                 published: Arc::clone(published),
                 tails: Arc::clone(&tails),
+                fenced: fenced.clone(),
                 unsettled: false,
             };
             lanes.push(tokio::spawn(lane.run()));
             shards.push(Shard { queue: sender, published: Arc::clone(published) });
         }
         let room = Arc::new(Semaphore::new(queue_appends));
-        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, lanes: Mutex::new(lanes) }) })
+        let lanes = Mutex::new(lanes);
+        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, fenced, lanes }) })
     }
 
     /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or
@@ -234,6 +238,14 @@ impl Log {
     /// The database behind the log, for whoever only asks.
     pub fn reader(&self) -> &dyn EventReader {
         &*self.inner.store
+    }
+
+    /// Returns the refusal once an append was refused because a shard has a newer owner: whoever holds this log will
+    /// never write to that shard again.
+    pub async fn fenced(&self) -> AppendError {
+        let mut fenced = self.inner.fenced.subscribe();
+        let refusal = fenced.wait_for(Option::is_some).await.ok().and_then(|refusal| refusal.clone());
+        refusal.unwrap_or_else(closed)
     }
 
     /// Stops accepting appends, writes and acknowledges those that are queued, and returns when the lanes have ended.

@@ -97,7 +97,7 @@ impl PostgresStore {
     }
 
     /// Ends all connections.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.readers.close().await;
         for connection in self.writers.close() {
             if let Err(error) = connection.close().await {

@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
 
 use super::number;
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after the first failure to open; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a reader waits for a free or a new connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After how much rest a reading connection is tried before it is used.
@@ -60,14 +65,28 @@ pub struct Options {
     pub read_connections: u32,
     /// How many shards are written at once, from 1.
     pub write_connections: u32,
+    /// For how long opening tries to reach a database that does not accept connections yet.
+    pub patience: Duration,
 }
 
 impl Options {
     /// The database at `postgres://user:password@host:port/database`: 64 shards, written by four connections and read
-    /// by eight.
+    /// by eight; waited for half a minute.
     pub fn at(url: &str) -> Result<Self, OpenError> {
         let connect = PgConnectOptions::from_str(url)?.application_name("tidings").disable_statement_logging();
-        Ok(Self { connect, shards: 64, read_connections: 8, write_connections: 4 })
+        Ok(Self {
+            connect,
+            shards: 64,
+            read_connections: 8,
+            write_connections: 4,
+            patience: Duration::from_secs(30),
+        })
+    }
+
+    /// The database by its name and its server, for people.
+    pub fn place(&self) -> String {
+        let database = self.connect.get_database().unwrap_or(self.connect.get_username());
+        format!("'{database}' at {}:{}", self.connect.get_host(), self.connect.get_port())
     }
 
     fn with(&self, settings: &[(&str, &str)]) -> PgConnectOptions {
@@ -103,7 +122,7 @@ pub enum OpenError {
         found: String,
     },
     /// The number of shards is fixed when the store is made.
-    #[error("the database has {found} shards and is asked for {wanted}")]
+    #[error("the database has {found} shards, and database.shards asks for {wanted}")]
     Shards {
         /// How many the options name.
         wanted: u16,
@@ -113,6 +132,9 @@ pub enum OpenError {
     /// The database did not answer in time.
     #[error("the database did not accept a connection within {} s", CONNECT_TIMEOUT.as_secs())]
     Silent,
+    /// The server offers no TLS although `sslmode` asks for it, or its certificate is not to be trusted.
+    #[error("the database cannot be reached with TLS as sslmode asks for it")]
+    Tls(#[source] sqlx::Error),
     /// The tables could not be brought up to date, or belong to a newer program.
     #[error("the tables of the database cannot be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -130,9 +152,10 @@ pub(super) struct Owned {
     pub(super) turn: u64,
 }
 
-/// Brings the tables up to date and takes over every shard, by raising its epoch.
+/// Brings the tables up to date and takes over every shard, by raising its epoch. A database that is only starting is
+/// waited for.
 pub(super) async fn take_over(options: &Options) -> Result<Vec<Owned>, OpenError> {
-    let mut connection = connect(options, &OPENER).await?;
+    let mut connection = connect_patiently(options).await?;
     // `run` does the same, but its future cannot be proven `Send`.
     sqlx::migrate!("migrations/postgres").run_direct(None, &mut connection, false).await?;
     let mut transaction = connection.begin().await?;
@@ -151,6 +174,49 @@ pub(super) async fn take_over(options: &Options) -> Result<Vec<Owned>, OpenError
     transaction.commit().await?;
     connection.close().await?;
     Ok(owned)
+}
+
+async fn connect_patiently(options: &Options) -> Result<PgConnection, OpenError> {
+    let deadline = Instant::now() + options.patience;
+    let mut pause = FIRST_PAUSE;
+    let mut waited = false;
+    loop {
+        let error = match connect(options, &OPENER).await {
+            Ok(connection) => {
+                if waited {
+                    info!("the database {} accepts connections now", options.place());
+                }
+                return Ok(connection);
+            }
+            Err(error) => error,
+        };
+        if !error.may_pass() || Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        if !waited {
+            let patience_s = options.patience.as_secs();
+            let cause = &error as &dyn std::error::Error;
+            warn!(error = cause, "waiting up to {patience_s} s for the database {}", options.place());
+        }
+        waited = true;
+        sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+impl OpenError {
+    /// Whether the same may succeed a little later without anybody doing anything.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Silent | Self::Database(sqlx::Error::Io(_)) => true,
+            // It starts, stops, or has no connection left.
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P03" | "53300"))
+            }
+            Self::Database(_) | Self::Tls(_) => false,
+            Self::Setting { .. } | Self::Shards { .. } | Self::Migrate(_) => false,
+        }
+    }
 }
 
 const MAKE_SHARDS: &str = "INSERT INTO shard (shard, epoch, head, turn) \
@@ -188,7 +254,10 @@ pub(super) fn readers(options: &Options) -> PgPool {
 
 async fn connect(options: &Options, settings: &[(&str, &str)]) -> Result<PgConnection, OpenError> {
     let connecting = async {
-        let mut connection = options.with(settings).connect().await?;
+        let mut connection = options.with(settings).connect().await.map_err(|error| match error {
+            sqlx::Error::Tls(_) => OpenError::Tls(error),
+            error => OpenError::Database(error),
+        })?;
         must_keep_promises(&mut connection).await?;
         Ok(connection)
     };
