@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::support::receiver::{Receiver, Script};
-use crate::support::server::Server;
+use crate::support::server::{Kind, Server, on_both};
 
 const MESSAGES: usize = 2_000;
 const KILLS: usize = 10;
@@ -16,14 +16,13 @@ const PUBLISHERS: usize = 8;
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } duplicate userErrors { code message } } }";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_ten_kills() {
+async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_ten_kills(kind: Kind) {
     // S15
     let receiver = Receiver::start().await;
     // Some attempts fail, so that retries are under way whenever the process dies.
     let flaky = (0..MESSAGES).map(|n| Script::status(if n % 7 == 3 { 500 } else { 200 }));
     receiver.on_each("/axie", flaky.chain([Script::status(200)]));
-    let mut server = Server::start(&receiver.ca_file());
+    let mut server = Server::start_on(kind, &receiver.ca_file()).await;
     let input = json!({ "url": receiver.url("/axie"), "eventFilters": ["user.created"], "profile": "axie-v1" });
     let created = server.data(CREATE, json!({ "input": input })).await;
     assert_eq!(created["createWebhook"]["userErrors"], json!([]));
@@ -117,11 +116,10 @@ async fn publish(
     assert!(killed, "the round ended before the kill");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clean_shutdown_sends_nothing_twice() {
+async fn a_clean_shutdown_sends_nothing_twice(kind: Kind) {
     let receiver = Receiver::start().await;
     receiver.on("/hook", Script::status(200).after(Duration::from_millis(300)));
-    let mut server = Server::start(&receiver.ca_file());
+    let mut server = Server::start_on(kind, &receiver.ca_file()).await;
     let input = json!({ "url": receiver.url("/hook"), "eventFilters": ["**"], "enabled": true });
     server.data(CREATE, json!({ "input": input })).await;
     for n in 0..40 {
@@ -136,4 +134,9 @@ async fn a_clean_shutdown_sends_nothing_twice() {
         receiver.requests().iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 40);
     assert_eq!(ids.len(), 40, "something was sent twice");
+}
+
+on_both! {
+    every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_ten_kills,
+    a_clean_shutdown_sends_nothing_twice,
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
 use crate::support::receiver::{Received, Receiver, Script};
-use crate::support::server::Server;
+use crate::support::server::{Kind, Server, on_both};
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) {
     webhook { id url enabled version profile eventFilters } secret userErrors { code message path } position } }";
@@ -22,9 +22,9 @@ struct Setting {
     server: Server,
 }
 
-async fn setting() -> Setting {
+async fn setting(kind: Kind) -> Setting {
     let receiver = Receiver::start().await;
-    let server = Server::start(&receiver.ca_file());
+    let server = Server::start_on(kind, &receiver.ca_file()).await;
     Setting { receiver, server }
 }
 
@@ -59,10 +59,9 @@ fn lower_case_headers(request: &Received) -> HashMap<String, String> {
     request.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_signed_delivered_and_remembered() {
+async fn a_message_is_signed_delivered_and_remembered(kind: Kind) {
     // A23, A24, A28, A34, S14, S16
-    let setting = setting().await;
+    let setting = setting(kind).await;
     let (id, secret) = setting.webhook("/hook", json!({})).await;
     let published = setting.publish("user.created", json!({ "userId": "user_1" }), "k1").await;
     assert_eq!(published["duplicate"], json!(false));
@@ -82,10 +81,9 @@ async fn a_message_is_signed_delivered_and_remembered() {
     assert_eq!(delivery["attempts"]["nodes"][0]["outcome"], json!("SUCCEEDED"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_attempt_is_retried_and_its_answer_kept() {
+async fn a_refused_attempt_is_retried_and_its_answer_kept(kind: Kind) {
     // A29, A34
-    let setting = setting().await;
+    let setting = setting(kind).await;
     setting.receiver.on_each("/axie", [Script::answer(503, "down for\u{7} maintenance"), Script::status(200)]);
     let (id, _) = setting.webhook("/axie", json!({ "profile": "axie-v1", "eventFilters": ["user.created"] })).await;
     setting.publish("user.created", json!({}), "k1").await;
@@ -101,9 +99,8 @@ async fn a_refused_attempt_is_retried_and_its_answer_kept() {
     assert_eq!(attempts[1]["number"], json!(2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn publishing_twice_under_one_key_makes_one_message() {
-    let setting = setting().await;
+async fn publishing_twice_under_one_key_makes_one_message(kind: Kind) {
+    let setting = setting(kind).await;
     setting.webhook("/hook", json!({})).await;
     let first = setting.publish("user.created", json!({ "a": 1 }), "order-7").await;
     let second = setting.publish("user.created", json!({ "a": 1 }), "order-7").await;
@@ -114,10 +111,9 @@ async fn publishing_twice_under_one_key_makes_one_message() {
     assert_eq!(other["message"], json!(null));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
+async fn wrong_input_gets_its_documented_code_and_changes_nothing(kind: Kind) {
     // A5, A6, A9, S4, S10, S32, C10
-    let setting = setting().await;
+    let setting = setting(kind).await;
     let url = setting.receiver.url("/hook");
     let create = async |input: Value| setting.code(CREATE, "createWebhook", input).await;
     for wrong in
@@ -154,9 +150,8 @@ async fn wrong_input_gets_its_documented_code_and_changes_nothing() {
     assert_eq!(listed["messages"]["nodes"], json!([]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_tenant_sees_and_reaches_nothing() {
-    let setting = setting().await;
+async fn another_tenant_sees_and_reaches_nothing(kind: Kind) {
+    let setting = setting(kind).await;
     let (id, _) = setting.webhook("/hook", json!({})).await;
     let tenant = setting
         .server
@@ -202,10 +197,9 @@ async fn another_tenant_sees_and_reaches_nothing() {
     assert!(setting.receiver.requests().is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row() {
+async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row(kind: Kind) {
     // A16, A17, S27, S28, S29
-    let setting = setting().await;
+    let setting = setting(kind).await;
     setting.receiver.on_each("/axie", [Script::answer(200, "hello"), Script::status(500)]);
     let more = json!({ "profile": "axie-v1", "eventFilters": ["user.created"], "enabled": false });
     let (id, _) = setting.webhook("/axie", more).await;
@@ -232,10 +226,9 @@ async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row() {
     assert_eq!(sent.count(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_delivery_is_sent_again_on_request_with_the_same_id_and_bytes() {
+async fn a_failed_delivery_is_sent_again_on_request_with_the_same_id_and_bytes(kind: Kind) {
     // S26, A35
-    let setting = setting().await;
+    let setting = setting(kind).await;
     let (id, _) = setting.webhook("/hook", json!({})).await;
     setting.publish("user.created", json!({ "a": 1 }), "k1").await;
     let succeeded = |data: &Value| data["deliveries"]["nodes"][0]["status"] == json!("SUCCEEDED");
@@ -254,10 +247,9 @@ async fn a_failed_delivery_is_sent_again_on_request_with_the_same_id_and_bytes()
     assert_eq!(requests[0].header("webhook-id"), requests[1].header("webhook-id"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn settings_change_at_once_and_every_change_is_audited() {
+async fn settings_change_at_once_and_every_change_is_audited(kind: Kind) {
     // A10, A13, A14, A15, S18, S29, S30
-    let setting = setting().await;
+    let setting = setting(kind).await;
     let (id, secret) = setting.webhook("/old", json!({})).await;
     let update = "mutation($input: UpdateWebhookInput!) { updateWebhook(input: $input) { webhook { url version } userErrors { code } } }";
     let input = json!({ "webhookId": id, "url": setting.receiver.url("/new"), "expectedVersion": 1 });
@@ -314,9 +306,8 @@ async fn settings_change_at_once_and_every_change_is_audited() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn read_models_are_rebuilt_from_the_log_to_the_same_answers() {
-    let mut setting = setting().await;
+async fn read_models_are_rebuilt_from_the_log_to_the_same_answers(kind: Kind) {
+    let mut setting = setting(kind).await;
     let (id, _) = setting.webhook("/hook", json!({})).await;
     for n in 0..20 {
         setting.publish("user.created", json!({ "n": n }), &format!("k{n}")).await;
@@ -341,9 +332,8 @@ async fn read_models_are_rebuilt_from_the_log_to_the_same_answers() {
     assert_eq!(setting.receiver.requests().len(), 20, "a rebuild sent something");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_valid_key_nothing_is_answered() {
-    let setting = setting().await;
+async fn without_a_valid_key_nothing_is_answered(kind: Kind) {
+    let setting = setting(kind).await;
     let post = |key: Option<&str>, body: &'static str| {
         let request = setting
             .server
@@ -369,10 +359,9 @@ async fn without_a_valid_key_nothing_is_answered() {
     assert!(garbage.text().await.unwrap().contains("BAD_REQUEST"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_test_that_hangs_is_a_timeout() {
+async fn a_test_that_hangs_is_a_timeout(kind: Kind) {
     // S20, S28
-    let setting = setting().await;
+    let setting = setting(kind).await;
     setting.receiver.on("/hang", Script::hang());
     let (id, _) = setting.webhook("/hang", json!({ "profile": "axissynapse-v1", "enabled": false })).await;
     let mutation = "mutation($id: ID!) { testWebhookDelivery(input: { webhookId: $id }) {
@@ -383,10 +372,9 @@ async fn a_test_that_hangs_is_a_timeout() {
     assert_eq!(tested["result"], json!({ "verified": false, "outcome": "TIMEOUT", "statusCode": null }));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn webhooks_are_found_by_text_and_state() {
+async fn webhooks_are_found_by_text_and_state(kind: Kind) {
     // A2, A4
-    let setting = setting().await;
+    let setting = setting(kind).await;
     setting.webhook("/billing", json!({ "description": "Invoices" })).await;
     setting.webhook("/crm", json!({ "enabled": false })).await;
     let found = async |filter: Value| {
@@ -405,9 +393,8 @@ async fn webhooks_are_found_by_text_and_state() {
     assert_eq!(summary["webhookSummary"]["inactive"], json!(1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn several_messages_are_published_in_one_request_each_with_its_own_answer() {
-    let setting = setting().await;
+async fn several_messages_are_published_in_one_request_each_with_its_own_answer(kind: Kind) {
+    let setting = setting(kind).await;
     setting.webhook("/hook", json!({})).await;
     let message = |event_type: &str, key: &str| json!({ "type": event_type, "data": {}, "idempotencyKey": key });
     let mutation = "mutation($input: PublishMessagesInput!) { publishMessages(input: $input) {
@@ -426,9 +413,8 @@ async fn several_messages_are_published_in_one_request_each_with_its_own_answer(
     assert_eq!(setting.receiver.wait_for(2).await.len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_without_its_key_is_not_opened() {
-    let mut setting = setting().await;
+async fn a_store_without_its_key_is_not_opened(kind: Kind) {
+    let mut setting = setting(kind).await;
     setting.webhook("/hook", json!({})).await;
     setting.server.kill();
     std::fs::remove_file(setting.server.folder().join("log.db.key")).unwrap();
@@ -452,7 +438,7 @@ async fn a_store_without_its_key_is_not_opened() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_clean_shutdown_the_main_file_alone_is_the_log() {
-    let mut setting = setting().await;
+    let mut setting = setting(Kind::Sqlite).await;
     for n in 0..20 {
         setting.publish("user.created", json!({ "n": n }), &format!("k{n}")).await;
     }
@@ -471,7 +457,7 @@ async fn after_a_clean_shutdown_the_main_file_alone_is_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_tenants_send_is_the_owners_alone_on_disk() {
     use std::os::unix::fs::PermissionsExt;
-    let setting = setting().await;
+    let setting = setting(Kind::Sqlite).await;
     setting.publish("user.created", json!({ "name": "Ada" }), "k1").await;
     let mut seen = 0;
     for entry in std::fs::read_dir(setting.server.folder()).unwrap() {
@@ -482,4 +468,21 @@ async fn what_tenants_send_is_the_owners_alone_on_disk() {
         }
     }
     assert!(seen >= 8, "log, read models, their companions, key and lock: {seen}");
+}
+
+on_both! {
+    a_message_is_signed_delivered_and_remembered,
+    a_refused_attempt_is_retried_and_its_answer_kept,
+    publishing_twice_under_one_key_makes_one_message,
+    wrong_input_gets_its_documented_code_and_changes_nothing,
+    another_tenant_sees_and_reaches_nothing,
+    a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row,
+    a_failed_delivery_is_sent_again_on_request_with_the_same_id_and_bytes,
+    settings_change_at_once_and_every_change_is_audited,
+    read_models_are_rebuilt_from_the_log_to_the_same_answers,
+    without_a_valid_key_nothing_is_answered,
+    a_test_that_hangs_is_a_timeout,
+    webhooks_are_found_by_text_and_state,
+    several_messages_are_published_in_one_request_each_with_its_own_answer,
+    a_store_without_its_key_is_not_opened,
 }

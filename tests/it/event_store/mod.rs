@@ -4,7 +4,7 @@ mod beside;
 mod faulty;
 mod following;
 mod model;
-mod postgres;
+pub(crate) mod postgres;
 mod sqlite;
 mod store;
 mod writing;

@@ -7,9 +7,38 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::event_store::postgres::database::Fresh;
+
+/// Where a server keeps its log.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// Runs each of the named tests over a log of either kind.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(crate::support::server::Kind::Sqlite).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(crate::support::server::Kind::Postgres).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
+
 /// A store on disk and, while it runs, the process that serves it.
 pub(crate) struct Server {
     folder: tempfile::TempDir,
+    database: Option<Fresh>,
     config: PathBuf,
     process: Option<Child>,
     address: SocketAddr,
@@ -26,11 +55,32 @@ impl Server {
 
     /// The same with more configuration: TOML sections that are not `database`, `server` or `egress`.
     pub(crate) fn start_with(ca_file: &Path, more: &str) -> Self {
+        Self::start_over(None, ca_file, more)
+    }
+
+    /// The same over a log in a database of that kind.
+    pub(crate) async fn start_on(kind: Kind, ca_file: &Path) -> Self {
+        let database = match kind {
+            Kind::Sqlite => None,
+            Kind::Postgres => Some(Fresh::empty().await),
+        };
+        Self::start_over(database, ca_file, "")
+    }
+
+    fn start_over(database: Option<Fresh>, ca_file: &Path, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("tidings.toml");
+        let log = folder.path().join("log.db").display().to_string();
+        // The files have the same names over either.
+        let place = match &database {
+            None => format!("[database]\nurl = \"sqlite://{log}\"\n"),
+            Some(database) => format!(
+                "[database]\nurl = \"{}\"\n[projections]\npath = \"{log}.read-models\"\n[secrets]\nkey_file = \"{log}.key\"\n",
+                database.url
+            ),
+        };
         let text = format!(
-            "[database]\nurl = \"sqlite://{}\"\n[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{}\"]\n{more}",
-            folder.path().join("log.db").display(),
+            "{place}[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{}\"]\n{more}",
             ca_file.display(),
         );
         std::fs::write(&config, text).unwrap();
@@ -38,7 +88,7 @@ impl Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { folder, config, process: None, address, key: String::new(), client };
+        let mut server = Self { folder, database, config, process: None, address, key: String::new(), client };
         server.restart();
         server
     }
@@ -92,6 +142,11 @@ impl Server {
 
     fn stderr_path(&self) -> PathBuf {
         self.folder.path().join("stderr.log")
+    }
+
+    /// Where the log's database is; only over PostgreSQL.
+    pub(crate) fn database_url(&self) -> &str {
+        self.database.as_ref().expect("the log is in PostgreSQL").url.as_str()
     }
 
     /// Where the store's files are.

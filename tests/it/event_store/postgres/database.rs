@@ -14,7 +14,26 @@ use crate::event_store::Database;
 pub(crate) struct Postgres {
     pub(crate) store: Arc<PostgresStore>,
     pub(crate) url: Url,
+    _database: Fresh,
+}
+
+/// A database of its own, dropped with this.
+pub(crate) struct Fresh {
+    pub(crate) url: Url,
     name: String,
+}
+
+impl Fresh {
+    /// One without any tables.
+    pub(crate) async fn empty() -> Self {
+        Self::copy_of("template1").await
+    }
+
+    async fn copy_of(template: &str) -> Self {
+        let name = unique("test");
+        run_at_server(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        Self { url: at_database(&name), name }
+    }
 }
 
 impl Postgres {
@@ -33,11 +52,10 @@ impl Database for Postgres {
     async fn fresh() -> Self {
         static TEMPLATE: OnceCell<String> = OnceCell::const_new();
         let template = TEMPLATE.get_or_init(template).await;
-        let name = unique("test");
-        run_at_server(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        let url = at_database(&name);
+        let database = Fresh::copy_of(template).await;
+        let url = database.url.clone();
         let store = PostgresStore::open(Options::at(url.as_str()).unwrap()).await.unwrap();
-        Self { store: Arc::new(store), url, name }
+        Self { store: Arc::new(store), url, _database: database }
     }
 
     fn store(&self) -> Arc<dyn EventStore> {
@@ -49,7 +67,7 @@ impl Database for Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Fresh {
     fn drop(&mut self) {
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         // In a thread of its own: a runtime cannot wait for another from inside.

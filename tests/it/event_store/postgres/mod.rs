@@ -1,6 +1,6 @@
 //! What only PostgreSQL promises: about its shards, its constraints and what it keeps out.
 
-mod database;
+pub(crate) mod database;
 mod faults;
 mod proxy;
 
