@@ -1,9 +1,13 @@
-//! `kill -9` while messages are published and delivered: nothing acknowledged is lost, and what comes twice is the same.
+//! `kill -9`, and a database that drops everybody, while messages are published and delivered: nothing acknowledged is
+//! lost, and what comes twice is the same.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
+use tidings::event_store::PostgresStore;
+use tidings::event_store::postgres::Options;
 use tokio::sync::mpsc;
 
 use crate::support::receiver::{Receiver, Script};
@@ -34,21 +38,66 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
         let pending: Vec<usize> = (first..last).collect();
         // The kill comes when a part of the round's messages is acknowledged: a different part in each round.
         let kill_after = (last - first) * (round + 1) / (KILLS + 1);
-        publish(&mut server, pending, kill_after, &mut acknowledged).await;
+        let kill = async |server: &mut Server| {
+            server.kill();
+            server.restart();
+        };
+        publish(&mut server, pending, kill_after, &mut acknowledged, kill).await;
     }
     assert_eq!(acknowledged.len(), MESSAGES);
+    all_arrived(&receiver, &server, &acknowledged).await;
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_message_arrives_while_the_database_ends_all_connections_again_and_again() {
+    let receiver = Receiver::start().await;
+    let mut server = Server::start_on(Kind::Postgres, &receiver.ca_file()).await;
+    let input = json!({ "url": receiver.url("/axie"), "eventFilters": ["user.created"], "profile": "axie-v1" });
+    server.data(CREATE, json!({ "input": input })).await;
+    let mut acknowledged: HashMap<String, usize> = HashMap::new();
+    for round in 0..KILLS {
+        let first = MESSAGES / KILLS * round;
+        let pending: Vec<usize> = (first..MESSAGES / KILLS * (round + 1)).collect();
+        let end_connections = async |server: &mut Server| {
+            let mut stranger = PgConnection::connect(server.database_url()).await.unwrap();
+            let all = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            sqlx::query(all).execute(&mut stranger).await.unwrap();
+        };
+        publish(&mut server, pending, 10 * (round + 1), &mut acknowledged, end_connections).await;
+    }
+    assert_eq!(acknowledged.len(), MESSAGES);
+    all_arrived(&receiver, &server, &acknowledged).await;
+    let complaints = server.stderr().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count();
+    assert!(complaints < 50 * KILLS, "{complaints} complaints");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_log_was_taken_over_ends_and_says_so() {
+    let receiver = Receiver::start().await;
+    let mut server = Server::start_on(Kind::Postgres, &receiver.ca_file()).await;
+    let taken = PostgresStore::open(Options::at(server.database_url()).unwrap()).await.unwrap();
+    let input = json!({ "type": "user.created", "data": {}, "idempotencyKey": "late" });
+    let answer = server.graphql(PUBLISH, json!({ "input": input })).await;
+    assert!(answer.pointer("/data/publishMessage/message/id").is_none(), "{answer}");
+    assert_eq!(server.ended(), Some(1));
+    let said = server.stderr();
+    assert!(said.contains("has a newer owner than epoch"), "{said}");
+    taken.close().await;
+}
+
+async fn all_arrived(receiver: &Receiver, server: &Server, acknowledged: &HashMap<String, usize>) {
     let delivered = |receiver: &Receiver| {
         let ids: HashSet<_> =
             receiver.requests().iter().filter_map(|request| request.header("webhook-id").map(str::to_owned)).collect();
         acknowledged.keys().filter(|id| !ids.contains(*id)).count()
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
-    while delivered(&receiver) > 0 {
+    while delivered(receiver) > 0 {
         assert!(
             tokio::time::Instant::now() < deadline,
             "{} acknowledged messages did not arrive\n{}",
-            delivered(&receiver),
+            delivered(receiver),
             server.stderr()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -59,7 +108,7 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
         let body = bodies.entry(id).or_insert_with(|| request.body.clone());
         assert_eq!(*body, request.body, "another body under the same id");
     }
-    for (id, n) in &acknowledged {
+    for (id, n) in acknowledged {
         let body: serde_json::Value = serde_json::from_slice(&bodies[id]).unwrap();
         assert_eq!(body["data"]["n"], json!(n), "{id} carries another message");
     }
@@ -67,16 +116,17 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
     assert_eq!(bodies.len(), MESSAGES, "messages that nobody was told of");
 }
 
-/// Publishes all of `pending`; kills and restarts the server once `kill_after` of them are acknowledged. Who gets no
-/// answer publishes again under the same idempotency key.
+/// Publishes all of `pending`, and disturbs the server once so many of them are acknowledged. Who gets no answer
+/// publishes again under the same idempotency key.
 async fn publish(
     server: &mut Server,
     pending: Vec<usize>,
-    kill_after: usize,
+    disturb_after: usize,
     acknowledged: &mut HashMap<String, usize>,
+    disturb: impl AsyncFn(&mut Server),
 ) {
     let mut left = pending;
-    let mut killed = false;
+    let mut disturbed = false;
     while !left.is_empty() {
         let (sender, mut answers) = mpsc::unbounded_channel();
         let mut tasks = tokio::task::JoinSet::new();
@@ -102,10 +152,9 @@ async fn publish(
         while let Some((id, n)) = answers.recv().await {
             done.insert(n);
             acknowledged.insert(id, n);
-            if !killed && done.len() >= kill_after {
-                killed = true;
-                server.kill();
-                server.restart();
+            if !disturbed && done.len() >= disturb_after {
+                disturbed = true;
+                disturb(server).await;
             }
         }
         while let Some(ended) = tasks.join_next().await {
@@ -113,7 +162,7 @@ async fn publish(
         }
         left.retain(|n| !done.contains(n));
     }
-    assert!(killed, "the round ended before the kill");
+    assert!(disturbed, "the round ended before it was disturbed");
 }
 
 async fn a_clean_shutdown_sends_nothing_twice(kind: Kind) {

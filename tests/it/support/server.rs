@@ -133,6 +133,11 @@ impl Server {
         process.wait().unwrap().code()
     }
 
+    /// Waits until the program ends by itself; its exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.process.take().unwrap().wait().unwrap().code()
+    }
+
     /// What the program logged so far.
     pub(crate) fn stderr(&self) -> String {
         let mut text = String::new();

@@ -2,6 +2,7 @@
 
 pub(crate) mod database;
 mod faults;
+mod opening;
 mod proxy;
 
 use futures_util::FutureExt;
@@ -112,7 +113,7 @@ async fn the_number_of_shards_is_fixed_and_asking_for_another_takes_nothing_over
         let mut options = database.options();
         options.shards = shards;
         let refused = PostgresStore::open(options).await.unwrap_err();
-        assert_eq!(refused.to_string(), format!("the database has 64 shards and is asked for {shards}"));
+        assert_eq!(refused.to_string(), format!("the database has 64 shards, and database.shards asks for {shards}"));
         assert!(matches!(refused, OpenError::Shards { found: 64, .. }));
     }
     assert_eq!(append_one(&*database.store, append("subscription-1", 1, 1)).await, Ok(1));
