@@ -61,6 +61,14 @@ codes! {
     WebhookRedelivered = "TENANT_WEBHOOK_REDELIVERED";
 }
 
+/// The URL without what stands behind its question mark, where receivers put tokens.
+pub fn masked_url(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) => format!("{before}?***"),
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

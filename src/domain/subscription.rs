@@ -7,8 +7,10 @@
 //! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
 //! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
 
+mod history;
 mod settings;
 
+pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use settings::{SecretVersion, Settings};
 
 use std::collections::{BTreeSet, HashMap};
@@ -477,6 +479,11 @@ impl Subscription {
     pub fn next_due_after(&self, now: Timestamp) -> Option<Timestamp> {
         let after = (now.plus_ms(1), DeliveryId::from_parts(0, 0));
         self.deliveries.agenda.range(after..).next().map(|(due_at, _)| *due_at).filter(|_| self.may_send())
+    }
+
+    /// The deliveries that have not ended, by the time of their next attempt, whether anything may be sent or not.
+    pub fn open(&self) -> impl Iterator<Item = (DeliveryId, &Open)> {
+        self.deliveries.agenda.iter().map(|(_, delivery)| (*delivery, &self.deliveries.open[delivery]))
     }
 
     /// How many deliveries have not ended.

@@ -4,6 +4,10 @@
 //! stream goes through here, so that a stream has one name and one way to be read.
 
 pub mod vault;
+pub mod history;
+mod state;
+
+pub use state::state_as_of;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -10,6 +10,7 @@ use super::state;
 use crate::audit::Code;
 use crate::domain::scope::Scope;
 use crate::event_store::Position;
+use crate::execute;
 use crate::projections::rows::AuditRow;
 use crate::projections::{self, TenantScope};
 
@@ -82,6 +83,16 @@ pub(super) struct Actor {
     kind: ActorKind,
     /// Id of the API key; `system` for the system.
     id: ID,
+}
+
+impl From<&execute::Actor> for Actor {
+    fn from(actor: &execute::Actor) -> Self {
+        let kind = match actor.kind {
+            execute::ActorKind::ApiKey => ActorKind::ApiKey,
+            execute::ActorKind::System => ActorKind::System,
+        };
+        Self { kind, id: ID(actor.id.clone()) }
+    }
 }
 
 pub(super) struct AuditEntry(pub(super) AuditRow);

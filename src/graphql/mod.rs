@@ -27,6 +27,7 @@ mod profile;
 mod delivery;
 mod message;
 mod webhook;
+mod snapshot;
 mod audit;
 mod access;
 mod node;
@@ -43,6 +44,7 @@ pub use request::{Answer, Incoming, Outcome, Prepared, prepare};
 
 use crate::actors::Engine;
 use crate::clock::Clock;
+use crate::event_store::Log;
 use crate::projections::ReadModels;
 
 /// What resolvers work with.
@@ -51,6 +53,8 @@ pub struct SchemaContext {
     pub engine: Engine,
     /// Answer queries.
     pub read_models: ReadModels,
+    /// Tells how things stood earlier.
+    pub log: Log,
     /// Time, and randomness for new ids and API keys.
     pub clock: Arc<dyn Clock>,
 }

@@ -12,7 +12,9 @@ use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
 use super::profile::{self, DeliveryProfile};
+use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
+use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
 
@@ -72,6 +74,43 @@ impl Query {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             let page = PageArgs { first, after, last, before };
             webhook::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// A webhook as it was at an earlier moment; null before its creation. Knows deleted webhooks too. Needs the scope
+    /// `WEBHOOKS_READ`.
+    #[graphql(complexity = "FOLD_COST + child_complexity")]
+    async fn webhook_snapshot(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Its id.")] id: ID,
+        #[graphql(desc = "Which moment.")] as_of: WebhookSnapshotAsOf,
+    ) -> Option<Result<WebhookSnapshot>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            WebhookSnapshot::find(ctx, scope, &id, as_of).await
+        })
+        .await
+    }
+
+    /// The versions of a webhook, the newest first; of a deleted one too. Null if there never was such a webhook. Needs the
+    /// scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn webhook_history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Its id.")] id: ID,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<WebhookSnapshot>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            let Ok(id) = id.parse::<SubscriptionId>() else { return Ok(None) };
+            snapshot::list(ctx, scope, id, PageArgs { first, after, last, before }).await
         })
         .await
     }

@@ -13,6 +13,7 @@ use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
 use super::{Schema, loader};
 use crate::domain::id::RequestId;
 use crate::error_code::ErrorCode;
+use crate::execute::history::Budget;
 
 /// How long a query may take.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
@@ -180,7 +181,7 @@ impl Schema {
         let limit = if prepared.is_query { QUERY_LIMIT } else { MUTATION_LIMIT };
         let request_id = caller.request;
         let loader = loader::loader(self.context().read_models.clone());
-        let request = prepared.request.data(caller).data(loader);
+        let request = prepared.request.data(caller).data(loader).data(Budget::default());
         match tokio::time::timeout(limit, self.0.execute(request)).await {
             Ok(response) => finish(response, request_id),
             Err(_) => {

@@ -9,10 +9,12 @@ use super::failure::{internal, nullable};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
 use super::scalar::{DateTime, int};
+use super::snapshot::{self, WebhookSnapshot};
 use super::state;
 use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
+use crate::domain::subscription::KnownSecret;
 use crate::projections::rows::{SecretRow, WebhookRow};
 use crate::projections::{self, TenantScope};
 
@@ -49,6 +51,17 @@ pub(super) struct WebhookSecret {
     created_at: DateTime,
     /// Until when it signs beside its successor; null for the current one.
     valid_until: Option<DateTime>,
+}
+
+impl From<&KnownSecret> for WebhookSecret {
+    fn from(known: &KnownSecret) -> Self {
+        Self {
+            version: known.version,
+            fingerprint: known.fingerprint.clone(),
+            created_at: known.created_at.into(),
+            valid_until: known.retires_at.map(DateTime),
+        }
+    }
 }
 
 /// A filter that may be narrower than it was meant.
@@ -179,6 +192,25 @@ impl Webhook {
             };
             let page = PageArgs { first, after, last, before };
             delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
+        })
+        .await
+    }
+
+    /// Its versions, the newest first. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<WebhookSnapshot>>> {
+        nullable(async {
+            authorise(ctx, Scope::WebhooksRead)?;
+            let page = PageArgs { first, after, last, before };
+            snapshot::list(ctx, TenantScope(self.0.tenant), self.0.id, page).await
         })
         .await
     }

@@ -20,7 +20,7 @@ use super::projection::{ApplyError, Projection, decode};
 use super::rows::AuditRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
-use crate::domain::audit::Code;
+use crate::domain::audit::{Code, masked_url};
 use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::event_store::{Log, Position, Recorded};
@@ -228,7 +228,7 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
     match event {
         SubscriptionEvent::Created(created) => {
             let changes = none
-                .to("url", masked(&created.url))
+                .to("url", masked_url(&created.url))
                 .to("description", &created.description)
                 .to("filters", &created.filters)
                 .to("enabled", created.enabled)
@@ -236,7 +236,7 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
-            let url = updated.url.as_ref().map(|url| Change { from: masked(&url.from), to: masked(&url.to) });
+            let url = updated.url.as_ref().map(|url| Change { from: masked_url(&url.from), to: masked_url(&url.to) });
             let changes = none
                 .change("url", url.as_ref())
                 .change("description", updated.description.as_ref())
@@ -269,14 +269,6 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             (Code::WebhookRedelivered, changes)
         }
         SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
-    }
-}
-
-/// The URL without what stands behind its question mark.
-fn masked(url: &str) -> String {
-    match url.split_once('?') {
-        Some((before, _)) => format!("{before}?***"),
-        None => url.to_owned(),
     }
 }
 

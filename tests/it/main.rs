@@ -13,6 +13,7 @@ mod documents;
 mod end_to_end;
 mod event_samples;
 mod event_store;
+mod history;
 mod listen;
 mod outbound;
 mod projections;

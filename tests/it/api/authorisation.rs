@@ -8,12 +8,18 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 31] = [
+const FIELDS: [(&str, Option<Scope>, &str); 33] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
     ("webhook", Some(Scope::WebhooksRead), "{ webhook(id: \"wh_1\") { id } }"),
     ("webhooks", Some(Scope::WebhooksRead), "{ webhooks { nodes { id } } }"),
+    (
+        "webhookSnapshot",
+        Some(Scope::WebhooksRead),
+        "{ webhookSnapshot(id: \"wh_1\", asOf: { version: 1 }) { version openDeliveries } }",
+    ),
+    ("webhookHistory", Some(Scope::WebhooksRead), "{ webhookHistory(id: \"wh_1\") { nodes { version } } }"),
     ("webhookSummary", Some(Scope::WebhooksRead), "{ webhookSummary { total } }"),
     ("delivery", Some(Scope::DeliveriesRead), "{ delivery(id: \"dlv_1\") { id } }"),
     ("deliveries", Some(Scope::DeliveriesRead), "{ deliveries { nodes { id } } }"),

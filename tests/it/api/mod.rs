@@ -3,6 +3,7 @@
 mod authorisation;
 mod contracts;
 mod front;
+mod history;
 mod limits;
 mod operations;
 
@@ -70,10 +71,11 @@ impl Api {
         let followers = read_models.follow(log.clone());
         let config = actors::Config::default();
         let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
-        let running = actors::start(log, Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
+        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
+            log,
             clock: Arc::clone(&clock),
         });
         let ready = Arc::new(AtomicBool::new(true));

@@ -1,0 +1,237 @@
+//! Webhooks as they were: time travel.
+//!
+//! A snapshot is a value without an id, so that no client's cache takes it for the webhook as it is now. It comes from the
+//! log itself ([`history`] says why), also for a webhook that was deleted.
+
+use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, SimpleObject};
+
+use super::audit::Actor;
+use super::failure::{fault, internal, nullable};
+use super::page::{Connection, List, PageArgs};
+use super::scalar::{DateTime, Json, int};
+use super::state;
+use super::webhook::WebhookSecret;
+use crate::domain::id::SubscriptionId;
+use crate::domain::subscription::{Field, FieldChange};
+use crate::error_code::ErrorCode;
+use crate::event_store::Position;
+use crate::execute::history::{self, AsOf, Budget, Cut, HistoryError, Range, RecordedVersion};
+use crate::projections::{Key, Slice, TenantScope};
+
+/// What a count of open deliveries costs: it may read many events.
+pub(super) const FOLD_COST: usize = 100;
+
+/// Which moment is meant.
+#[derive(Clone, Debug, OneofObject)]
+pub(super) enum WebhookSnapshotAsOf {
+    /// Right behind this place in the log, as mutations return it.
+    Position(String),
+    /// Behind the last change that was recorded at or before this time. A time to come is answered as things stand now.
+    Time(DateTime),
+    /// When this version began: `version` of a webhook or of a snapshot.
+    Version(i32),
+}
+
+/// A setting of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "Field")]
+pub(super) enum WebhookField {
+    /// The delivery profile.
+    Profile,
+    /// Where it sends.
+    Url,
+    /// What it is for.
+    Description,
+    /// What it sends.
+    #[graphql(name = "EVENT_FILTERS")]
+    Filters,
+    /// Whether it sends.
+    Enabled,
+    /// The current signing secret.
+    Secret,
+}
+
+/// A setting that changed.
+#[derive(SimpleObject)]
+pub(super) struct WebhookChange {
+    /// Which setting.
+    field: WebhookField,
+    /// Its value before; null when the webhook was created.
+    from: Json,
+    /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`.
+    to: Json,
+}
+
+impl From<&FieldChange> for WebhookChange {
+    fn from(change: &FieldChange) -> Self {
+        Self { field: change.field.into(), from: (&change.from).into(), to: (&change.to).into() }
+    }
+}
+
+pub(super) struct WebhookSnapshot {
+    recorded: RecordedVersion,
+    cut: Cut,
+}
+
+/// A version of a webhook's settings, and how the webhook stood at one moment of it. A value: it never changes and has
+/// no id of its own.
+#[Object]
+impl WebhookSnapshot {
+    /// Id of the webhook.
+    async fn webhook_id(&self) -> ID {
+        self.recorded.version.settings.id.into()
+    }
+
+    /// From 1, without gaps; grows with every change. The deletion is the last version.
+    async fn version(&self) -> i32 {
+        int(self.recorded.version.number)
+    }
+
+    /// Whether the webhook was deleted; its settings are those of its end.
+    async fn deleted(&self) -> bool {
+        self.recorded.version.deleted
+    }
+
+    /// Where it sent.
+    async fn url(&self) -> &str {
+        &self.recorded.version.settings.url
+    }
+
+    /// What it was for.
+    async fn description(&self) -> Option<&str> {
+        self.recorded.version.settings.description.as_deref()
+    }
+
+    /// Which messages it sent.
+    async fn event_filters(&self) -> Vec<&str> {
+        self.recorded.version.settings.filters.iter().map(|filter| filter.as_str()).collect()
+    }
+
+    /// Whether it sent.
+    async fn enabled(&self) -> bool {
+        self.recorded.version.settings.enabled
+    }
+
+    /// Name of its delivery profile.
+    async fn profile(&self) -> &str {
+        &self.recorded.version.settings.profile
+    }
+
+    /// Its signing secrets, the current one first, without their text.
+    async fn secrets(&self) -> Vec<WebhookSecret> {
+        self.recorded.version.secrets.iter().map(WebhookSecret::from).collect()
+    }
+
+    /// Since when this version holds.
+    async fn since(&self) -> DateTime {
+        self.recorded.version.since.into()
+    }
+
+    /// Until when it held; null if it still does.
+    async fn until(&self) -> Option<DateTime> {
+        self.recorded.until.map(DateTime)
+    }
+
+    /// Place in the log of the event that made this version.
+    async fn position(&self) -> String {
+        self.recorded.position.to_string()
+    }
+
+    /// What changed with this version; empty at the deletion.
+    async fn changes(&self) -> Vec<WebhookChange> {
+        self.recorded.version.changes.iter().map(Into::into).collect()
+    }
+
+    /// Who made this version.
+    async fn actor(&self) -> Actor {
+        (&self.recorded.meta.actor).into()
+    }
+
+    /// In which request; null if in none.
+    async fn request_id(&self) -> Option<String> {
+        self.recorded.meta.request.map(|request| request.to_string())
+    }
+
+    /// Deliveries that had not ended at the moment that was asked for; in a list of versions, when this one began. Null
+    /// if what would tell is older than the log keeps deliveries. Fails with `LIMIT_EXCEEDED` if more than 100000
+    /// events would have to be read for one request.
+    #[graphql(complexity = "FOLD_COST")]
+    async fn open_deliveries(&self, ctx: &Context<'_>) -> Option<Result<i32>> {
+        nullable(async {
+            let open =
+                history::open_deliveries(state(ctx).log.reader(), &self.recorded.version, self.cut, budget(ctx)).await;
+            Ok(open.map_err(failed)?.map(|count| int(count as u64)))
+        })
+        .await
+    }
+}
+
+impl WebhookSnapshot {
+    /// The tenant's webhook as of that moment. The caller has checked the scope.
+    pub(super) async fn find(
+        ctx: &Context<'_>,
+        scope: TenantScope,
+        id: &str,
+        as_of: WebhookSnapshotAsOf,
+    ) -> Result<Option<Self>> {
+        let as_of = moment(as_of)?;
+        let Ok(id) = id.parse::<SubscriptionId>() else { return Ok(None) };
+        let found =
+            history::snapshot(state(ctx).log.reader(), scope.0, id, as_of, budget(ctx)).await.map_err(failed)?;
+        Ok(found.map(|(recorded, cut)| Self { recorded, cut }))
+    }
+}
+
+/// Versions of the tenant's webhook, the newest first; `None` if there is and was no such webhook. The caller has checked
+/// the scope.
+pub(super) async fn list(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    id: SubscriptionId,
+    page: PageArgs,
+) -> Result<Option<Connection<WebhookSnapshot>>> {
+    let list = List::new(Some(scope.0), "webhookHistory", &[("webhook", Some(id.to_string()))]);
+    let page = page.of(&list)?;
+    let number = |key: &Option<Key>| key.as_ref().map(|key| key.0.unsigned_abs());
+    let range =
+        Range { after: number(&page.after), before: number(&page.before), limit: page.limit, from_end: page.from_end };
+    let found = history::versions(state(ctx).log.reader(), scope.0, id, range, budget(ctx)).await.map_err(failed)?;
+    let key = |recorded: &RecordedVersion| Key(recorded.version.number.cast_signed(), String::new());
+    Ok(found.map(|(versions, has_more)| {
+        let rows = versions.into_iter().map(|recorded| (key(&recorded), recorded)).collect();
+        Connection::new(&list, &page, Slice { rows, has_more }, |recorded| WebhookSnapshot {
+            cut: Cut::at(recorded.position),
+            recorded,
+        })
+    }))
+}
+
+fn moment(as_of: WebhookSnapshotAsOf) -> Result<AsOf> {
+    let invalid = |message: String| fault(ErrorCode::InvalidInput, message);
+    match as_of {
+        WebhookSnapshotAsOf::Position(text) => {
+            text.parse::<Position>().map(AsOf::Position).map_err(|error| invalid(error.to_string()))
+        }
+        WebhookSnapshotAsOf::Time(time) => Ok(AsOf::Time(time.0)),
+        WebhookSnapshotAsOf::Version(version) => match u64::try_from(version) {
+            Ok(version @ 1..) => Ok(AsOf::Version(version)),
+            Ok(0) | Err(_) => Err(invalid(format!("there is no version {version}; the first is 1"))),
+        },
+    }
+}
+
+fn budget<'a>(ctx: &Context<'a>) -> &'a Budget {
+    ctx.data_unchecked()
+}
+
+fn failed(error: HistoryError) -> Error {
+    match &error {
+        HistoryError::Load(cause) => internal(cause),
+        HistoryError::TooManyEvents
+        | HistoryError::OtherShard { .. }
+        | HistoryError::Ahead { .. }
+        | HistoryError::NoSuchVersion { .. }
+        | HistoryError::Dropped { .. }
+        | HistoryError::UnknownStream(_) => fault(error.code(), error.to_string()),
+    }
+}
