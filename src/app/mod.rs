@@ -70,7 +70,7 @@ impl App {
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
-            log,
+            log: log.clone(),
             clock: Arc::clone(&clock),
         });
         let router = http::router(http::AppState::new(schema, read_models, clock, Arc::clone(&ready)));

@@ -74,13 +74,7 @@ impl Options {
     /// by eight; waited for half a minute.
     pub fn at(url: &str) -> Result<Self, OpenError> {
         let connect = PgConnectOptions::from_str(url)?.application_name("tidings").disable_statement_logging();
-        Ok(Self {
-            connect,
-            shards: 64,
-            read_connections: 8,
-            write_connections: 4,
-            patience: Duration::from_secs(30),
-        })
+        Ok(Self { connect, shards: 64, read_connections: 8, write_connections: 4, patience: Duration::from_secs(30) })
     }
 
     /// The database by its name and its server, for people.
