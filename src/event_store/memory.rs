@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Lifetime,
-    Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
+    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
+    Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
 };
 use crate::domain::time::Timestamp;
 
@@ -145,7 +145,7 @@ impl Shard {
 
     fn apply(&mut self, shard: u16, append: Append) {
         for write in append.writes {
-            self.note_period(&write.stream, write.first_version, write.lifetime);
+            self.periods.extend(write.period().map(|period| (write.stream.clone(), period)));
             let bucket = write.lifetime.bucket();
             for (version, event) in (write.first_version..).zip(write.events) {
                 self.head += 1;
@@ -183,17 +183,6 @@ impl Shard {
         }
     }
 
-    fn note_period(&mut self, stream: &str, first_version: u64, lifetime: Lifetime) {
-        let begins = match lifetime {
-            Lifetime::Kept => None,
-            Lifetime::Bucket(bucket) => Some(bucket).filter(|_| first_version == 1),
-            Lifetime::Period(bucket) => Some(bucket),
-        };
-        if let Some(bucket) = begins {
-            self.periods.insert(stream.to_owned(), Period { bucket, first_version });
-        }
-    }
-
     /// Whoever still needs the bucket.
     fn needed(&self, shard: u16, bucket: Bucket) -> Result<(), DropError> {
         if let Some((stream, _)) = self.periods.iter().find(|(_, period)| period.bucket <= bucket) {
@@ -212,6 +201,7 @@ impl Shard {
     }
 
     fn drop_bucket(&mut self, bucket: Bucket) -> u64 {
+        self.claims.retain(|_, (_, claimed_for)| *claimed_for != Some(bucket));
         let Some(last) = self.buckets.remove(&bucket) else { return 0 };
         self.floor = self.floor.max(last);
         let before = self.events.len();
@@ -227,7 +217,6 @@ impl Shard {
             !goes
         });
         self.streams.retain(|_, versions| !versions.is_empty());
-        self.claims.retain(|_, (_, claimed_for)| *claimed_for != Some(bucket));
         (before - self.events.len()) as u64
     }
 

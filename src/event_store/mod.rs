@@ -177,6 +177,18 @@ pub struct StreamWrite {
     pub events: Vec<NewEvent>,
 }
 
+impl StreamWrite {
+    /// The period that begins with the first of the events, if one does.
+    pub(crate) fn period(&self) -> Option<Period> {
+        let begins = match self.lifetime {
+            Lifetime::Kept => None,
+            Lifetime::Bucket(bucket) => Some(bucket).filter(|_| self.first_version == 1),
+            Lifetime::Period(bucket) => Some(bucket),
+        };
+        begins.map(|bucket| Period { bucket, first_version: self.first_version })
+    }
+}
+
 /// A durable note that a stream has work to do: never later than the work, possibly earlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wakeup {
@@ -435,7 +447,8 @@ pub trait EventStore: EventReader {
     /// Forgets a reader, in every shard: it holds no bucket back any more.
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError>;
 
-    /// Drops the bucket, in all shards, with its claims and contents, and raises the floor past it. By steps: one takes
+    /// Drops the bucket, in all shards, with its claims and contents, and raises the floor past it. Claims go also where
+    /// the bucket holds no event. By steps: one takes
     /// about `limit` rows at most where rows have to be taken one by one, so that appends need not wait long; the floor
     /// is raised with the first. Refused while a live stream or a reader still needs it; dropping one that does not
     /// exist succeeds. Fenced by shard 0.

@@ -8,6 +8,7 @@
 //!   away halfway.
 //! - Who only asks needs none of this: [`SqliteReader`] reads beside whoever writes.
 
+mod drop;
 mod open;
 #[cfg(test)]
 mod plans;
@@ -112,10 +113,21 @@ impl SqliteStore {
     async fn append_batch(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;
-        match write::commit(&mut connection, self.epoch, batch).await {
-            Ok(answers) => {
+        let answers = write::commit(&mut connection, self.epoch, batch).await;
+        self.settle(&mut kept, connection, answers).await
+    }
+
+    /// Puts the connection back after a success, and ends it after a failure.
+    async fn settle<T>(
+        &self,
+        kept: &mut Option<SqliteConnection>,
+        connection: SqliteConnection,
+        done: Result<T, Failure>,
+    ) -> Result<T, AppendError> {
+        match done {
+            Ok(done) => {
                 *kept = Some(connection);
-                Ok(answers)
+                Ok(done)
             }
             Err(failure) => {
                 // Waits until SQLite is done with it: what the next batch finds is then settled.
@@ -297,20 +309,32 @@ impl EventStore for SqliteStore {
         Ok(())
     }
 
-    async fn forget_reader(&self, _reader: &str) -> Result<(), AppendError> {
-        Ok(())
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
+        let mut kept = self.writer.lock().await;
+        let mut connection = self.writer(&mut kept).await?;
+        let forgotten = drop::reader(&mut connection, self.epoch, reader).await;
+        self.settle(&mut kept, connection, forgotten).await
     }
 
-    async fn drop_bucket(&self, _bucket: Bucket, _limit: u32) -> Result<Dropped, DropError> {
-        Ok(Dropped { rows: 0, more: false })
+    async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        let mut kept = self.writer.lock().await;
+        let mut connection = self.writer(&mut kept).await?;
+        let dropped = drop::bucket(&mut connection, self.epoch, bucket, limit).await;
+        self.settle(&mut kept, connection, dropped).await?
     }
 
-    async fn drop_contents(&self, _through: Bucket, _limit: u32) -> Result<Dropped, AppendError> {
-        Ok(Dropped { rows: 0, more: false })
+    async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        let mut kept = self.writer.lock().await;
+        let mut connection = self.writer(&mut kept).await?;
+        let dropped = drop::contents(&mut connection, self.epoch, through, limit).await;
+        self.settle(&mut kept, connection, dropped).await
     }
 
     async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        Ok(())
+        let mut kept = self.writer.lock().await;
+        let mut connection = self.writer(&mut kept).await?;
+        let forgotten = drop::snapshots(&mut connection, self.epoch).await;
+        self.settle(&mut kept, connection, forgotten).await
     }
 }
 

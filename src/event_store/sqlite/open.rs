@@ -138,7 +138,6 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
         .pragma("fullfsync", "ON")
         .pragma("secure_delete", "ON")
         .pragma("wal_autocheckpoint", WAL_CHECKPOINT_PAGES.to_string())
@@ -151,7 +150,6 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
     for (name, wanted) in [
         ("journal_mode", "wal".to_owned()),
         ("synchronous", "2".to_owned()),
-        ("foreign_keys", "1".to_owned()),
         ("fullfsync", "1".to_owned()),
         ("secure_delete", "1".to_owned()),
         ("busy_timeout", BUSY_TIMEOUT_MS.to_string()),
@@ -223,9 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = Options::at(folder.path().join("log.db"));
         let mut writer = connect_writer(&options).await.unwrap();
-        for (name, value) in
-            [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1"), ("secure_delete", "1")]
-        {
+        for (name, value) in [("journal_mode", "wal"), ("synchronous", "2"), ("secure_delete", "1")] {
             must_be(&mut writer, name, value.to_owned()).await.unwrap();
         }
         let readers = connect_readers(&options).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Options, SqliteStore, read, write};
+use super::{Options, SqliteStore, drop, read, write};
 
 async fn plan(sql: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
@@ -13,16 +13,24 @@ async fn plan(sql: &str) -> Vec<String> {
     query.fetch_all(&store.reader.pool).await.unwrap().iter().map(|row| row.get("detail")).collect()
 }
 
+/// Both tables by an index each, merged in their order: nothing is sorted.
+fn merged(kept: &str, bucketed: &str) -> [String; 5] {
+    ["MERGE (UNION ALL)", "LEFT", kept, "RIGHT", bucketed].map(str::to_owned)
+}
+
 #[tokio::test]
-async fn a_stream_is_read_by_its_index() {
-    let by_index = "SEARCH event USING INDEX sqlite_autoindex_event_1 (stream=? AND version>?)";
-    assert_eq!(plan(read::STREAM).await, [by_index]);
-    assert_eq!(plan(write::EVENT_IDS).await, [by_index]);
+async fn a_stream_is_read_by_the_index_of_each_table() {
+    let by_index =
+        |table: &str| format!("SEARCH {table} USING INDEX sqlite_autoindex_{table}_1 (stream=? AND version>?)");
+    let both = merged(&by_index("event"), &by_index("bucketed_event"));
+    assert_eq!(plan(read::STREAM).await, both);
+    assert_eq!(plan(write::EVENT_IDS).await, both);
 }
 
 #[tokio::test]
 async fn the_log_is_read_in_the_order_of_its_rows() {
-    assert_eq!(plan(read::LOG).await, ["SEARCH event USING INTEGER PRIMARY KEY (rowid>?)"]);
+    let by_number = |table: &str| format!("SEARCH {table} USING INTEGER PRIMARY KEY (rowid>?)");
+    assert_eq!(plan(read::LOG).await, merged(&by_number("event"), &by_number("bucketed_event")));
 }
 
 #[tokio::test]
@@ -44,13 +52,52 @@ async fn claims_are_found_by_key() {
 }
 
 #[tokio::test]
-async fn the_last_version_of_a_stream_is_one_search() {
-    let details = plan(&write::UNEXPECTED_HEADS.for_one_row()).await;
-    let searches: Vec<&String> = details.iter().filter(|detail| detail.contains(" event ")).collect();
-    assert!(!searches.is_empty());
-    for search in searches {
-        assert_eq!(search, "SEARCH event USING COVERING INDEX sqlite_autoindex_event_1 (stream=?)", "{details:?}");
+async fn the_last_version_of_a_stream_is_one_search_in_each_table() {
+    let of_streams = write::UNEXPECTED_HEADS.for_one_row();
+    for sql in [read::STREAM_VERSION, &of_streams] {
+        let details = plan(sql).await;
+        for table in ["event", "bucketed_event"] {
+            let searches: Vec<&String> =
+                details.iter().filter(|detail| detail.contains(&format!(" {table} "))).collect();
+            let expected = format!("SEARCH {table} USING COVERING INDEX sqlite_autoindex_{table}_1 (stream=?)");
+            assert!(!searches.is_empty() && searches.iter().all(|search| **search == expected), "{details:?}");
+        }
     }
+}
+
+#[tokio::test]
+async fn names_are_read_on_in_their_order() {
+    for (sql, search) in [
+        (read::CLAIMS_AFTER, "SEARCH claim USING PRIMARY KEY (key>?)"),
+        (read::PERIODS, "SEARCH period USING PRIMARY KEY (stream>?)"),
+        (read::SECRETS, "SEARCH secret USING PRIMARY KEY (key>?)"),
+        (read::SNAPSHOTS, "SEARCH snapshot USING INDEX sqlite_autoindex_snapshot_1 (key>?)"),
+        (read::PERIOD, "SEARCH period USING PRIMARY KEY (stream=?)"),
+        (read::SNAPSHOT, "SEARCH snapshot USING INDEX sqlite_autoindex_snapshot_1 (key=?)"),
+    ] {
+        assert_eq!(plan(sql).await, [search]);
+    }
+}
+
+#[tokio::test]
+async fn live_streams_are_a_range_of_their_index() {
+    let search = "SEARCH period USING COVERING INDEX period_by_bucket (bucket<?)";
+    assert_eq!(plan(read::LIVE_THROUGH).await, [search]);
+    assert_eq!(plan(drop::LIVE).await, [search]);
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_a_range_of_numbers() {
+    let range = |table: &str| format!("SEARCH {table} USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)");
+    assert_eq!(plan(drop::END_OF_STEP).await, [range("bucketed_event")]);
+    assert_eq!(plan(drop::DELETE_EVENTS).await, [range("bucketed_event")]);
+    assert_eq!(plan(drop::DELETE_CONTENTS).await, [range("content")]);
+    let contents = plan(drop::DROP_CONTENTS).await;
+    assert_eq!(contents[0], "SEARCH content USING INTEGER PRIMARY KEY (rowid=?)");
+    assert!(contents.contains(&range("content")) && !contents.iter().any(|detail| detail.contains("SCAN")));
+    let claims = plan(drop::FREE_CLAIMS).await;
+    assert_eq!(claims[0], "SEARCH claim USING PRIMARY KEY (key=?)");
+    assert!(claims.contains(&"SEARCH claim USING COVERING INDEX claim_by_bucket (bucket=?)".to_owned()), "{claims:?}");
 }
 
 #[tokio::test]

@@ -7,15 +7,23 @@ use sqlx::{Decode, Row, Sqlite, SqlitePool, Type};
 
 use super::{event_id, integer, number};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, ReadError, Recorded, Wakeup};
+use crate::event_store::{
+    Bucket, BucketEnd, Claim, Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
+};
 
+/// A stream and the log are read from both tables at once: each is read in order, and the rows are merged.
 pub(super) const STREAM: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
-     FROM event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3";
+     FROM event WHERE stream = $1 AND version >= $2 \
+     UNION ALL SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+     FROM bucketed_event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3";
 
-pub(super) const STREAM_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM event WHERE stream = $1";
+pub(super) const STREAM_VERSION: &str = "SELECT max((SELECT coalesce(max(version), 0) FROM event WHERE stream = $1), \
+     (SELECT coalesce(max(version), 0) FROM bucketed_event WHERE stream = $1))";
 
 pub(super) const LOG: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
-     FROM event WHERE seq > $1 ORDER BY seq LIMIT $2";
+     FROM event WHERE seq > $1 \
+     UNION ALL SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+     FROM bucketed_event WHERE seq > $1 ORDER BY seq LIMIT $2";
 
 pub(super) const CATEGORY: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
      FROM event WHERE (stream, version) > ($1, $2) AND stream < $3 AND seq <= $4 ORDER BY stream, version LIMIT $5";
@@ -23,8 +31,26 @@ pub(super) const CATEGORY: &str = "SELECT seq, stream, version, kind, schema, ev
 pub(super) const WAKEUPS: &str =
     "SELECT key, due_at_ms FROM wakeup WHERE (due_at_ms, key) > ($1, $2) ORDER BY due_at_ms, key LIMIT $3";
 
-/// No key is empty, so all stand behind the empty one.
-pub(super) const SECRETS: &str = "SELECT key, sealed FROM secret WHERE key > $1 ORDER BY key LIMIT $2";
+// A name may be empty, hence "from the first on" is a question of its own, and not "behind the empty one".
+pub(super) const CLAIMS_AFTER: &str = "SELECT key, value, bucket FROM claim \
+     WHERE key >= $1 AND key IS NOT $2 ORDER BY key LIMIT $3";
+
+pub(super) const PERIODS: &str = "SELECT stream, bucket, first_version FROM period \
+     WHERE stream >= $1 AND stream IS NOT $2 ORDER BY stream LIMIT $3";
+
+pub(super) const PERIOD: &str = "SELECT bucket, first_version FROM period WHERE stream = $1";
+
+pub(super) const LIVE_THROUGH: &str = "SELECT stream FROM period WHERE bucket <= $1 ORDER BY bucket, stream LIMIT $2";
+
+pub(super) const BUCKETS: &str = "SELECT bucket, last_seq FROM bucket ORDER BY bucket";
+
+pub(super) const SNAPSHOT: &str = "SELECT key, seq, fingerprint, data FROM snapshot WHERE key = $1";
+
+pub(super) const SNAPSHOTS: &str = "SELECT key, seq, fingerprint, data FROM snapshot \
+     WHERE key >= $1 AND key IS NOT $2 ORDER BY key LIMIT $3";
+
+pub(super) const SECRETS: &str =
+    "SELECT key, sealed FROM secret WHERE key >= $1 AND key IS NOT $2 ORDER BY key LIMIT $3";
 
 pub(super) const CHECKPOINTS: &str = "SELECT reader, seq FROM checkpoint WHERE shard = $1 ORDER BY reader";
 
@@ -71,9 +97,94 @@ pub(super) async fn secrets(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-    let query = sqlx::query(SECRETS).bind(after.unwrap_or_default()).bind(integer(limit as u64));
-    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
+    let rows = page(pool, SECRETS, after, limit).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+/// The rows behind the name `after`, or from the first on.
+async fn page(
+    pool: &SqlitePool,
+    sql: &'static str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<SqliteRow>, ReadError> {
+    let query = sqlx::query(sql).bind(after.unwrap_or_default()).bind(after).bind(integer(limit as u64));
+    query.fetch_all(pool).await.map_err(unavailable)
+}
+
+pub(super) async fn claims_after(
+    pool: &SqlitePool,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Claim>, ReadError> {
+    let rows = page(pool, CLAIMS_AFTER, after, limit).await?;
+    let claim = |row: &SqliteRow| {
+        let bucket: Option<i64> = row.try_get(2)?;
+        Ok(Claim { key: row.try_get(0)?, value: row.try_get(1)?, bucket: bucket.map(bucket_of).transpose()? })
+    };
+    rows.iter().map(claim).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+pub(super) async fn period(pool: &SqlitePool, stream: &str) -> Result<Option<Period>, ReadError> {
+    let row = sqlx::query(PERIOD).bind(stream).fetch_optional(pool).await.map_err(unavailable)?;
+    row.map(|row| period_at(&row, 0)).transpose().map_err(unavailable)
+}
+
+pub(super) async fn periods(
+    pool: &SqlitePool,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(StreamName, Period)>, ReadError> {
+    let rows = page(pool, PERIODS, after, limit).await?;
+    let period = |row: &SqliteRow| Ok((row.try_get(0)?, period_at(row, 1)?));
+    rows.iter().map(period).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+fn period_at(row: &SqliteRow, index: usize) -> Result<Period, sqlx::Error> {
+    Ok(Period { bucket: bucket_of(row.try_get(index)?)?, first_version: number(row.try_get(index + 1)?) })
+}
+
+pub(super) async fn live_through(
+    pool: &SqlitePool,
+    bucket: Bucket,
+    limit: usize,
+) -> Result<Vec<StreamName>, ReadError> {
+    let query = sqlx::query_scalar(LIVE_THROUGH).bind(i64::from(bucket.0)).bind(integer(limit as u64));
+    query.fetch_all(pool).await.map_err(unavailable)
+}
+
+pub(super) async fn buckets(pool: &SqlitePool) -> Result<Vec<BucketEnd>, ReadError> {
+    let rows = sqlx::query(BUCKETS).fetch_all(pool).await.map_err(unavailable)?;
+    let end = |row: &SqliteRow| {
+        let last = Position { shard: 0, seq: number(row.try_get(1)?) };
+        Ok(BucketEnd { bucket: bucket_of(row.try_get(0)?)?, last })
+    };
+    rows.iter().map(end).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+pub(super) async fn snapshot_of(pool: &SqlitePool, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+    let row = sqlx::query(SNAPSHOT).bind(key).fetch_optional(pool).await.map_err(unavailable)?;
+    row.as_ref().map(snapshot).transpose().map_err(unavailable)
+}
+
+pub(super) async fn snapshots(
+    pool: &SqlitePool,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<StoredSnapshot>, ReadError> {
+    let rows = page(pool, SNAPSHOTS, after, limit).await?;
+    rows.iter().map(snapshot).collect::<Result<_, _>>().map_err(unavailable)
+}
+
+fn snapshot(row: &SqliteRow) -> Result<StoredSnapshot, sqlx::Error> {
+    let position = Position { shard: 0, seq: number(row.try_get(1)?) };
+    let snapshot = Snapshot { key: row.try_get(0)?, fingerprint: row.try_get(2)?, data: row.try_get(3)? };
+    Ok(StoredSnapshot { position, snapshot })
+}
+
+fn bucket_of(number: i64) -> Result<Bucket, sqlx::Error> {
+    let bucket = u32::try_from(number).map_err(|_| sqlx::Error::Decode(format!("{number} is no bucket").into()))?;
+    Ok(Bucket(bucket))
 }
 
 pub(super) async fn checkpoints(pool: &SqlitePool, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {

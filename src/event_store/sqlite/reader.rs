@@ -118,8 +118,10 @@ impl EventReader for SqliteReader {
         query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
     }
 
-    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
-        Ok(0)
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        only_shard(shard)?;
+        let query = sqlx::query_scalar("SELECT floor FROM shard WHERE shard = $1").bind(i64::from(shard));
+        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
@@ -136,8 +138,9 @@ impl EventReader for SqliteReader {
         write::claims(&mut connection, &keys).await.map_err(read::unavailable)
     }
 
-    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
-        Ok(vec![])
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        only_shard(shard)?;
+        read::claims_after(&self.pool, after, limit).await
     }
 
     async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
@@ -145,38 +148,38 @@ impl EventReader for SqliteReader {
         read::wakeups(&self.pool, after, limit).await
     }
 
-    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
-        Ok(None)
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        read::period(&self.pool, stream).await
     }
 
     async fn periods(
         &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        Ok(vec![])
+        only_shard(shard)?;
+        read::periods(&self.pool, after, limit).await
     }
 
-    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        Ok(vec![])
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        only_shard(shard)?;
+        read::live_through(&self.pool, bucket, limit).await
     }
 
-    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        Ok(vec![])
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        only_shard(shard)?;
+        read::buckets(&self.pool).await
     }
 
-    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        Ok(None)
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        only_shard(shard)?;
+        read::snapshot_of(&self.pool, key).await
     }
 
-    async fn snapshots(
-        &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
-    ) -> Result<Vec<StoredSnapshot>, ReadError> {
-        Ok(vec![])
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        only_shard(shard)?;
+        read::snapshots(&self.pool, after, limit).await
     }
 
     async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {

@@ -5,27 +5,31 @@ use std::sync::{Arc, LazyLock};
 
 use sqlx::{Row, SqliteConnection};
 
-use super::statement::ManyRows;
+use super::statement::{ManyRows, Values};
 use super::{event_id, integer, number};
 use crate::domain::time::Timestamp;
 use crate::event_store::plan::{self, Known, Place, Verdict};
-use crate::event_store::{Append, AppendError, Appended, NewEvent, Position};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Claim, NewEvent, Period, Position, Snapshot};
 
 pub(super) const RAISE_HEAD: &str = "UPDATE shard SET head = head + $1 WHERE shard = 0 AND epoch = $2 RETURNING head";
 
-/// Streams whose last version is not the one before the wanted one; none where everything goes well.
+/// Streams whose last version is not the one before the wanted one; none where everything goes well. Both tables are
+/// asked, whatever the lifetime that is written: nothing else would tell that a stream has another one already.
 pub(super) static UNEXPECTED_HEADS: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "WITH wanted (stream, first_version) AS (VALUES ",
         "(?, ?)",
         "), found AS (SELECT stream, first_version, \
-         (SELECT max(version) FROM event WHERE event.stream = wanted.stream) AS head FROM wanted) \
-         SELECT stream, coalesce(head, 0) FROM found WHERE first_version <> coalesce(head, 0) + 1",
+         max((SELECT coalesce(max(version), 0) FROM event WHERE event.stream = wanted.stream), \
+             (SELECT coalesce(max(version), 0) FROM bucketed_event WHERE bucketed_event.stream = wanted.stream)) \
+         AS head FROM wanted) \
+         SELECT stream, head FROM found WHERE first_version <> head + 1",
     )
 });
 
-pub(super) const EVENT_IDS: &str =
-    "SELECT version, event_id, seq FROM event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3";
+pub(super) const EVENT_IDS: &str = "SELECT version, event_id, seq FROM event WHERE stream = $1 AND version >= $2 \
+     UNION ALL SELECT version, event_id, seq FROM bucketed_event WHERE stream = $1 AND version >= $2 \
+     ORDER BY version LIMIT $3";
 
 pub(super) static CLAIMS: LazyLock<ManyRows> =
     LazyLock::new(|| ManyRows::new("SELECT key, value FROM claim WHERE key IN (", "?", ")"));
@@ -38,11 +42,48 @@ static INSERT_EVENTS: LazyLock<ManyRows> = LazyLock::new(|| {
     )
 });
 
+static INSERT_BUCKETED_EVENTS: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO bucketed_event (bucket, seq, stream, version, kind, schema, event_id, at_ms, data, meta) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "",
+    )
+});
+
+/// What is appended to a bucket that is being dropped is not among what may go: the next step asks again.
+static EXTEND_BUCKETS: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO bucket (bucket, first_seq, last_seq, dropping) VALUES ",
+        "(?, ?, ?, 0)",
+        " ON CONFLICT (bucket) DO UPDATE SET last_seq = excluded.last_seq, dropping = 0",
+    )
+});
+
 static INSERT_CONTENTS: LazyLock<ManyRows> =
-    LazyLock::new(|| ManyRows::new("INSERT INTO content (seq, value) VALUES ", "(?, ?)", ""));
+    LazyLock::new(|| ManyRows::new("INSERT INTO content (seq, bucket, value) VALUES ", "(?, ?, ?)", ""));
 
 static INSERT_CLAIMS: LazyLock<ManyRows> =
-    LazyLock::new(|| ManyRows::new("INSERT INTO claim (key, value, at_ms) VALUES ", "(?, ?, ?)", ""));
+    LazyLock::new(|| ManyRows::new("INSERT INTO claim (key, value, at_ms, bucket) VALUES ", "(?, ?, ?, ?)", ""));
+
+static OPEN_PERIODS: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO period (stream, bucket, first_version) VALUES ",
+        "(?, ?, ?)",
+        " ON CONFLICT (stream) DO UPDATE SET bucket = excluded.bucket, first_version = excluded.first_version",
+    )
+});
+
+static END_PERIODS: LazyLock<ManyRows> =
+    LazyLock::new(|| ManyRows::new("DELETE FROM period WHERE stream IN (", "?", ")"));
+
+static STORE_SNAPSHOTS: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        "INSERT INTO snapshot (key, seq, fingerprint, data) VALUES ",
+        "(?, ?, ?, ?)",
+        " ON CONFLICT (key) DO UPDATE \
+         SET seq = excluded.seq, fingerprint = excluded.fingerprint, data = excluded.data",
+    )
+});
 
 static SET_WAKEUPS: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
@@ -167,8 +208,16 @@ pub(super) async fn claims(
 #[derive(Default)]
 struct Rows {
     events: Vec<EventRow>,
-    contents: Vec<(u64, Vec<u8>)>,
-    claims: Vec<(String, String, Option<i64>)>,
+    bucketed_events: Vec<(Bucket, EventRow)>,
+    /// The first and the last number of the batch in each bucket.
+    buckets: HashMap<Bucket, (u64, u64)>,
+    contents: Vec<(u64, Option<Bucket>, Vec<u8>)>,
+    /// With the time of the events that each came with.
+    claims: Vec<(Claim, Option<i64>)>,
+    /// The last word on each stream.
+    periods: HashMap<Arc<str>, Option<Period>>,
+    /// The last of each key, with the number that it rests on.
+    snapshots: HashMap<String, (u64, Snapshot)>,
     /// The last word on each key: what was set and moved within the batch is written once.
     wakeups: HashMap<String, Option<Timestamp>>,
 }
@@ -196,49 +245,108 @@ impl Rows {
     fn add(&mut self, append: Append, seq: &mut u64) {
         let at = append.writes.iter().flat_map(|write| &write.events).map(|event| event.at.as_ms()).max();
         for write in append.writes {
+            let (bucket, period) = (write.lifetime.bucket(), write.period());
             let stream: Arc<str> = Arc::from(write.stream);
+            self.periods.extend(period.map(|period| (Arc::clone(&stream), Some(period))));
             for (version, mut event) in (write.first_version..).zip(write.events) {
                 *seq += 1;
                 if let Some(content) = event.content.take() {
-                    self.contents.push((*seq, content.into()));
+                    self.contents.push((*seq, bucket, content.into()));
                 }
-                self.events.push(EventRow { seq: *seq, stream: Arc::clone(&stream), version, event });
+                let row = EventRow { seq: *seq, stream: Arc::clone(&stream), version, event };
+                match bucket {
+                    None => self.events.push(row),
+                    Some(bucket) => self.add_bucketed(bucket, row),
+                }
             }
         }
-        self.claims.extend(append.claims.into_iter().map(|claim| (claim.key, claim.value, at)));
+        self.periods.extend(append.ended.into_iter().map(|stream| (Arc::from(stream), None)));
+        self.snapshots.extend(append.snapshots.into_iter().map(|snapshot| (snapshot.key.clone(), (*seq, snapshot))));
+        self.claims.extend(append.claims.into_iter().map(|claim| (claim, at)));
         self.wakeups.extend(append.wakeups);
     }
 
+    fn add_bucketed(&mut self, bucket: Bucket, row: EventRow) {
+        self.buckets.entry(bucket).or_insert((row.seq, row.seq)).1 = row.seq;
+        self.bucketed_events.push((bucket, row));
+    }
+
     async fn insert(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let events = self.events.into_iter();
-        INSERT_EVENTS
-            .run(connection, events, |values, row| {
-                values.add(integer(row.seq))?;
-                values.add(row.stream)?;
-                values.add(integer(row.version))?;
-                values.add(row.event.kind)?;
-                values.add(i64::from(row.event.schema))?;
-                values.add(row.event.id.to_bits().to_be_bytes().to_vec())?;
-                values.add(row.event.at.as_ms())?;
-                values.add(row.event.data)?;
-                values.add(row.event.meta)
+        INSERT_EVENTS.run(connection, self.events.into_iter(), add_event).await?;
+        INSERT_BUCKETED_EVENTS
+            .run(connection, self.bucketed_events.into_iter(), |values, (bucket, row)| {
+                values.add(i64::from(bucket.0))?;
+                add_event(values, row)
+            })
+            .await?;
+        EXTEND_BUCKETS
+            .run(connection, self.buckets.into_iter(), |values, (bucket, (first, last))| {
+                values.add(i64::from(bucket.0))?;
+                values.add(integer(first))?;
+                values.add(integer(last))
             })
             .await?;
         INSERT_CONTENTS
-            .run(connection, self.contents.into_iter(), |values, (seq, value)| {
+            .run(connection, self.contents.into_iter(), |values, (seq, bucket, value)| {
                 values.add(integer(seq))?;
+                values.add(bucket.map(|bucket| i64::from(bucket.0)))?;
                 values.add(value)
             })
             .await?;
         INSERT_CLAIMS
-            .run(connection, self.claims.into_iter(), |values, (key, value, at)| {
-                values.add(key)?;
-                values.add(value)?;
-                values.add(at)
+            .run(connection, self.claims.into_iter(), |values, (claim, at)| {
+                values.add(claim.key)?;
+                values.add(claim.value)?;
+                values.add(at)?;
+                values.add(claim.bucket.map(|bucket| i64::from(bucket.0)))
             })
             .await?;
+        STORE_SNAPSHOTS
+            .run(connection, self.snapshots.into_values(), |values, (seq, snapshot)| {
+                values.add(snapshot.key)?;
+                values.add(integer(seq))?;
+                values.add(snapshot.fingerprint)?;
+                values.add(snapshot.data)
+            })
+            .await?;
+        write_periods(connection, self.periods).await?;
         write_wakeups(connection, self.wakeups).await
     }
+}
+
+fn add_event(values: &mut Values, row: EventRow) -> Result<(), sqlx::Error> {
+    values.add(integer(row.seq))?;
+    values.add(row.stream)?;
+    values.add(integer(row.version))?;
+    values.add(row.event.kind)?;
+    values.add(i64::from(row.event.schema))?;
+    values.add(row.event.id.to_bits().to_be_bytes().to_vec())?;
+    values.add(row.event.at.as_ms())?;
+    values.add(row.event.data)?;
+    values.add(row.event.meta)
+}
+
+async fn write_periods(
+    connection: &mut SqliteConnection,
+    periods: HashMap<Arc<str>, Option<Period>>,
+) -> Result<(), sqlx::Error> {
+    let mut opened = Vec::new();
+    let mut ended = Vec::new();
+    for (stream, period) in periods {
+        match period {
+            Some(period) => opened.push((stream, period)),
+            None => ended.push(stream),
+        }
+    }
+    OPEN_PERIODS
+        .run(connection, opened.into_iter(), |values, (stream, period)| {
+            values.add(stream)?;
+            values.add(i64::from(period.bucket.0))?;
+            values.add(integer(period.first_version))
+        })
+        .await?;
+    END_PERIODS.run(connection, ended.into_iter(), |values, stream| values.add(stream)).await?;
+    Ok(())
 }
 
 async fn write_wakeups(

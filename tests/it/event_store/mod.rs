@@ -3,8 +3,11 @@
 mod beside;
 mod faulty;
 mod following;
+mod lifetimes;
 mod model;
 pub(crate) mod postgres;
+mod retention;
+mod soak;
 mod sqlite;
 mod store;
 mod writing;
@@ -19,8 +22,8 @@ use tempfile::TempDir;
 use tidings::domain::id::EventId;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
-    Append, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore,
-    StreamWrite,
+    Append, Bucket, DropError, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded,
+    SqliteStore, StreamWrite,
 };
 
 use self::postgres::Postgres;
@@ -28,6 +31,9 @@ use self::postgres::Postgres;
 /// A kind of database that the suite runs on.
 #[async_trait]
 trait Database: Sized + Send + Sync {
+    /// Whether it holds buckets, periods and snapshots.
+    const LIFETIMES: bool = true;
+
     /// A new, empty one.
     async fn fresh() -> Self;
     fn store(&self) -> Arc<dyn EventStore>;
@@ -81,6 +87,11 @@ macro_rules! on_every_store {
         on_every_store!(@ sqlite Sqlite $($test)+);
         on_every_store!(@ postgres Postgres $($test)+);
     };
+    // What PostgreSQL does not hold: buckets, periods and snapshots.
+    (on memory and sqlite: $($test:ident),+ $(,)?) => {
+        on_every_store!(@ memory Memory $($test)+);
+        on_every_store!(@ sqlite Sqlite $($test)+);
+    };
     (@ $store:ident $database:ident $($test:ident)+) => {
         mod $store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,6 +129,52 @@ fn write(stream: &str, first_version: u64, events: Vec<NewEvent>) -> StreamWrite
 /// So many new events for one stream.
 fn append(stream: &str, first_version: u64, count: usize) -> Append {
     Append { writes: vec![write(stream, first_version, events(count))], ..Append::default() }
+}
+
+/// So many new events for one bucketed stream; a period begins with them if the stream does.
+fn bucketed(stream: &str, first_version: u64, bucket: u32, count: usize) -> Append {
+    living(Lifetime::Bucket(Bucket(bucket)), append(stream, first_version, count))
+}
+
+/// So many new events for one bucketed stream, the first of which begins a period.
+fn period(stream: &str, first_version: u64, bucket: u32, count: usize) -> Append {
+    living(Lifetime::Period(Bucket(bucket)), append(stream, first_version, count))
+}
+
+fn living(lifetime: Lifetime, mut append: Append) -> Append {
+    append.writes.iter_mut().for_each(|write| write.lifetime = lifetime);
+    append
+}
+
+/// The end of a bucketed stream.
+fn ended(stream: &str) -> Append {
+    Append { ended: vec![stream.to_owned()], ..Append::default() }
+}
+
+/// Drops a bucket by steps of this size, and says how many events went.
+async fn drop_bucket(store: &dyn EventStore, bucket: u32, step: u32) -> Result<u64, DropError> {
+    let mut rows = 0;
+    for _ in 0..10_000 {
+        let dropped = store.drop_bucket(Bucket(bucket), step).await?;
+        rows += dropped.rows;
+        if !dropped.more {
+            return Ok(rows);
+        }
+    }
+    panic!("bucket {bucket} has no end");
+}
+
+/// Erases the contents of the bucket and all older ones by steps of this size, and says how many went.
+async fn drop_contents(store: &dyn EventStore, through: u32, step: u32) -> u64 {
+    let mut rows = 0;
+    for _ in 0..10_000 {
+        let dropped = store.drop_contents(Bucket(through), step).await.unwrap();
+        rows += dropped.rows;
+        if !dropped.more {
+            return rows;
+        }
+    }
+    panic!("the contents through bucket {through} have no end");
 }
 
 fn with_content(content: &'static [u8]) -> Append {

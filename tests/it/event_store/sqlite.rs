@@ -5,10 +5,11 @@ use std::path::Path;
 use futures_util::FutureExt;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tidings::event_store::{
-    AppendError, EventReader, EventStore, OpenError, Options, Position, ReadError, SqliteStore,
+    AppendError, Bucket, DropError, Dropped, EventReader, EventStore, OpenError, Options, Position, ReadError,
+    SqliteStore,
 };
 
-use super::{append, append_one, at, recorded, whole_log, with_content};
+use super::{append, append_one, at, bucketed, drop_bucket, ended, recorded, whole_log, with_content};
 
 async fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(Options::at(path)).await.unwrap()
@@ -87,6 +88,91 @@ async fn an_event_can_be_neither_updated_nor_deleted() {
         let error = sqlx::query(sql).execute(&mut stranger).await.unwrap_err().to_string();
         assert!(error.ends_with(refusal), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_bucketed_event_goes_only_with_its_bucket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let store = open(&path).await;
+    append_one(&store, bucketed("deliveries-1", 1, 7, 2)).await.unwrap();
+    let mut stranger = stranger(&path).await;
+    for (sql, refusal) in [
+        ("UPDATE bucketed_event SET data = '{}'", "an event is never updated"),
+        ("UPDATE bucketed_event SET bucket = 8", "an event is never updated"),
+        ("DELETE FROM bucketed_event", "an event is deleted only with its bucket"),
+        ("DELETE FROM bucketed_event WHERE seq = 2", "an event is deleted only with its bucket"),
+    ] {
+        let error = sqlx::query(sql).execute(&mut stranger).await.unwrap_err().to_string();
+        assert!(error.ends_with(refusal), "{error}");
+    }
+    assert_eq!(whole_log(&store).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_bucket_whose_dropping_was_cut_short_is_listed_and_dropped_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let store = open(&path).await;
+    append_one(&store, bucketed("deliveries-1", 1, 7, 5)).await.unwrap();
+    append_one(&store, ended("deliveries-1")).await.unwrap();
+    assert_eq!(store.drop_bucket(Bucket(7), 2).await, Ok(Dropped { rows: 2, more: true }));
+    store.close().await;
+
+    let store = open(&path).await;
+
+    assert_eq!((store.floor(0).await, store.buckets(0).await.unwrap().len()), (Ok(5), 1));
+    assert_eq!(whole_log(&store).await.len(), 3);
+    // Who comes only now has nothing to wait for: what it would have read is gone in part.
+    store.save_checkpoint("matcher", at(0)).await.unwrap();
+    assert_eq!(drop_bucket(&store, 7, 2).await, Ok(3));
+    assert_eq!((whole_log(&store).await, store.buckets(0).await), (vec![], Ok(vec![])));
+}
+
+#[tokio::test]
+async fn what_is_appended_to_a_bucket_that_is_being_dropped_is_asked_about_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("log.db")).await;
+    append_one(&store, bucketed("deliveries-1", 1, 7, 5)).await.unwrap();
+    append_one(&store, ended("deliveries-1")).await.unwrap();
+    store.save_checkpoint("matcher", at(5)).await.unwrap();
+    assert!(store.drop_bucket(Bucket(7), 2).await.unwrap().more);
+
+    let late = bucketed("deliveries-2", 1, 7, 1);
+    append_one(&store, late.clone()).await.unwrap();
+
+    let refused = store.drop_bucket(Bucket(7), 2).await;
+    assert_eq!(refused, Err(DropError::StillLive { bucket: Bucket(7), stream: "deliveries-2".to_owned() }));
+    append_one(&store, ended("deliveries-2")).await.unwrap();
+    assert!(matches!(store.drop_bucket(Bucket(7), 2).await, Err(DropError::StillRead { last, .. }) if last == at(6)));
+    assert_eq!((store.floor(0).await, store.stream_version("deliveries-2").await), (Ok(5), Ok(1)));
+    store.save_checkpoint("matcher", at(6)).await.unwrap();
+    assert_eq!(drop_bucket(&store, 7, 2).await, Ok(4));
+    assert_eq!(store.floor(0).await, Ok(6));
+}
+
+#[tokio::test]
+async fn a_dropper_that_goes_away_halfway_leaves_a_whole_step_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("log.db")).await;
+    append_one(&store, bucketed("deliveries-1", 1, 7, 40)).await.unwrap();
+    append_one(&store, ended("deliveries-1")).await.unwrap();
+    for polls in 1..=30 {
+        let mut abandoned = Box::pin(store.drop_bucket(Bucket(7), 1));
+        for _ in 0..polls {
+            if (&mut abandoned).now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(abandoned);
+        let events = whole_log(&store).await;
+        let first = events[0].position.seq;
+        assert!(events.iter().zip(first..).all(|(event, seq)| event.position.seq == seq));
+        assert_eq!(append_one(&store, append("subscription-1", polls, 1)).await, Ok(40 + polls));
+    }
+    drop_bucket(&store, 7, 9).await.unwrap();
+    assert_eq!(whole_log(&store).await.len(), 30);
 }
 
 #[tokio::test]
