@@ -19,8 +19,8 @@ use tempfile::TempDir;
 use tidings::domain::id::EventId;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
-    Append, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore,
-    StreamWrite,
+    Append, Bucket, DropError, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded,
+    SqliteStore, StreamWrite,
 };
 
 use self::postgres::Postgres;
@@ -118,6 +118,39 @@ fn write(stream: &str, first_version: u64, events: Vec<NewEvent>) -> StreamWrite
 /// So many new events for one stream.
 fn append(stream: &str, first_version: u64, count: usize) -> Append {
     Append { writes: vec![write(stream, first_version, events(count))], ..Append::default() }
+}
+
+/// So many new events for one bucketed stream; a period begins with them if the stream does.
+fn bucketed(stream: &str, first_version: u64, bucket: u32, count: usize) -> Append {
+    living(Lifetime::Bucket(Bucket(bucket)), append(stream, first_version, count))
+}
+
+/// So many new events for one bucketed stream, the first of which begins a period.
+fn period(stream: &str, first_version: u64, bucket: u32, count: usize) -> Append {
+    living(Lifetime::Period(Bucket(bucket)), append(stream, first_version, count))
+}
+
+fn living(lifetime: Lifetime, mut append: Append) -> Append {
+    append.writes.iter_mut().for_each(|write| write.lifetime = lifetime);
+    append
+}
+
+/// The end of a bucketed stream.
+fn ended(stream: &str) -> Append {
+    Append { ended: vec![stream.to_owned()], ..Append::default() }
+}
+
+/// Drops a bucket by steps of this size, and says how many events went.
+async fn drop_bucket(store: &dyn EventStore, bucket: u32, step: u32) -> Result<u64, DropError> {
+    let mut rows = 0;
+    for _ in 0..10_000 {
+        let dropped = store.drop_bucket(Bucket(bucket), step).await?;
+        rows += dropped.rows;
+        if !dropped.more {
+            return Ok(rows);
+        }
+    }
+    panic!("bucket {bucket} has no end");
 }
 
 fn with_content(content: &'static [u8]) -> Append {
