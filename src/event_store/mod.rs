@@ -30,7 +30,7 @@ mod tails;
 
 pub use log::{Ack, Config, Log};
 pub use memory::MemoryStore;
-pub use postgres::PostgresStore;
+pub use postgres::{PostgresReader, PostgresStore};
 pub use sqlite::{OpenError, Options, SqliteReader, SqliteStore};
 
 use std::borrow::Cow;

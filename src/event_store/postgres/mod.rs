@@ -6,14 +6,19 @@
 //! - A lost connection leaves an append's outcome unknown, and that is what the caller is told; the same append,
 //!   repeated, is settled by its event ids.
 //! - Shards do not wait for each other, as long as fewer of them are held up than there are connections that write.
+//! - Events that go with their bucket stand in a table of their own, a partition for each bucket (`partition.rs`).
+//! - Others may read beside the owner ([`PostgresReader`]).
 //!
 //! No notification is sent with an append: that would put every commit of the database in one line. What a destroyed
 //! secret leaves in dead rows and in the write-ahead log stays until the database reuses them; it is sealed.
 
 mod open;
+mod partition;
 #[cfg(test)]
 mod plans;
 mod read;
+mod reader;
+mod rows;
 mod write;
 mod writers;
 
@@ -22,21 +27,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::postgres::{PgArguments, PgPool};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection, Postgres, Row};
 use tokio::sync::Mutex;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
 
 pub use self::open::{OpenError, Options};
+pub use self::reader::PostgresReader;
 use self::write::Target;
-use self::writers::Writers;
+use self::writers::{Writer, Writers};
 use super::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
     Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use crate::domain::id::EventId;
+
+static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a writer waits for an answer: longer than the database lets a statement run, so that this ends only what
 /// waits for a machine that is gone.
@@ -47,7 +57,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct PostgresStore {
     shards: Vec<Shard>,
     writers: Writers,
-    readers: PgPool,
+    reader: PostgresReader,
 }
 
 /// A shard as its owner knows it.
@@ -65,6 +75,12 @@ enum Failure {
     Fenced,
     /// Another shard wrote a stream of the batch at the same time.
     Raced,
+    /// A bucket of the batch has no partition, even after one was made.
+    NoPartition,
+    /// A bucket of the batch is being dropped.
+    Dropping(i64),
+    /// The batch names for this stream an older bucket than that of its open period.
+    Backwards(StreamName),
     /// No answer came.
     Silent,
     /// The store was closed.
@@ -87,8 +103,8 @@ impl PostgresStore {
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let owned = open::take_over(&options).await?;
         let shards = owned.into_iter().map(|shard| Shard { epoch: shard.epoch, turn: Mutex::new(shard.turn) });
-        let readers = open::readers(&options);
-        Ok(Self { shards: shards.collect(), readers, writers: Writers::new(options) })
+        let reader = PostgresReader::beside(&options, options.shards.max(1));
+        Ok(Self { shards: shards.collect(), reader, writers: Writers::new(options) })
     }
 
     /// A new handle on the same database, as if the process had been started again: this one is fenced from now on.
@@ -98,7 +114,7 @@ impl PostgresStore {
 
     /// Ends all connections.
     pub async fn close(&self) {
-        self.readers.close().await;
+        self.reader.close().await;
         for connection in self.writers.close() {
             if let Err(error) = connection.close().await {
                 warn!("a connection to the database was closed with an error: {error}");
@@ -108,10 +124,6 @@ impl PostgresStore {
 
     fn shard(&self, shard: u16) -> Option<&Shard> {
         self.shards.get(usize::from(shard))
-    }
-
-    fn readable(&self, shard: u16) -> Result<i32, ReadError> {
-        self.shard(shard).map(|_| i32::from(shard)).ok_or_else(|| ReadError::Unavailable(no_shard(shard)))
     }
 
     async fn commit(
@@ -140,10 +152,29 @@ impl PostgresStore {
     /// Runs one statement by itself; answers with the number of rows that it changed.
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, Failure> {
         let mut writer = self.writers.take().await?;
-        match timeout(ANSWER_TIMEOUT, query.execute(&mut writer.connection)).await {
-            Ok(Ok(done)) => {
+        let answer = timeout(ANSWER_TIMEOUT, query.execute(&mut writer.connection)).await;
+        self.settle(writer, answer).map(|done| done.rows_affected())
+    }
+
+    /// Runs one statement by itself, fenced by shard 0: its first column says whether it still belongs to this owner,
+    /// and its second how many rows went.
+    async fn as_owner(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, AppendError> {
+        let epoch = self.shards.first().map_or(0, |shard| shard.epoch);
+        let answer = async {
+            let mut writer = self.writers.take().await?;
+            let query = query.bind(integer(epoch));
+            let answer = timeout(ANSWER_TIMEOUT, query.fetch_one(&mut writer.connection)).await;
+            let row: PgRow = self.settle(writer, answer)?;
+            if row.try_get(0)? { Ok(number(row.try_get(1)?)) } else { Err(Failure::Fenced) }
+        };
+        answer.await.map_err(|failure| refusal(failure, 0, epoch))
+    }
+
+    fn settle<T>(&self, writer: Writer<'_>, answer: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Failure> {
+        match answer {
+            Ok(Ok(answer)) => {
                 self.writers.give_back(writer);
-                Ok(done.rows_affected())
+                Ok(answer)
             }
             Ok(Err(error)) => {
                 self.writers.lose(writer);
@@ -160,21 +191,19 @@ impl PostgresStore {
 #[async_trait]
 impl EventReader for PostgresStore {
     fn shards(&self) -> u16 {
-        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+        self.reader.shards()
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        read::stream(&self.readers, stream, from_version, limit).await
+        self.reader.read_stream(stream, from_version, limit).await
     }
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
-        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+        self.reader.stream_version(stream).await
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.readable(after.shard)?;
-        read::log(&self.readers, after, limit).await
+        self.reader.read_log(after, limit).await
     }
 
     async fn read_category(
@@ -184,98 +213,80 @@ impl EventReader for PostgresStore {
         after: Option<(&str, u64)>,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        self.readable(up_to.shard)?;
-        read::category(&self.readers, category, up_to, after, limit).await
+        self.reader.read_category(category, up_to, after, limit).await
     }
 
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
-        let query = sqlx::query_scalar(read::HEAD).bind(self.readable(shard)?);
-        query.fetch_one(&self.readers).await.map(number).map_err(read::unavailable)
+        self.reader.head(shard).await
+    }
+
+    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
+        self.reader.floor(shard).await
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
-        let shard = self.readable(position.shard)?;
-        let query = sqlx::query_scalar(read::CONTENT).bind(shard).bind(integer(position.seq));
-        let value: Option<Vec<u8>> = query.fetch_optional(&self.readers).await.map_err(read::unavailable)?;
-        Ok(value.map(Bytes::from))
+        self.reader.content(position).await
     }
 
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        let query = sqlx::query(read::CLAIMS).bind(self.readable(shard)?).bind(keys);
-        let rows = query.fetch_all(&self.readers).await.map_err(read::unavailable)?;
-        let claim = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter().map(claim).collect::<Result<_, sqlx::Error>>().map_err(read::unavailable)
+        self.reader.claims(shard, keys).await
+    }
+
+    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
+        self.reader.claims_after(shard, after, limit).await
     }
 
     async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        self.readable(shard)?;
-        read::wakeups(&self.readers, shard, after, limit).await
+        self.reader.wakeups(shard, after, limit).await
     }
 
-    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        let query = sqlx::query_scalar(read::CHECKPOINT).bind(reader).bind(self.readable(shard)?);
-        let seq: Option<i64> = query.fetch_optional(&self.readers).await.map_err(read::unavailable)?;
-        Ok(seq.map(number))
-    }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.readers).await.map_err(read::unavailable)
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM secret)");
-        query.fetch_one(&self.readers).await.map_err(read::unavailable)
-    }
-
-    async fn floor(&self, _shard: u16) -> Result<u64, ReadError> {
-        Ok(0)
-    }
-
-    async fn claims_after(&self, _shard: u16, _after: Option<&str>, _limit: usize) -> Result<Vec<Claim>, ReadError> {
-        Ok(vec![])
-    }
-
-    async fn period(&self, _stream: &str) -> Result<Option<Period>, ReadError> {
-        Ok(None)
+    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
+        self.reader.period(stream).await
     }
 
     async fn periods(
         &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
+        shard: u16,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        Ok(vec![])
+        self.reader.periods(shard, after, limit).await
     }
 
-    async fn live_through(&self, _shard: u16, _bucket: Bucket, _limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        Ok(vec![])
+    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
+        self.reader.live_through(shard, bucket, limit).await
     }
 
-    async fn buckets(&self, _shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        Ok(vec![])
+    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
+        self.reader.buckets(shard).await
     }
 
-    async fn snapshot(&self, _shard: u16, _key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        Ok(None)
+    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
+        self.reader.snapshot(shard, key).await
     }
 
-    async fn snapshots(
-        &self,
-        _shard: u16,
-        _after: Option<&str>,
-        _limit: usize,
-    ) -> Result<Vec<StoredSnapshot>, ReadError> {
-        Ok(vec![])
+    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
+        self.reader.snapshots(shard, after, limit).await
     }
 
-    async fn checkpoints(&self, _shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
-        Ok(vec![])
+    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
+        self.reader.checkpoint(reader, shard).await
     }
 
-    async fn secrets(&self, _after: Option<&str>, _limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        Ok(vec![])
+    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
+        self.reader.checkpoints(shard).await
+    }
+
+    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        self.reader.secret(key).await
+    }
+
+    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        self.reader.secrets(after, limit).await
+    }
+
+    async fn has_secrets(&self) -> Result<bool, ReadError> {
+        self.reader.has_secrets().await
     }
 }
 
@@ -325,22 +336,54 @@ impl EventStore for PostgresStore {
         self.execute(query).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
     }
 
-    async fn forget_reader(&self, _reader: &str) -> Result<(), AppendError> {
-        Ok(())
+    async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
+        self.as_owner(sqlx::query(FORGET_READER).bind(reader)).await.map(drop)
     }
 
-    async fn drop_bucket(&self, _bucket: Bucket, _limit: u32) -> Result<Dropped, DropError> {
-        Ok(Dropped { rows: 0, more: false })
+    async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        let epoch = self.shards.first().map_or(0, |shard| shard.epoch);
+        let refusal = |failure| refusal(failure, 0, epoch);
+        // A connection of its own: it waits longer than a writer may, and what it leaves half done ends with it.
+        let mut connection = open::connect_dropper(self.writers.options())
+            .await
+            .map_err(|error| refusal(Failure::Unreachable(error)))?;
+        match partition::drop_by_step(&mut connection, bucket, epoch, limit.max(1)).await {
+            Ok(dropped) => {
+                if let Err(error) = connection.close().await {
+                    warn!("a connection to the database was closed with an error: {error}");
+                }
+                Ok(dropped)
+            }
+            Err(hindrance) => hindrance.answer(refusal),
+        }
     }
 
-    async fn drop_contents(&self, _through: Bucket, _limit: u32) -> Result<Dropped, AppendError> {
-        Ok(Dropped { rows: 0, more: false })
+    async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        let limit = limit.max(1);
+        let query = sqlx::query(DROP_CONTENTS).bind(i64::from(through.0)).bind(i64::from(limit));
+        let rows = self.as_owner(query).await?;
+        Ok(Dropped { rows, more: rows >= u64::from(limit) })
     }
 
     async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        Ok(())
+        self.as_owner(sqlx::query(FORGET_SNAPSHOTS)).await.map(drop)
     }
 }
+
+const FORGET_READER: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $2), gone AS ( \
+         DELETE FROM checkpoint USING owner, shard \
+         WHERE checkpoint.shard = shard.shard AND checkpoint.reader = $1 RETURNING seq \
+     ) SELECT EXISTS (SELECT FROM owner), (SELECT COUNT(*) FROM gone)";
+
+const FORGET_SNAPSHOTS: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $1), gone AS ( \
+         DELETE FROM snapshot USING owner RETURNING seq \
+     ) SELECT EXISTS (SELECT FROM owner), (SELECT COUNT(*) FROM gone)";
+
+const DROP_CONTENTS: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $3), gone AS ( \
+         DELETE FROM content USING owner, ( \
+             SELECT shard, seq FROM content WHERE bucket <= $1 ORDER BY bucket LIMIT $2 \
+         ) AS erased WHERE content.shard = erased.shard AND content.seq = erased.seq RETURNING content.seq \
+     ) SELECT EXISTS (SELECT FROM owner), (SELECT COUNT(*) FROM gone)";
 
 fn no_shard(shard: u16) -> String {
     format!("there is no shard {shard}")
@@ -350,6 +393,9 @@ fn refusal(failure: Failure, shard: u16, epoch: u64) -> AppendError {
     let cause = match failure {
         Failure::Fenced => return AppendError::Fenced { shard, epoch },
         Failure::Raced => "another shard wrote the same stream at the same time".to_owned(),
+        Failure::NoPartition => "a bucket has no partition".to_owned(),
+        Failure::Dropping(bucket) => format!("bucket {bucket} is being dropped"),
+        Failure::Backwards(stream) => format!("stream '{stream}' would go back to an older bucket"),
         Failure::Silent => format!("the database did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
         Failure::Closed => "the store is closed".to_owned(),
         Failure::Unreachable(error) => {

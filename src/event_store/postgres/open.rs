@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::number;
+use super::{MIGRATOR, number};
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const TRY_AFTER_REST: Duration = Duration::from_secs(1);
 ///   connection was lost, is ever in its way.
 /// - All questions go by an index, and plans are made once for a connection: without statistics, as in a new
 ///   database, the planner would otherwise choose a scan and keep to it (`plans.rs` pins the plans).
-const SHARED: [(&str, &str); 9] = [
+const SHARED: [(&str, &str); 10] = [
     ("synchronous_commit", "on"),
     ("default_transaction_isolation", "read committed"),
     ("plan_cache_mode", "force_generic_plan"),
@@ -36,6 +36,8 @@ const SHARED: [(&str, &str); 9] = [
     ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    // The partitions of a bucket each are merged as they stand in their indexes.
+    ("enable_sort", "off"),
     ("jit", "off"),
     // Finds out that the peer is gone, and keeps a quiet connection alive in the tables of the firewalls between.
     ("tcp_keepalives_idle", "60"),
@@ -46,6 +48,10 @@ const OPENER: [(&str, &str); 2] = [("statement_timeout", "0"), ("lock_timeout", 
 const WRITER: [(&str, &str); 3] =
     [("statement_timeout", "10s"), ("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "10s")];
 const READER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("default_transaction_read_only", "on")];
+
+/// For dropping a bucket. A wait that ends hinders nobody who appends or reads, and is longer than the database leaves a
+/// table to its own cleaning (`deadlock_timeout`, a second), which it ends for whoever still waits then.
+const DROPPER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("lock_timeout", "2s")];
 
 /// What the database must say of itself: a commit is on disk when it is answered, and text is what it was.
 const PROMISES: [(&str, &str); 4] = [
@@ -132,6 +138,9 @@ pub enum OpenError {
     /// The tables could not be brought up to date, or belong to a newer program.
     #[error("the tables of the database cannot be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The tables were not made by this program, or by another version of it; and in what they differ.
+    #[error("the tables of the database are not those that this program reads: {0}")]
+    Tables(String),
     /// PostgreSQL failed, or could not be reached.
     #[error("the database cannot be opened")]
     Database(#[from] sqlx::Error),
@@ -151,7 +160,7 @@ pub(super) struct Owned {
 pub(super) async fn take_over(options: &Options) -> Result<Vec<Owned>, OpenError> {
     let mut connection = connect_patiently(options).await?;
     // `run` does the same, but its future cannot be proven `Send`.
-    sqlx::migrate!("migrations/postgres").run_direct(None, &mut connection, false).await?;
+    MIGRATOR.run_direct(None, &mut connection, false).await?;
     let mut transaction = connection.begin().await?;
     sqlx::query(MAKE_SHARDS).bind(i32::from(options.shards.max(1))).execute(&mut *transaction).await?;
     let rows = sqlx::query(RAISE_EPOCHS).fetch_all(&mut *transaction).await?;
@@ -208,13 +217,13 @@ impl OpenError {
                 error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P03" | "53300"))
             }
             Self::Database(_) | Self::Tls(_) => false,
-            Self::Setting { .. } | Self::Shards { .. } | Self::Migrate(_) => false,
+            Self::Setting { .. } | Self::Shards { .. } | Self::Migrate(_) | Self::Tables(_) => false,
         }
     }
 }
 
-const MAKE_SHARDS: &str = "INSERT INTO shard (shard, epoch, head, turn) \
-     SELECT number, 0, 0, 0 FROM generate_series(0, $1 - 1) AS number WHERE NOT EXISTS (SELECT FROM shard) \
+const MAKE_SHARDS: &str = "INSERT INTO shard (shard, epoch, head, turn, floor) \
+     SELECT number, 0, 0, 0, 0 FROM generate_series(0, $1 - 1) AS number WHERE NOT EXISTS (SELECT FROM shard) \
      ON CONFLICT (shard) DO NOTHING";
 
 /// In the order of the shards, so that two who take over at once wait for each other in turn.
@@ -225,6 +234,16 @@ const RAISE_EPOCHS: &str = "WITH locked AS (SELECT shard FROM shard ORDER BY sha
 /// A connection that writes.
 pub(super) async fn connect_writer(options: &Options) -> Result<PgConnection, OpenError> {
     connect(options, &WRITER).await
+}
+
+/// One connection that reads.
+pub(super) async fn connect_reader(options: &Options) -> Result<PgConnection, OpenError> {
+    connect(options, &READER).await
+}
+
+/// A connection that drops buckets.
+pub(super) async fn connect_dropper(options: &Options) -> Result<PgConnection, OpenError> {
+    connect(options, &DROPPER).await
 }
 
 /// The connections that read; they cannot write. They are made as they are needed.

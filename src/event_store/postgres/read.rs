@@ -2,20 +2,41 @@
 
 use std::borrow::Cow;
 
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::PgRow;
 use sqlx::{Decode, Postgres, Row, Type};
 
-use super::{event_id, integer, number};
+use super::{event_id, number};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, ReadError, Recorded, Wakeup};
+use crate::event_store::{
+    Bucket, BucketEnd, Claim, Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, Wakeup,
+};
 
-pub(super) const STREAM: &str = "SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
-     FROM event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3";
+/// From either table, in the order of the versions. Of the buckets only those from the open period on are looked into,
+/// if that is where the reading begins. The limits inside let the planner merge the tables, where it would sort them.
+pub(super) const STREAM: &str = "(SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+         FROM event WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3) \
+     UNION ALL \
+     (SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+         FROM bucketed_event WHERE stream = $1 AND version >= $2 AND bucket >= \
+             (SELECT COALESCE(MAX(bucket), 0) FROM period WHERE stream = $1 AND first_version <= $2) \
+         ORDER BY version LIMIT $3) \
+     ORDER BY version LIMIT $3";
 
-pub(super) const STREAM_VERSION: &str = "SELECT COALESCE(MAX(version), 0) FROM event WHERE stream = $1";
+pub(super) const STREAM_VERSION: &str = "SELECT COALESCE(GREATEST( \
+         (SELECT MAX(version) FROM event WHERE stream = $1), \
+         (SELECT MAX(version) FROM bucketed_event WHERE stream = $1 AND bucket >= \
+             (SELECT COALESCE(MAX(bucket), 0) FROM period WHERE stream = $1)) \
+     ), 0)";
 
-pub(super) const LOG: &str = "SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
-     FROM event WHERE shard = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+/// From both tables, in the order of the numbers. Buckets that end before are not looked into.
+pub(super) const LOG: &str = "(SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+         FROM event WHERE shard = $1 AND seq > $2 ORDER BY seq LIMIT $3) \
+     UNION ALL \
+     (SELECT shard, seq, stream, version, kind, schema, event_id, at_ms, data, meta \
+         FROM bucketed_event WHERE shard = $1 AND seq > $2 AND bucket >= \
+             (SELECT MIN(bucket) FROM bucket WHERE shard = $1 AND last_seq > $2) \
+         ORDER BY seq LIMIT $3) \
+     ORDER BY seq LIMIT $3";
 
 /// The streams of the shard first, then the events of each: by the events alone, every shard's streams would be read.
 pub(super) const CATEGORY: &str = "SELECT event.shard, event.seq, event.stream, event.version, event.kind, \
@@ -34,57 +55,69 @@ pub(super) const CLAIMS: &str = "SELECT key, value FROM claim WHERE shard = $1 A
 pub(super) const WAKEUPS: &str = "SELECT key, due_at_ms FROM wakeup \
      WHERE shard = $1 AND (due_at_ms, key) > ($2, $3) ORDER BY due_at_ms, key LIMIT $4";
 
-pub(super) const CHECKPOINT: &str = "SELECT seq FROM checkpoint WHERE reader = $1 AND shard = $2";
+pub(super) const CHECKPOINT: &str = "SELECT seq FROM checkpoint WHERE shard = $1 AND reader = $2";
 
-pub(super) async fn stream(
-    pool: &PgPool,
-    stream: &str,
-    from_version: u64,
-    limit: usize,
-) -> Result<Vec<Recorded>, ReadError> {
-    let query = sqlx::query(STREAM).bind(stream).bind(integer(from_version)).bind(integer(limit as u64));
-    events(&query.fetch_all(pool).await.map_err(unavailable)?)
-}
+pub(super) const CHECKPOINTS: &str = "SELECT reader, seq FROM checkpoint WHERE shard = $1 ORDER BY reader";
 
-pub(super) async fn log(pool: &PgPool, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-    let query = sqlx::query(LOG).bind(i32::from(after.shard)).bind(integer(after.seq)).bind(integer(limit as u64));
-    events(&query.fetch_all(pool).await.map_err(unavailable)?)
-}
+pub(super) const FLOOR: &str = "SELECT floor FROM shard WHERE shard = $1";
 
-pub(super) async fn category(
-    pool: &PgPool,
-    category: &str,
-    up_to: Position,
-    after: Option<(&str, u64)>,
-    limit: usize,
-) -> Result<Vec<Recorded>, ReadError> {
-    let first = format!("{category}-");
-    // '.' is the character after '-': every stream of the category lies between the two, and no other.
-    let end = format!("{category}.");
-    let (stream, version) = after.filter(|(stream, _)| *stream >= first.as_str()).unwrap_or((&first, 0));
-    let query = sqlx::query(CATEGORY).bind(i32::from(up_to.shard)).bind(stream).bind(integer(version)).bind(end);
-    let query = query.bind(integer(up_to.seq)).bind(integer(limit as u64));
-    events(&query.fetch_all(pool).await.map_err(unavailable)?)
-}
+/// From a key on, without one: from the empty key on, without none, they are all.
+pub(super) const CLAIMS_AFTER: &str = "SELECT key, value, bucket FROM claim \
+     WHERE shard = $1 AND key >= $2 AND key IS DISTINCT FROM $3 ORDER BY key LIMIT $4";
 
-pub(super) async fn wakeups(
-    pool: &PgPool,
-    shard: u16,
-    after: Option<&Wakeup>,
-    limit: usize,
-) -> Result<Vec<Wakeup>, ReadError> {
-    // Every due time is at or after 0.
-    let (due_at_ms, key) = after.map_or((-1, ""), |wakeup| (wakeup.due_at.as_ms(), &wakeup.key));
-    let query = sqlx::query(WAKEUPS).bind(i32::from(shard)).bind(due_at_ms).bind(key).bind(integer(limit as u64));
-    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
-    rows.iter().map(wakeup).collect::<Result<_, sqlx::Error>>().map_err(unavailable)
-}
+pub(super) const PERIOD: &str = "SELECT bucket, first_version FROM period WHERE stream = $1";
 
-fn wakeup(row: &PgRow) -> Result<Wakeup, sqlx::Error> {
+/// No name is empty, so all are behind the empty one; so it is with the keys of snapshots and secrets.
+pub(super) const PERIODS: &str =
+    "SELECT stream, bucket, first_version FROM period WHERE shard = $1 AND stream > $2 ORDER BY stream LIMIT $3";
+
+pub(super) const LIVE_THROUGH: &str =
+    "SELECT stream FROM period WHERE shard = $1 AND bucket <= $2 ORDER BY bucket, stream LIMIT $3";
+
+pub(super) const BUCKETS: &str = "SELECT bucket, last_seq FROM bucket WHERE shard = $1 ORDER BY bucket";
+
+pub(super) const SNAPSHOT: &str = "SELECT key, seq, fingerprint, data FROM snapshot WHERE shard = $1 AND key = $2";
+
+pub(super) const SNAPSHOTS: &str =
+    "SELECT key, seq, fingerprint, data FROM snapshot WHERE shard = $1 AND key > $2 ORDER BY key LIMIT $3";
+
+pub(super) const SECRET: &str = "SELECT sealed FROM secret WHERE key = $1";
+
+pub(super) const SECRETS: &str = "SELECT key, sealed FROM secret WHERE key > $1 ORDER BY key LIMIT $2";
+
+pub(super) const HAS_SECRETS: &str = "SELECT EXISTS (SELECT FROM secret)";
+
+pub(super) fn wakeup(row: &PgRow) -> Result<Wakeup, sqlx::Error> {
     Ok(Wakeup { key: row.try_get(0)?, due_at: Timestamp::from_ms(row.try_get(1)?) })
 }
 
-fn events(rows: &[PgRow]) -> Result<Vec<Recorded>, ReadError> {
+pub(super) fn claim(row: &PgRow) -> Result<Claim, sqlx::Error> {
+    let claimed_for: Option<i64> = row.try_get(2)?;
+    Ok(Claim { key: row.try_get(0)?, value: row.try_get(1)?, bucket: claimed_for.map(bucket).transpose()? })
+}
+
+pub(super) fn period(row: &PgRow, first_column: usize) -> Result<Period, sqlx::Error> {
+    let first_version = number(row.try_get(first_column + 1)?);
+    Ok(Period { bucket: bucket(row.try_get(first_column)?)?, first_version })
+}
+
+pub(super) fn bucket_end(row: &PgRow, shard: u16) -> Result<BucketEnd, sqlx::Error> {
+    Ok(BucketEnd { bucket: bucket(row.try_get(0)?)?, last: Position { shard, seq: number(row.try_get(1)?) } })
+}
+
+pub(super) fn snapshot(row: &PgRow, shard: u16) -> Result<StoredSnapshot, sqlx::Error> {
+    Ok(StoredSnapshot {
+        position: Position { shard, seq: number(row.try_get(1)?) },
+        snapshot: Snapshot { key: row.try_get(0)?, fingerprint: row.try_get(2)?, data: row.try_get(3)? },
+    })
+}
+
+/// A bucket from its number.
+pub(super) fn bucket(number: i64) -> Result<Bucket, sqlx::Error> {
+    u32::try_from(number).map(Bucket).map_err(|_| sqlx::Error::Decode(format!("{number} is no bucket").into()))
+}
+
+pub(super) fn events(rows: &[PgRow]) -> Result<Vec<Recorded>, ReadError> {
     rows.iter().map(event).collect()
 }
 

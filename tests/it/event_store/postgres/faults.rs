@@ -13,8 +13,8 @@ use super::proxy::Proxy;
 use super::{Postgres, append_on, on};
 use crate::event_store::{Database, append, append_one, at, event, ms, recorded, whole_log, write};
 
-/// Makes inserts of a stream's events wait for the advisory lock 1: at the row, or at the commit.
-async fn hold_up(stranger: &mut PgConnection, stream: &str, at_commit: bool) {
+/// Makes inserts of a stream's events into the table wait for the advisory lock 1: at the row, or at the commit.
+pub(super) async fn hold_up(stranger: &mut PgConnection, table: &str, stream: &str, at_commit: bool) {
     let timing = if at_commit {
         ("CREATE CONSTRAINT TRIGGER", "AFTER INSERT", "DEFERRABLE INITIALLY DEFERRED")
     } else {
@@ -24,7 +24,7 @@ async fn hold_up(stranger: &mut PgConnection, stream: &str, at_commit: bool) {
     let function = "CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS \
          $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$";
     let trigger = format!(
-        "{create} held_up {when} ON event {deferred} FOR EACH ROW WHEN (NEW.stream = '{stream}') \
+        "{create} held_up {when} ON {table} {deferred} FOR EACH ROW WHEN (NEW.stream = '{stream}') \
          EXECUTE FUNCTION wait_for_test()"
     );
     sqlx::query(function).execute(&mut *stranger).await.unwrap();
@@ -32,12 +32,12 @@ async fn hold_up(stranger: &mut PgConnection, stream: &str, at_commit: bool) {
     sqlx::query("SELECT pg_advisory_lock(1)").execute(stranger).await.unwrap();
 }
 
-async fn let_go(stranger: &mut PgConnection) {
+pub(super) async fn let_go(stranger: &mut PgConnection) {
     sqlx::query("SELECT pg_advisory_unlock(1)").execute(stranger).await.unwrap();
 }
 
 /// The process of the server that waits for the advisory lock, once there is one.
-async fn held_up(stranger: &mut PgConnection) -> i32 {
+pub(super) async fn held_up(stranger: &mut PgConnection) -> i32 {
     let waiting = "SELECT pid FROM pg_stat_activity \
          WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
     loop {
@@ -48,7 +48,7 @@ async fn held_up(stranger: &mut PgConnection) -> i32 {
 }
 
 /// Ends a process of the server and waits until it is gone.
-async fn terminate(stranger: &mut PgConnection, pid: i32) {
+pub(super) async fn terminate(stranger: &mut PgConnection, pid: i32) {
     sqlx::query("SELECT pg_terminate_backend($1, 60000)").bind(pid).execute(stranger).await.unwrap();
 }
 
@@ -74,7 +74,7 @@ async fn an_append_whose_connection_dies_before_the_answer_is_settled_by_its_rep
         let database = Postgres::fresh().await;
         let mut stranger = database.stranger().await;
         append_one(&*database.store, append("subscription-0", 1, 1)).await.unwrap();
-        hold_up(&mut stranger, "subscription-1", at_commit).await;
+        hold_up(&mut stranger, "event", "subscription-1", at_commit).await;
         let lost = append("subscription-1", 1, 3);
 
         let answer = appending(&database.store, &lost);
@@ -143,7 +143,7 @@ async fn a_held_up_append_is_not_passed_by_readers_and_stalls_no_other_shard() {
     let mut stranger = database.stranger().await;
     let before = append("subscription-0", 1, 1);
     append_one(&**store, before.clone()).await.unwrap();
-    hold_up(&mut stranger, "subscription-1", false).await;
+    hold_up(&mut stranger, "event", "subscription-1", false).await;
 
     let held = append("subscription-1", 1, 2);
     let behind = append("subscription-0", 2, 1);
@@ -187,7 +187,7 @@ async fn a_batch_that_is_rolled_back_leaves_no_hole() {
 async fn taking_over_waits_for_an_append_in_flight_and_fences_the_next() {
     let database = Postgres::fresh().await;
     let mut stranger = database.stranger().await;
-    hold_up(&mut stranger, "subscription-1", true).await;
+    hold_up(&mut stranger, "event", "subscription-1", true).await;
     let in_flight = append("subscription-1", 1, 2);
 
     let answer = appending(&database.store, &in_flight);

@@ -4,6 +4,8 @@ pub(crate) mod database;
 mod faults;
 mod opening;
 mod proxy;
+mod reader;
+mod retention;
 
 use futures_util::FutureExt;
 use tidings::event_store::postgres::OpenError;

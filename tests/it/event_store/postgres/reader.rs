@@ -1,0 +1,61 @@
+//! Reading beside the servers.
+
+use tidings::event_store::postgres::{OpenError, Options};
+use tidings::event_store::{EventReader, PostgresReader};
+
+use super::{Postgres, append_on, on};
+use crate::event_store::{Database, append, append_one, at, bucketed, whole_log};
+
+async fn refused(options: Options) -> String {
+    match PostgresReader::open(options).await.unwrap_err() {
+        OpenError::Tables(reason) => reason,
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_reader_sees_each_commit_and_takes_nothing_over() {
+    let database = Postgres::fresh().await;
+    let store = &*database.store;
+    append_one(store, append("subscription-1", 1, 1)).await.unwrap();
+
+    let reader = PostgresReader::open(database.options()).await.unwrap();
+
+    assert_eq!(reader.shards(), 64);
+    assert_eq!(append_one(store, bucketed("d-1", 1, 7, 2)).await, Ok(3));
+    assert_eq!(append_on(store, 9, append("subscription-2", 1, 1)).await, Ok(on(9, 1)));
+    assert_eq!(reader.read_log(at(0), 9).await.unwrap(), whole_log(store).await);
+    assert_eq!((reader.head(0).await, reader.head(9).await), (Ok(3), Ok(1)));
+    assert!(reader.head(64).await.is_err());
+    reader.close().await;
+    assert_eq!(append_one(store, append("subscription-1", 2, 1)).await, Ok(4));
+}
+
+#[tokio::test]
+async fn tables_of_another_form_are_refused_and_left_as_they_are() {
+    let database = Postgres::fresh().await;
+    let mut stranger = database.stranger().await;
+    for (sql, expected) in [
+        ("INSERT INTO _sqlx_migrations SELECT 9999, '', now(), TRUE, '', 0", "migration 9999 is of a newer program"),
+        (
+            "DELETE FROM _sqlx_migrations WHERE version = 9999; UPDATE _sqlx_migrations SET checksum = ''",
+            "migration 1 is another one, or was not finished",
+        ),
+        ("DELETE FROM _sqlx_migrations", "migration 1 is missing; a server applies it"),
+        ("DROP TABLE _sqlx_migrations", "it holds no log"),
+    ] {
+        sqlx::raw_sql(sql).execute(&mut stranger).await.unwrap();
+        assert_eq!(refused(database.options()).await, expected);
+    }
+    let made = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    assert!(!sqlx::query_scalar::<_, bool>(made).fetch_one(&mut stranger).await.unwrap());
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_refused() {
+    let database = Postgres::fresh().await;
+    let mut options = database.options();
+    options.shards = 3;
+    let refused = PostgresReader::open(options).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Shards { wanted: 3, found: 64 }), "{refused}");
+}
