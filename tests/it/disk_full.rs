@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use sqlx::{ConnectOptions, Connection};
 use crate::api::full::full_log_refuses_and_takes_again;
 use crate::support::receiver::{Receiver, Script};
 use crate::support::server::Server;
+use crate::support::stored_log::messages_in_file;
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } userErrors { code message } } }";
@@ -164,34 +165,7 @@ async fn a_full_disk_refuses_what_is_new_serves_what_is_there_and_loses_nothing(
     assert!(sent_again <= 2 * UNDER_WAY, "{sent_again} were sent again\n{}", server.stderr());
     server.until(NEWEST, Value::Null, |data| newest(data) == accepted[next]).await;
     assert_eq!(server.terminate(), Some(0));
-    assert_whole(&log, accepted.len()).await;
-}
-
-/// The file is sound, its numbers have no hole, and it holds so many messages.
-async fn assert_whole(log: &Path, messages: usize) {
-    let mut log = sqlx::sqlite::SqliteConnectOptions::new().filename(log).connect().await.unwrap();
-    let sound: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut log).await.unwrap();
-    assert_eq!(sound, "ok");
-    let (head,): (i64,) = sqlx::query_as("SELECT head FROM shard").fetch_one(&mut log).await.unwrap();
-    let mut seqs: Vec<i64> = vec![];
-    let mut stored = 0;
-    for table in tables(&mut log).await {
-        let rows: Vec<(i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT seq, kind FROM {table}")))
-            .fetch_all(&mut log)
-            .await
-            .unwrap();
-        stored += rows.iter().filter(|(_, kind)| kind == "message.published").count();
-        seqs.extend(rows.iter().map(|(seq, _)| seq));
-    }
-    seqs.sort_unstable();
-    assert_eq!(seqs, (1..=head).collect::<Vec<_>>());
-    assert_eq!(stored, messages);
-    log.close().await.unwrap();
-}
-
-async fn tables(log: &mut sqlx::SqliteConnection) -> Vec<String> {
-    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('event', 'bucketed_event')";
-    sqlx::query_scalar(tables).fetch_all(log).await.unwrap()
+    assert_eq!(messages_in_file(&log).await, accepted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,5 +236,5 @@ async fn a_write_ahead_log_that_a_long_read_keeps_fills_the_disk_and_costs_nothi
         }
     }
     assert_eq!(server.terminate(), Some(0));
-    assert_whole(&log, accepted.len()).await;
+    assert_eq!(messages_in_file(&log).await, accepted);
 }
