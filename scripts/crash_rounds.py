@@ -23,6 +23,8 @@ import time
 from crash_log import Fault, Log, Postgres, Sqlite
 
 PUBLISHERS = 6
+# Each in a shard of its own, where there are several; the webhook is the first one's.
+TENANTS = 4
 # The kill comes so many seconds after the load began, at the most.
 LOAD_S = 0.4
 # Of so many starts one is killed before it is ready.
@@ -31,6 +33,7 @@ ROUNDS_OF_A_WEBHOOK = 25
 ROUNDS_BETWEEN_WHOLE_CHECKS = 100
 PATIENCE_S = 120
 
+CREATE_TENANT = "mutation($input: CreateTenantInput!) { createTenant(input: $input) { tenant { id } userErrors { code message } } }"
 CREATE = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } secret userErrors { code message } } }"
 DELETE = "mutation($id: ID!) { deleteWebhook(input: { webhookId: $id }) { deletedWebhookId userErrors { code message } } }"
 PUBLISH = "mutation($input: PublishMessagesInput!) { publishMessages(input: $input) { results { message { id } duplicate retry userErrors { code message } } } }"
@@ -43,9 +46,10 @@ class NoAnswer(Exception):
 class Server:
     """The program, as a process that is killed and started again on the same store."""
 
-    def __init__(self, program, config, errors):
-        self.arguments = [program, "serve", "--config", config]
-        self.errors = errors
+    def __init__(self, program, folder, errors):
+        self.arguments = [os.path.abspath(program), "serve", "--config", "tidings.toml"]
+        # Beside a log that is no file, key and read models are kept there.
+        self.folder, self.errors = folder, errors
         self.process = self.address = self.key = None
 
     def start(self):
@@ -59,7 +63,7 @@ class Server:
         raise Fault(f"the server did not start: exit code {self.process.wait()}")
 
     def spawn(self):
-        self.process = subprocess.Popen(self.arguments, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(self.arguments, cwd=self.folder, stdout=subprocess.PIPE, stderr=self.errors, text=True)
 
     def kill(self):
         self.process.kill()
@@ -93,6 +97,8 @@ class Ledger:
     def __init__(self):
         self.lock = threading.Lock()
         self.count = 0
+        # The first is the one whose messages are delivered; `None` is the tenant of the key.
+        self.tenants = [None]
         self.unanswered = set()
         self.acknowledged = {}
         # Messages that the webhook of now is owed.
@@ -116,7 +122,11 @@ class Ledger:
                 if self.acknowledged.setdefault(key, message) != message:
                     raise Fault(f"{key} was acknowledged as {self.acknowledged[key]} and as {message}")
                 self.unanswered.discard(key)
-                self.owed.add(message)
+                if self.tenant(key) is None:
+                    self.owed.add(message)
+
+    def tenant(self, key):
+        return self.tenants[int(key.split("-")[1]) % len(self.tenants)]
 
 
 class Publishers:
@@ -132,7 +142,7 @@ class Publishers:
         while not self.ended.is_set():
             keys = ledger.take(random.choice([1, 1, 1, 4, 16]))
             try:
-                ledger.settle(keys, publish(server, connection, keys))
+                ledger.settle(keys, publish(server, connection, ledger, keys))
             except NoAnswer:
                 break
             except Exception as fault:
@@ -148,8 +158,9 @@ class Publishers:
             raise self.faults[0]
 
 
-def publish(server, connection, keys):
-    messages = [{"type": "user.created", "data": {"key": key, "text": "ü€😀 </script>"}, "idempotencyKey": key} for key in keys]
+def publish(server, connection, ledger, keys):
+    messages = [{"type": "user.created", "data": {"key": key, "text": "ü€😀 </script>"}, "idempotencyKey": key, "tenantId": ledger.tenant(key)}
+                for key in keys]
     return server.ask(connection, PUBLISH, {"input": {"messages": messages}})["results"]
 
 
@@ -201,17 +212,19 @@ class Run:
         self.errors = open(path("stderr.log"), "w")
         self.endpoint = Endpoint(program, folder, self.errors)
         url = f"sqlite://{path('log.db')}" if store == "sqlite" else os.environ["POSTGRES_TEST_URL"]
-        more = os.environ.get("CRASH_CONFIG", "") if store == "sqlite" else os.environ.get("CRASH_CONFIG", "").replace("FOLDER", folder)
         with open(path("tidings.toml"), "w") as config:
             config.write(f'[database]\nurl = "{url}"\n[server]\nlisten = "127.0.0.1:0"\n[egress]\nallow_cidrs = ["127.0.0.0/8"]\n'
                          # Subscriptions leave memory between kills too, and take their wake-ups out of the log.
-                         f'extra_ca = ["{self.endpoint.tls}/ca.pem"]\n[actors]\nidle_after_ms = 300\n[telemetry]\nfilter = "warn,ractor=off"\n{more}\n')
-        self.server = Server(program, path("tidings.toml"), self.errors)
+                         f'extra_ca = ["{self.endpoint.tls}/ca.pem"]\n[actors]\nidle_after_ms = 300\n[telemetry]\nfilter = "warn,ractor=off"\n')
+        self.server = Server(program, folder, self.errors)
         self.server.start()
         self.ledger = Ledger()
         self.log = Log(Sqlite(path("log.db")) if store == "sqlite" else Postgres(url))
         self.kills = self.killed_starts = self.repeated = 0
         self.webhook, self.webhooks = None, 0
+        for number in range(1, TENANTS):
+            tenant = self.ask(CREATE_TENANT, {"input": {"name": f"crash {number}", "slug": f"crash-{number}"}})["tenant"]
+            self.ledger.tenants.append(tenant["id"])
         self.subscribe()
 
     def ask(self, query, variables):
@@ -269,7 +282,7 @@ class Run:
         while self.ledger.unanswered:
             keys = sorted(self.ledger.unanswered)[:100]
             try:
-                results = publish(self.server, connection, keys)
+                results = publish(self.server, connection, self.ledger, keys)
             except NoAnswer as error:
                 if self.server.process.poll() is not None or time.monotonic() > deadline:
                     raise Fault(f"the server does not answer: {error}") from error
