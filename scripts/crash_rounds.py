@@ -23,6 +23,8 @@ import time
 from crash_log import Fault, Log, Postgres, Sqlite
 
 PUBLISHERS = 6
+# Messages of a request.
+SIZES = [1, 1, 1, 4, 16]
 # Each in a shard of its own, where there are several; the webhook is the first one's.
 TENANTS = 4
 # The kill comes so many seconds after the load began, at the most.
@@ -130,8 +132,10 @@ class Ledger:
 
 
 class Publishers:
-    def __init__(self, server, ledger, seed):
-        self.ended, self.faults = threading.Event(), []
+    """`pause_s` is what each waits after a request."""
+
+    def __init__(self, server, ledger, seed, pause_s=0):
+        self.ended, self.faults, self.pause_s = threading.Event(), [], pause_s
         work = lambda number: self.publish(server, ledger, random.Random(f"{seed}-{number}"))
         self.threads = [threading.Thread(target=work, args=[number]) for number in range(PUBLISHERS)]
         for thread in self.threads:
@@ -140,7 +144,7 @@ class Publishers:
     def publish(self, server, ledger, random):
         connection = server.connect()
         while not self.ended.is_set():
-            keys = ledger.take(random.choice([1, 1, 1, 4, 16]))
+            keys = ledger.take(random.choice(SIZES))
             try:
                 ledger.settle(keys, publish(server, connection, ledger, keys))
             except NoAnswer:
@@ -148,6 +152,7 @@ class Publishers:
             except Exception as fault:
                 self.faults.append(fault)
                 break
+            self.ended.wait(self.pause_s)
         connection.close()
 
     def stop(self):
@@ -363,4 +368,5 @@ def main():
     sys.exit(not whole)
 
 
-main()
+if __name__ == "__main__":
+    main()
