@@ -87,8 +87,45 @@ error_codes! {
     QueryTooLarge = "QUERY_TOO_LARGE", 413;
     /// A queue is full; try again after the time in `Retry-After`.
     Overloaded = "OVERLOADED", 503;
+    /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
+    StorageFull = "STORAGE_FULL", 503;
     /// Something failed on our side; the request id finds it in the logs.
     Internal = "INTERNAL", 500;
+}
+
+impl ErrorCode {
+    /// When it is worth to ask again, in seconds; `None` where asking again changes nothing.
+    pub const fn retry_after_s(self) -> Option<u32> {
+        match self {
+            Self::Overloaded => Some(1),
+            // A person has to make room first.
+            Self::StorageFull => Some(30),
+            Self::WebhookInvalidUrl
+            | Self::WebhookFilterInvalid
+            | Self::WebhookTestTimeout
+            | Self::WebhookBadResponseCode
+            | Self::WebhookTestFailed
+            | Self::WebhookSecretInvalid
+            | Self::EventTypeUnknown
+            | Self::EventTypeExists
+            | Self::MessageTooLarge
+            | Self::IdempotencyKeyReused
+            | Self::NotFound
+            | Self::VersionConflict
+            | Self::LimitExceeded
+            | Self::NotRedeliverable
+            | Self::InvalidInput
+            | Self::InvalidCursor
+            | Self::Unauthenticated
+            | Self::Forbidden
+            | Self::BadRequest
+            | Self::GraphqlParseFailed
+            | Self::GraphqlValidationFailed
+            | Self::QueryTooComplex
+            | Self::QueryTooLarge
+            | Self::Internal => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +139,12 @@ mod tests {
         let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(texts.len(), ErrorCode::ALL.len());
         assert!(ErrorCode::ALL.iter().all(|code| (400..600).contains(&code.http_status())));
+    }
+
+    #[test]
+    fn whoever_is_turned_away_for_now_is_told_when_to_come_back() {
+        for code in ErrorCode::ALL {
+            assert_eq!(code.http_status() == 503, code.retry_after_s().is_some(), "{}", code.as_str());
+        }
     }
 }

@@ -81,6 +81,9 @@ impl EngineError {
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
+            Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Write(AppendError::Full(_))) => {
+                ErrorCode::StorageFull
+            }
             Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
             Self::Load(_) | Self::Vault(_) => ErrorCode::Internal,
         }

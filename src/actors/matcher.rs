@@ -113,6 +113,8 @@ struct Matcher<'a> {
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     verdict_sender: mpsc::UnboundedSender<Verdict>,
     saved: u64,
+    /// Whether the last try to save it failed, and that was told.
+    save_failed: bool,
     save_at: Instant,
 }
 
@@ -170,6 +172,7 @@ impl<'a> Matcher<'a> {
             verdicts,
             verdict_sender,
             saved,
+            save_failed: false,
             save_at: Instant::now(),
         };
         matcher.follow().await
@@ -286,8 +289,13 @@ impl<'a> Matcher<'a> {
         let shards = u32::from(self.context.log.shards());
         self.save_at = Instant::now() + SAVE_EVERY.max(Duration::from_secs(1) * shards / SAVES_A_SECOND);
         match self.context.log.save_checkpoint(READER, Position { seq: low_water, ..self.position }).await {
-            Ok(()) => self.saved = low_water,
-            Err(error) => tracing::warn!("the matcher's checkpoint is not saved: {error}"),
+            Ok(()) => (self.saved, self.save_failed) = (low_water, false),
+            // Told once: it is tried again twice a second, for as long as the disk is full.
+            Err(error) => {
+                if !std::mem::replace(&mut self.save_failed, true) {
+                    tracing::warn!("the matcher's checkpoint is not saved: {error}");
+                }
+            }
         }
     }
 

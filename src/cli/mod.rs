@@ -93,13 +93,15 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     }
     telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
     let app = app::App::start(&config).await?;
+    // Before anybody is told that it runs: an earlier signal would end it without order.
+    let signal = shutdown_signal()?;
     let mut out = std::io::stdout();
     if let Some(key) = app.bootstrap_key() {
         writeln!(out, "bootstrap key (shown once): {key}")?;
     }
     writeln!(out, "serving on http://{}", app.address())?;
     out.flush()?;
-    app.run_until(shutdown_signal()?).await.context("the server had to end")
+    app.run_until(signal).await.context("the server had to end")
 }
 
 /// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.

@@ -142,7 +142,7 @@ impl Lane {
         let drafts: Vec<Vec<Draft>> = appends.iter().map(|append| drafts(self.shard, append)).collect();
         let answers = self.store.append(self.shard, appends).await;
         let failure = answers.iter().find_map(|answer| match answer {
-            Err(AppendError::Unavailable(cause)) => Some(cause.clone()),
+            Err(AppendError::Unavailable(cause) | AppendError::Full(cause)) => Some(cause.clone()),
             Err(AppendError::Conflict { .. } | AppendError::ClaimTaken { .. }) => None,
             Err(AppendError::Fenced { .. } | AppendError::Overloaded) | Ok(_) => None,
         });

@@ -253,8 +253,8 @@ pub struct Appended {
     pub last: Position,
 }
 
-/// Why an append was refused. Nothing of it was written; only after [`AppendError::Unavailable`] is that uncertain,
-/// and the same append, repeated, settles it.
+/// Why an append was refused. Nothing of it was written; only after [`AppendError::Unavailable`] and
+/// [`AppendError::Full`] is that uncertain, and the same append, repeated, settles it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// Another event stands at that version, or the one before it is missing: the writer is not, or no longer, the
@@ -283,9 +283,13 @@ pub enum AppendError {
     /// The queue of appends is full; try again shortly.
     #[error("the append queue is full")]
     Overloaded,
-    /// The database failed; whether it is full, locked or gone stands in the text.
+    /// The database failed; whether it is locked or gone stands in the text.
     #[error("the log cannot be written: {0}")]
     Unavailable(String),
+    /// The disk is full, or what the log may take of it; which file stands in the text. Reading goes on, and writing
+    /// as soon as there is room.
+    #[error("the log cannot be written: {0}")]
+    Full(String),
 }
 
 /// Why a read failed.

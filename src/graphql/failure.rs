@@ -11,6 +11,8 @@ use crate::error_code::ErrorCode;
 
 /// Where the code stands in an error's extensions.
 pub(super) const CODE: &str = "code";
+/// Where in an error's extensions it is said when to ask again.
+pub(super) const RETRY_AFTER_SECONDS: &str = "retryAfterSeconds";
 
 /// A field that may be null and may fail, failing alone.
 pub(super) async fn nullable<T>(found: impl Future<Output = Result<Option<T>>>) -> Option<Result<T>> {
@@ -98,14 +100,23 @@ impl From<EngineError> for Failure {
                 tracing::warn!("a request was turned away: {error}");
                 Self::Failed(fault(ErrorCode::Overloaded, "too much is under way; try again"))
             }
+            // The log has said so itself, once: a line for each request would fill the next disk.
+            None if error.code() == ErrorCode::StorageFull => {
+                Self::Failed(fault(ErrorCode::StorageFull, "the disk is full; nothing can be accepted for now"))
+            }
             None => Self::Failed(internal(&error)),
         }
     }
 }
 
-/// An error with its code.
+/// An error with its code, and with the time after which it may have passed.
 pub(super) fn fault(code: ErrorCode, message: impl Into<String>) -> Error {
-    Error::new(message).extend_with(|_, extensions| extensions.set(CODE, code.as_str()))
+    Error::new(message).extend_with(|_, extensions| {
+        extensions.set(CODE, code.as_str());
+        if let Some(seconds) = code.retry_after_s() {
+            extensions.set(RETRY_AFTER_SECONDS, seconds);
+        }
+    })
 }
 
 /// A fault of ours: told in the log, masked in the answer, to which the request id is added later.
@@ -172,7 +183,7 @@ user_error_codes! {
     InvalidInput
     ;
     InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
-    QueryTooLarge Overloaded Internal
+    QueryTooLarge Overloaded StorageFull Internal
 }
 
 /// Which argument a refusal is about.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::caller::Caller;
-use super::failure::CODE;
+use super::failure::{CODE, RETRY_AFTER_SECONDS};
 use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
 use super::{Schema, loader};
 use crate::domain::id::RequestId;
@@ -53,8 +53,8 @@ pub struct Answer {
 pub enum Outcome {
     /// It was executed; single fields may have failed.
     Executed,
-    /// It was executed, and every field was turned away because too much is under way.
-    Overloaded,
+    /// It was executed, and every field was turned away for now: too much is under way, or the disk is full.
+    TurnedAway(ErrorCode),
     /// It was not executed.
     Refused(ErrorCode),
 }
@@ -189,7 +189,7 @@ impl Schema {
                 let message =
                     format!("the request took longer than {} s; what it was to do may still happen", limit.as_secs());
                 let mut answer = Answer::refused(ErrorCode::Overloaded, &message);
-                answer.outcome = Outcome::Overloaded;
+                answer.outcome = Outcome::TurnedAway(ErrorCode::Overloaded);
                 answer
             }
         }
@@ -206,11 +206,7 @@ fn finish(mut response: Response, request: RequestId) -> Answer {
     let executed = response.data != Value::Null || errors.iter().any(|error| !error.path.is_empty());
     let outcome = match errors.first() {
         Some(first) if !executed => Outcome::Refused(code(first).unwrap_or(ErrorCode::Internal)),
-        Some(_)
-            if is_empty(&response.data) && errors.iter().all(|error| code(error) == Some(ErrorCode::Overloaded)) =>
-        {
-            Outcome::Overloaded
-        }
+        Some(_) if is_empty(&response.data) => turned_away(errors.iter().map(code)),
         Some(_) | None => Outcome::Executed,
     };
     let body = match (errors.is_empty(), executed) {
@@ -220,6 +216,13 @@ fn finish(mut response: Response, request: RequestId) -> Answer {
         (false, false) => serde_json::to_vec(&Parts { data: None, errors: Some(&errors) }),
     };
     Answer { body: body.expect("an answer has string keys"), outcome }
+}
+
+/// How a request ended of which nothing but these errors is left: of those that pass, the longest counts.
+fn turned_away(codes: impl Iterator<Item = Option<ErrorCode>>) -> Outcome {
+    let waits: Option<Vec<_>> = codes.map(|code| code.and_then(|code| Some((code.retry_after_s()?, code)))).collect();
+    let longest = waits.into_iter().flatten().max_by_key(|(seconds, _)| *seconds);
+    longest.map_or(Outcome::Executed, |(_, code)| Outcome::TurnedAway(code))
 }
 
 #[derive(serde::Serialize)]
@@ -279,7 +282,11 @@ fn with_code(mut error: ServerError, code: ErrorCode) -> ServerError {
 impl Answer {
     /// The answer to a request that is not executed.
     pub fn refused(code: ErrorCode, message: &str) -> Self {
-        let body = json!({ "errors": [{ "message": message, "extensions": { CODE: code.as_str() } }] });
+        let mut extensions = json!({ CODE: code.as_str() });
+        if let Some(seconds) = code.retry_after_s() {
+            extensions[RETRY_AFTER_SECONDS] = seconds.into();
+        }
+        let body = json!({ "errors": [{ "message": message, "extensions": extensions }] });
         Self::written(&body, Outcome::Refused(code))
     }
 

@@ -20,8 +20,6 @@ use crate::graphql::{self, Answer, Caller, Incoming, Outcome, Prepared};
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// How long a body may take to come in.
 const BODY_LIMIT: Duration = Duration::from_secs(15);
-/// When to come back after too much was under way, in seconds.
-const RETRY_AFTER_S: &str = "1";
 
 /// `POST /graphql`.
 pub(super) async fn post(State(state): State<AppState>, request: Request) -> Response {
@@ -161,10 +159,17 @@ fn answered(answer: &Answer, media_type: MediaType) -> Response {
     let mut response =
         (status, [(header::CONTENT_TYPE, media_type.content_type())], answer.body.clone()).into_response();
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, authorization"));
-    if answer.outcome == Outcome::Overloaded {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    if let Some(seconds) = retry_after_s(answer.outcome) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+fn retry_after_s(outcome: Outcome) -> Option<u32> {
+    match outcome {
+        Outcome::TurnedAway(code) | Outcome::Refused(code) => code.retry_after_s(),
+        Outcome::Executed => None,
+    }
 }
 
 fn not_acceptable() -> Response {

@@ -87,7 +87,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 pub(super) fn status(outcome: Outcome, media_type: MediaType) -> StatusCode {
     let code = match (outcome, media_type) {
         (Outcome::Executed, _) => return StatusCode::OK,
-        (Outcome::Overloaded, _) => ErrorCode::Overloaded,
+        (Outcome::TurnedAway(code), _) => code,
         (
             Outcome::Refused(
                 ErrorCode::GraphqlParseFailed | ErrorCode::GraphqlValidationFailed | ErrorCode::QueryTooComplex,
@@ -155,7 +155,8 @@ mod tests {
         use MediaType::{GraphqlResponse, Json};
         for (outcome, under_json, under_response) in [
             (Outcome::Executed, 200, 200),
-            (Outcome::Overloaded, 503, 503),
+            (Outcome::TurnedAway(ErrorCode::Overloaded), 503, 503),
+            (Outcome::TurnedAway(ErrorCode::StorageFull), 503, 503),
             (Outcome::Refused(ErrorCode::GraphqlParseFailed), 200, 400),
             (Outcome::Refused(ErrorCode::GraphqlValidationFailed), 200, 400),
             (Outcome::Refused(ErrorCode::QueryTooComplex), 200, 400),

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::support::receiver::{Receiver, Script};
 use crate::support::server::{Kind, Server, on_both};
+use crate::support::stored_log::{messages_in_file, messages_in_postgres};
 
 const MESSAGES: usize = 2_000;
 const KILLS: usize = 10;
@@ -46,6 +47,13 @@ async fn every_acknowledged_message_arrives_with_the_same_id_and_bytes_through_t
     }
     assert_eq!(acknowledged.len(), MESSAGES);
     all_arrived(&receiver, &server, &acknowledged).await;
+    assert_eq!(server.terminate(), Some(0));
+    let stored = match kind {
+        Kind::Sqlite => messages_in_file(&server.folder().join("log.db")).await,
+        Kind::Postgres => messages_in_postgres(server.database_url()).await,
+    };
+    assert_eq!(stored.len(), MESSAGES);
+    assert_eq!(stored.iter().collect::<HashSet<_>>(), acknowledged.keys().collect::<HashSet<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod canonical_json;
 mod command_line;
 mod crash;
 mod damage;
+mod disk_full;
 mod documents;
 mod end_to_end;
 mod event_samples;

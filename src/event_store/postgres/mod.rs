@@ -402,9 +402,17 @@ fn refusal(failure: Failure, shard: u16, epoch: u64) -> AppendError {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             format!("{error}{source}")
         }
+        Failure::Database(error) if is_full(&error) => {
+            return AppendError::Full(format!("the database has no room: {error}"));
+        }
         Failure::Database(error) => error.to_string(),
     };
     AppendError::Unavailable(cause)
+}
+
+/// PostgreSQL's `disk_full`; its message names the file.
+fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "53100")
 }
 
 /// A number as PostgreSQL holds it; what is larger than it can hold is larger than anything it holds.

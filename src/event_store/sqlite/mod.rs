@@ -87,7 +87,7 @@ impl SqliteStore {
         let emptied = async {
             let mut kept = self.writer.lock().await;
             let mut connection = self.writer(&mut kept).await?;
-            let emptied = empty_write_ahead_log(&mut connection).await?;
+            let emptied = empty_write_ahead_log(&mut connection).await.map_err(|error| self.failed(&error))?;
             *kept = Some(connection);
             Ok::<_, AppendError>(emptied)
         };
@@ -104,6 +104,11 @@ impl SqliteStore {
         match kept.take() {
             Some(connection) => Ok(connection),
             None => open::connect_writer(&self.options).await.map_err(|error| {
+                if let OpenError::Database(source) = &error
+                    && is_full(source)
+                {
+                    return self.failed(source);
+                }
                 let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
                 AppendError::Unavailable(format!("{error}{cause}"))
             }),
@@ -136,9 +141,18 @@ impl SqliteStore {
                 }
                 Err(match failure {
                     Failure::Fenced => self.fenced(),
-                    Failure::Database(error) => unavailable(&error),
+                    Failure::Database(error) => self.failed(&error),
                 })
             }
+        }
+    }
+
+    fn failed(&self, error: &sqlx::Error) -> AppendError {
+        match is_full(error) {
+            true => {
+                AppendError::Full(format!("there is no room for '{}' to grow: {error}", self.options.path.display()))
+            }
+            false => AppendError::Unavailable(error.to_string()),
         }
     }
 
@@ -276,7 +290,7 @@ impl EventStore for SqliteStore {
         .bind(integer(self.epoch))
         .execute(&mut connection)
         .await
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| self.failed(&error))?;
         *kept = Some(connection);
         if saved.rows_affected() == 0 { Err(self.fenced()) } else { Ok(()) }
     }
@@ -291,7 +305,7 @@ impl EventStore for SqliteStore {
         .bind(sealed)
         .execute(&mut connection)
         .await
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| self.failed(&error))?;
         *kept = Some(connection);
         Ok(())
     }
@@ -300,9 +314,9 @@ impl EventStore for SqliteStore {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;
         let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
-        query.execute(&mut connection).await.map_err(|error| unavailable(&error))?;
+        query.execute(&mut connection).await.map_err(|error| self.failed(&error))?;
         // What was deleted stands in the write-ahead log too, until it is started over.
-        if !empty_write_ahead_log(&mut connection).await? {
+        if !empty_write_ahead_log(&mut connection).await.map_err(|error| self.failed(&error))? {
             warn!("a long read keeps the write-ahead log; what was destroyed leaves it when it is next started over");
         }
         *kept = Some(connection);
@@ -347,14 +361,16 @@ async fn raise_epoch(writer: &mut SqliteConnection) -> Result<u64, OpenError> {
 }
 
 /// `false` if a long read keeps it.
-async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool, AppendError> {
+async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await;
-    let rows = rows.map_err(|error| unavailable(&error))?;
-    Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
+    Ok(rows?.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
 }
 
-fn unavailable(error: &sqlx::Error) -> AppendError {
-    AppendError::Unavailable(error.to_string())
+/// Whether the disk has no room, or the file may not grow: SQLITE_FULL, and SQLITE_IOERR_SHMSIZE for the index of the
+/// write-ahead log.
+fn is_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "13" || code == "4874")
 }
 
 /// A number as SQLite holds it; what is larger than it can hold is larger than anything it holds.

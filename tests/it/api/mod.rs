@@ -1,8 +1,9 @@
-//! The API in this process: the real schema, front, engine and read models over the log in memory.
+//! The API in this process: the real schema, front, engine and read models, mostly over the log in memory.
 
 mod authorisation;
 mod contracts;
 mod front;
+pub(crate) mod full;
 mod history;
 mod limits;
 mod operations;
@@ -22,7 +23,7 @@ use tidings::domain::outcome::{Exchange, Response};
 use tidings::domain::scope::Scope;
 use tidings::domain::tenant::Command;
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{self, Log, MemoryStore};
+use tidings::event_store::{self, EventStore, Log, MemoryStore};
 use tidings::execute::Meta;
 use tidings::execute::vault::{MasterKey, Vault};
 use tidings::outbound::{self, HttpClient, Request, Transport};
@@ -59,9 +60,13 @@ struct Api {
 
 impl Api {
     async fn start() -> Self {
+        Self::over(Arc::new(MemoryStore::new(1))).await
+    }
+
+    async fn over(store: Arc<dyn EventStore>) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
-        let log = Log::start(Arc::new(MemoryStore::new(1)), event_store::Config::default()).await.unwrap();
+        let log = Log::start(store, event_store::Config::default()).await.unwrap();
         let vault = Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap();
         let egress =
             outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..outbound::Config::default() };

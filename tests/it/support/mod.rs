@@ -6,4 +6,5 @@ pub(crate) mod name_server;
 pub(crate) mod receiver;
 pub(crate) mod server;
 pub(crate) mod simulation;
+pub(crate) mod stored_log;
 pub(crate) mod watched_store;
