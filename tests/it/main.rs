@@ -14,6 +14,7 @@ mod end_to_end;
 mod event_samples;
 mod event_store;
 mod history;
+mod event_streams;
 mod listen;
 mod outbound;
 mod projections;
