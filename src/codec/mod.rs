@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::domain::event::{DeliveryEvent, Event, MessageEvent, SubscriptionEvent, TenantEvent};
-use crate::event_store::{Position, Recorded};
+use crate::event_store::{Position, Recorded, StreamName};
 
 /// An event that this program cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,8 @@ pub enum DecodeError {
     UnknownType {
         /// Where.
         position: Position,
+        /// In which stream.
+        stream: StreamName,
         /// Its type.
         kind: String,
         /// Its schema version.
@@ -34,20 +36,13 @@ pub enum DecodeError {
     Damaged {
         /// Where.
         position: Position,
+        /// In which stream.
+        stream: StreamName,
         /// Its type.
         kind: String,
         /// What does not fit.
         reason: String,
     },
-}
-
-impl DecodeError {
-    /// Where the event stands that cannot be read.
-    pub fn position(&self) -> Position {
-        match self {
-            Self::UnknownType { position, .. } | Self::Damaged { position, .. } => *position,
-        }
-    }
 }
 
 /// What the log stores of an event.
@@ -129,13 +124,14 @@ registry! {
 
 /// Reads a recorded event.
 pub fn decode(recorded: &Recorded) -> Result<Event, DecodeError> {
-    let Recorded { position, kind, schema, data, .. } = recorded;
-    match decode_parts(kind, *schema, data) {
+    let Recorded { position, stream, kind, schema, data, .. } = recorded;
+    let (position, stream, kind) = (*position, || stream.clone(), || kind.to_string());
+    match decode_parts(&recorded.kind, *schema, data) {
         Some(Ok(event)) => Ok(event),
         Some(Err(error)) => {
-            Err(DecodeError::Damaged { position: *position, kind: kind.to_string(), reason: error.to_string() })
+            Err(DecodeError::Damaged { position, stream: stream(), kind: kind(), reason: error.to_string() })
         }
-        None => Err(DecodeError::UnknownType { position: *position, kind: kind.to_string(), schema: *schema }),
+        None => Err(DecodeError::UnknownType { position, stream: stream(), kind: kind(), schema: *schema }),
     }
 }
 

@@ -145,7 +145,8 @@ fn an_unknown_type_or_version_is_an_error_that_names_it() {
     for (kind, schema) in [("delivery.unheard_of", 1), ("delivery.scheduled", 2), ("delivery.scheduled", 0), ("", 1)] {
         let error = codec::decode(&recorded(kind, schema, "{}")).unwrap_err();
         let position = Position { shard: 0, seq: 7 };
-        assert_eq!(error, DecodeError::UnknownType { position, kind: kind.into(), schema });
+        let stream = "deliveries-01KAR4SKMR8JE11RP4D1JYK1T6".into();
+        assert_eq!(error, DecodeError::UnknownType { position, stream, kind: kind.into(), schema });
         assert_eq!(error.to_string(), format!("the event at 0-7 has the unknown type '{kind}' version {schema}"));
     }
 }

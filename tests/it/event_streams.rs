@@ -12,7 +12,7 @@ use tidings::codec;
 use tidings::domain::id::TenantId;
 use tidings::domain::subscription::{self, Command, Life, Matches, Refusal, Settings, Subscription};
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{Append, EventStore, Log, MemoryStore, NewEvent, Position, Recorded, StreamWrite};
+use tidings::event_store::{Append, EventStore, Lifetime, Log, MemoryStore, NewEvent, Position, Recorded, StreamWrite};
 use tidings::execute::{self, Loaded, Meta};
 
 fn read(name: &str) -> String {
@@ -155,8 +155,12 @@ async fn a_recorded_subscription_is_loaded_from_a_log_as_it_is_folded_by_hand() 
             meta: recorded.meta.clone(),
             content: None,
         };
-        let write =
-            StreamWrite { stream: recorded.stream.clone(), first_version: recorded.version, events: vec![event] };
+        let write = StreamWrite {
+            stream: recorded.stream.clone(),
+            first_version: recorded.version,
+            lifetime: Lifetime::Kept,
+            events: vec![event],
+        };
         log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap();
     }
     let id = execute::subscription_of(&recording[0].stream).unwrap();
