@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::attempt::{Target, TestDelivery};
+use super::quarantine::Quarantined;
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
 use super::{Context, attempt, intake};
@@ -391,6 +392,11 @@ impl Engine {
         let owner = self.load_tenant(tenant).await?;
         let own = owner.event_types.get(event_type).map(|registered| registered.example.clone());
         Ok(own.unwrap_or_else(|| catalogue::find(event_type).map(|definition| definition.example.clone())))
+    }
+
+    /// Events that cannot be read, and what is held back because of them.
+    pub fn quarantine(&self) -> Vec<Quarantined> {
+        self.context.quarantine.list()
     }
 
     /// The newest position of the tenant's shard: whatever it has been answered for stands at or before it.

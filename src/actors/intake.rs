@@ -19,13 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Context;
 use super::engine::{Done, EngineError, Published};
+use super::quarantine::Holder;
 use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Claim, Lifetime, NewEvent, Position, StreamWrite};
-use crate::execute::{self, Meta};
+use crate::execute::{self, Meta, Unreadable};
 
 /// Requests taken at a time.
 const BATCH: usize = 256;
@@ -208,7 +209,17 @@ impl Intake {
             let Some(outcome) = self.settled.recv().await else { break };
             self.settle(outcome);
         }
-        let (tenant, version) = execute::load_tenant(&self.context.log, id).await?;
+        let (tenant, version) = match execute::load_tenant(&self.context.log, id).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if let Some(event) = Unreadable::of_load(&error) {
+                    let now = self.context.clock.now();
+                    self.context.quarantine.hold(Holder::Tenant(id), &event, now, None);
+                }
+                return Err(error.into());
+            }
+        };
+        self.context.quarantine.release(Holder::Tenant(id));
         let messages_version = self.context.log.stream_version(&execute::messages_stream(id)).await?;
         self.tenants.put(id, Known { tenant, version, messages_version });
         Ok(())

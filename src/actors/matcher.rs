@@ -9,7 +9,11 @@
 //! - A subscription that cannot take its matches holds up nobody: if it lost one (it failed and rests), or has its share
 //!   of the credits under way (it takes long to load), it is remembered as behind, and led through the log by itself,
 //!   one page at a time. The checkpoint waits for it.
-//! - One whose settings cannot be read is behind until a program comes that can.
+//! - What cannot be read holds up nobody but those it concerns: for an event of a subscription's own life that
+//!   subscription, for a message the subscriptions of its tenant that were enabled there. They are behind, and go on
+//!   from there when it can be read, which is tried now and then.
+
+mod entries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,7 +22,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use self::entries::{Concern, Entry};
 use super::Context;
+use super::quarantine::Holder;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
 use crate::codec;
@@ -26,8 +32,8 @@ use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
 use crate::domain::filter::{self, EventType, Filter};
 use crate::domain::id::{MessageId, SubscriptionId, TenantId};
 use crate::domain::subscription::{Match, Matches, Settings};
-use crate::event_store::{Position, ReadError, Recorded};
-use crate::execute::{SUBSCRIPTION_CATEGORY, subscription_of, subscription_stream};
+use crate::event_store::{Position, ReadError, StreamName};
+use crate::execute::{LoadError, Unreadable, subscription_of, subscription_stream};
 
 /// Name of the checkpoint.
 const READER: &str = "matcher";
@@ -39,12 +45,14 @@ const SAVE_EVERY: Duration = Duration::from_millis(500);
 const SAVES_A_SECOND: u32 = 16;
 /// How long a subscription that lost matches is left alone.
 const RETRY_LOST_AFTER: Duration = Duration::from_secs(2);
-/// How long one is left alone whose settings cannot be read.
+/// How long those are left alone who wait for an event that cannot be read.
 const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(300);
 /// One subscription may hold this part of the credits.
 const SHARES: u32 = 8;
 /// Subscriptions that are behind and are led on before the others get their turn.
 const LED_AT_A_TIME: usize = 16;
+/// Behind every version that a stream can have.
+const LAST_VERSION: u64 = i64::MAX as u64;
 /// After a failed read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -54,7 +62,9 @@ pub(super) enum MatcherError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Decode(#[from] codec::DecodeError),
+    Load(#[from] LoadError),
+    #[error("the event at {position} stands in '{stream}', which is nobody's stream")]
+    Stray { position: Position, stream: StreamName },
 }
 
 /// Proof that matches became durable. Dropped without that, it says that they were lost.
@@ -110,6 +120,8 @@ struct Matcher<'a> {
     /// The newest match cast to each subscription since this matcher began.
     cast_through: HashMap<SubscriptionId, u64>,
     behind: BTreeMap<SubscriptionId, Behind>,
+    /// Whether others wait for unreadable events than the quarantine says.
+    untold: bool,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     verdict_sender: mpsc::UnboundedSender<Verdict>,
     saved: u64,
@@ -148,12 +160,21 @@ impl Outstanding {
 }
 
 /// A subscription that is led through the log by itself.
-#[derive(Clone, Copy)]
 struct Behind {
     /// The first position that is still to be read for it.
     from: u64,
     /// Not before this, and not before all that it has under way has ended.
     next_at: Instant,
+    /// What it waits for, if that is an event that cannot be read.
+    blocked: Option<Arc<Unreadable>>,
+}
+
+/// How far a subscription that is behind was led.
+struct Led {
+    /// From where to go on.
+    from: u64,
+    /// Why not at once.
+    blocked: Option<Arc<Unreadable>>,
 }
 
 impl<'a> Matcher<'a> {
@@ -169,6 +190,7 @@ impl<'a> Matcher<'a> {
             outstanding: Outstanding::default(),
             cast_through: HashMap::new(),
             behind: BTreeMap::new(),
+            untold: true,
             verdicts,
             verdict_sender,
             saved,
@@ -179,18 +201,20 @@ impl<'a> Matcher<'a> {
     }
 
     async fn follow(mut self) -> Result<(), MatcherError> {
-        self.leave_behind_unreadable(self.position.seq + 1);
+        let blocked = std::mem::take(&mut self.table.blocked);
+        self.leave_behind(blocked);
         let mut head = self.context.log.watch(self.position.shard);
         loop {
             let news = self.position.seq < *head.borrow_and_update() && self.read_page().await?;
             self.take_verdicts();
             self.save_if_time().await;
             let led = self.lead_behind().await?;
+            self.tell_quarantine();
             if news || led {
                 continue;
             }
             let unsaved = self.low_water() > self.saved;
-            let lead_at = self.ready().map(|(_, behind)| behind.next_at).min();
+            let lead_at = self.ready().map(|(next_at, _)| next_at).min();
             tokio::select! {
                 changed = head.changed() => {
                     if changed.is_err() {
@@ -207,32 +231,59 @@ impl<'a> Matcher<'a> {
 
     /// Casts what the next events of the log match; `false` if there are none.
     async fn read_page(&mut self) -> Result<bool, MatcherError> {
-        let events = self.context.log.read_log(self.position, PAGE).await?;
-        let Some(last) = events.last() else { return Ok(false) };
+        let entries = entries::page(&self.context.log, self.position, PAGE).await?;
+        let Some(last) = entries.last() else { return Ok(false) };
         let mut batches = Batches::default();
-        for recorded in &events {
-            self.table.read(recorded, &mut batches)?;
+        for entry in &entries {
+            self.table.read(entry, &mut batches);
         }
-        for (subscription, found) in batches.0 {
-            if !self.behind.contains_key(&subscription) {
-                let room = self.share().saturating_sub(self.outstanding.of(subscription)).min(found.len());
-                self.cast(subscription, &found[..room]).await;
-                if let Some((_, from)) = found.get(room) {
-                    self.behind.insert(subscription, Behind { from: *from, next_at: Instant::now() });
-                }
+        let blocked = std::mem::take(&mut self.table.blocked);
+        for (subscription, mut found) in batches.0 {
+            if self.behind.contains_key(&subscription) {
+                continue;
+            }
+            if let Some(block) = blocked.get(&subscription) {
+                found.retain(|(_, seq)| *seq < block.from);
+            }
+            let room = self.share().saturating_sub(self.outstanding.of(subscription)).min(found.len());
+            self.cast(subscription, &found[..room]).await;
+            if let Some((_, from)) = found.get(room) {
+                self.behind.insert(subscription, Behind { from: *from, next_at: Instant::now(), blocked: None });
             }
         }
-        self.leave_behind_unreadable(self.position.seq + 1);
-        self.position = last.position;
+        self.leave_behind(blocked);
+        self.position.seq = last.seq;
         Ok(true)
     }
 
-    /// Whoever has become unreadable goes no further than this position, and keeps the checkpoint there.
-    fn leave_behind_unreadable(&mut self, from: u64) {
+    /// Whoever has met an event that cannot be read goes no further than that, and keeps the checkpoint there. Who is
+    /// behind already will meet it.
+    fn leave_behind(&mut self, blocked: BTreeMap<SubscriptionId, Block>) {
         let next_at = Instant::now() + RETRY_UNREADABLE_AFTER;
-        for subscription in std::mem::take(&mut self.table.unreadable) {
-            self.behind.entry(subscription).or_insert(Behind { from, next_at }).next_at = next_at;
+        let next = self.position.seq + 1;
+        for (subscription, Block { from, event }) in blocked {
+            self.untold = true;
+            let behind = Behind { from: from.max(next), next_at, blocked: Some(event) };
+            self.behind.entry(subscription).or_insert(behind);
         }
+    }
+
+    /// Says which events somebody waits for.
+    fn tell_quarantine(&mut self) {
+        if !std::mem::take(&mut self.untold) {
+            return;
+        }
+        let now = self.context.clock.now();
+        let mut waited_for = BTreeSet::new();
+        for Behind { next_at, blocked, .. } in self.behind.values() {
+            let Some(event) = blocked else { continue };
+            if waited_for.insert(event.position) {
+                let wait_ms = next_at.saturating_duration_since(Instant::now()).as_millis() as u64;
+                let holder = Holder::Matching(event.position);
+                self.context.quarantine.hold(holder, event, now, Some(now.plus_ms(wait_ms)));
+            }
+        }
+        self.context.quarantine.release_matching(self.position.shard, |position| waited_for.contains(&position));
     }
 
     /// The most matches that one subscription may have under way.
@@ -270,8 +321,10 @@ impl<'a> Matcher<'a> {
         if !durable {
             self.cast_through.remove(&batch.subscription);
             let next_at = Instant::now() + RETRY_LOST_AFTER;
-            let behind = self.behind.entry(batch.subscription).or_insert(Behind { from: batch.first_seq, next_at });
-            *behind = Behind { from: behind.from.min(batch.first_seq), next_at };
+            let new = Behind { from: batch.first_seq, next_at, blocked: None };
+            let behind = self.behind.entry(batch.subscription).or_insert(new);
+            behind.from = behind.from.min(batch.first_seq);
+            behind.next_at = next_at;
         }
     }
 
@@ -299,50 +352,72 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Those behind whose batches have all come to an end.
-    fn ready(&self) -> impl Iterator<Item = (SubscriptionId, Behind)> {
+    /// Those behind whose batches have all come to an end, with the time that is theirs.
+    fn ready(&self) -> impl Iterator<Item = (Instant, SubscriptionId)> {
         let settled = |id: &SubscriptionId| self.outstanding.of(*id) == 0;
-        self.behind.iter().filter(move |(id, _)| settled(id)).map(|(id, behind)| (*id, *behind))
+        self.behind.iter().filter(move |(id, _)| settled(id)).map(|(id, behind)| (behind.next_at, *id))
     }
 
     /// Leads some of those who are behind a page further; `false` if it is nobody's time.
     async fn lead_behind(&mut self) -> Result<bool, MatcherError> {
         let now = Instant::now();
-        let mut ready: Vec<_> = self.ready().filter(|(_, behind)| behind.next_at <= now).collect();
-        ready.sort_unstable_by_key(|(_, behind)| behind.next_at);
+        let mut ready: Vec<_> = self.ready().filter(|(next_at, _)| *next_at <= now).collect();
+        ready.sort_unstable();
         ready.truncate(LED_AT_A_TIME);
-        for (subscription, Behind { from, .. }) in &ready {
-            let next = match self.lead(*subscription, *from).await {
-                Ok(from) => Behind { from, next_at: now },
-                Err(MatcherError::Decode(error)) => {
-                    tracing::error!(subscription.id = %subscription, "nothing is matched: {error}");
-                    Behind { from: *from, next_at: now + RETRY_UNREADABLE_AFTER }
-                }
-                Err(error) => return Err(error),
-            };
-            match next.from > self.position.seq {
+        for (_, subscription) in &ready {
+            let Some(behind) = self.behind.get(subscription).filter(|behind| behind.next_at <= now) else { continue };
+            let waited_for = behind.blocked.clone();
+            let Led { from, blocked } = self.lead(*subscription, behind.from).await?;
+            // All who wait for the same event go on together, or wait together: it is tried once for all of them.
+            let next_at = if blocked.is_some() { now + RETRY_UNREADABLE_AFTER } else { now };
+            for event in [&waited_for, &blocked].into_iter().flatten() {
+                let still = blocked.as_ref().is_some_and(|blocked| blocked.position == event.position);
+                self.retry_together(event.position, if still { next_at } else { now });
+            }
+            match from > self.position.seq {
                 true => self.behind.remove(subscription),
-                false => self.behind.insert(*subscription, next),
+                false => self.behind.insert(*subscription, Behind { from, next_at, blocked }),
             };
         }
         Ok(!ready.is_empty())
     }
 
-    /// Casts what a page of the log matches of one subscription. Returns from where to go on.
-    async fn lead(&mut self, subscription: SubscriptionId, from: u64) -> Result<u64, MatcherError> {
+    fn retry_together(&mut self, position: Position, next_at: Instant) {
+        self.untold = true;
+        let waits = |behind: &&mut Behind| behind.blocked.as_ref().is_some_and(|event| event.position == position);
+        for behind in self.behind.values_mut().filter(waits) {
+            behind.next_at = next_at;
+        }
+    }
+
+    /// Casts what a page of the log matches of one subscription.
+    async fn lead(&mut self, subscription: SubscriptionId, from: u64) -> Result<Led, MatcherError> {
         let before = Position { seq: from - 1, ..self.position };
-        let mut table = Table::of_one(self.context, subscription, before).await?;
-        let events = self.context.log.read_log(before, PAGE).await?;
+        let mut table = match Table::of_one(self.context, subscription, before).await {
+            Ok(Some(table)) => table,
+            Ok(None) => return Ok(Led { from: self.position.seq + 1, blocked: None }),
+            Err(error) => {
+                let event = Unreadable::of_load(&error).ok_or(error)?;
+                return Ok(Led { from, blocked: Some(Arc::new(event)) });
+            }
+        };
         let mut batches = Batches::default();
-        let mut next = from;
-        for recorded in events.iter().filter(|recorded| recorded.position <= self.position) {
-            table.read_for(subscription, recorded, &mut batches)?;
-            next = recorded.position.seq + 1;
+        let mut led = Led { from, blocked: None };
+        for entry in entries::page(&self.context.log, before, PAGE).await? {
+            if entry.seq > self.position.seq {
+                break;
+            }
+            table.read_for(subscription, &entry, &mut batches);
+            led.blocked = table.blocked.remove(&subscription).map(|block| block.event);
+            if led.blocked.is_some() {
+                break;
+            }
+            led.from = entry.seq + 1;
         }
         let found = batches.0.remove(&subscription).unwrap_or_default();
         let room = self.share().min(found.len());
         self.cast(subscription, &found[..room]).await;
-        Ok(found.get(room).map_or(next, |(_, seq)| *seq))
+        Ok(found.get(room).map_or(led, |(_, from)| Led { from: *from, blocked: None }))
     }
 }
 
@@ -355,86 +430,101 @@ struct Batches(HashMap<SubscriptionId, Vec<(MessageId, u64)>>);
 struct Table {
     settings: HashMap<SubscriptionId, Settings>,
     by_tenant: HashMap<TenantId, BTreeSet<SubscriptionId>>,
-    /// Those whose settings turned out to be unreadable, until they are taken from here.
-    unreadable: BTreeSet<SubscriptionId>,
+    /// Those who have met an event that cannot be read, until they are taken from here.
+    blocked: BTreeMap<SubscriptionId, Block>,
+}
+
+/// An event that cannot be read, and where somebody met it.
+struct Block {
+    from: u64,
+    event: Arc<Unreadable>,
 }
 
 impl Table {
-    async fn as_of(context: &Context, position: Position) -> Result<Self, MatcherError> {
+    async fn as_of(context: &Context, position: Position) -> Result<Self, ReadError> {
         let mut table = Self::default();
         let mut after: Option<(String, u64)> = None;
         loop {
             let behind = after.as_ref().map(|(stream, version)| (stream.as_str(), *version));
-            let page = context.log.read_category(SUBSCRIPTION_CATEGORY, position, behind, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(table) };
-            after = Some((last.stream.clone(), last.version));
-            for recorded in &page {
-                table.try_learn(recorded);
+            let (page, unreadable) = entries::lives(&context.log, position, behind, PAGE).await?;
+            for entry in page.iter().filter_map(|recorded| Entry::of(recorded).ok()) {
+                table.read(&entry, &mut Batches::default());
             }
+            after = match (page.last(), unreadable) {
+                (Some(last), _) => Some((last.stream.clone(), last.version)),
+                (None, Some(event)) => {
+                    // The rest of its stream says nothing without it.
+                    let past = (event.stream.clone(), LAST_VERSION);
+                    if let Some(subscription) = subscription_of(&event.stream) {
+                        table.lose(subscription, event.position.seq, &event);
+                    }
+                    Some(past)
+                }
+                (None, None) => return Ok(table),
+            };
         }
     }
 
-    async fn of_one(context: &Context, id: SubscriptionId, position: Position) -> Result<Self, MatcherError> {
+    /// What one subscription's filters are; `None` if it has been deleted since: it owes nothing any more.
+    async fn of_one(context: &Context, id: SubscriptionId, position: Position) -> Result<Option<Self>, LoadError> {
         let mut table = Self::default();
         let stream = subscription_stream(id);
         let mut version = 0;
         loop {
             let page = context.log.read_stream(&stream, version + 1, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(table) };
+            let Some(last) = page.last() else { return Ok(Some(table)) };
             version = last.version;
-            for recorded in page.iter().filter(|recorded| recorded.position <= position) {
-                table.learn(&codec::decode(recorded)?, &recorded.stream);
+            for recorded in &page {
+                let event = codec::decode(recorded);
+                if let Ok(Event::Subscription(SubscriptionEvent::Deleted(_))) = event {
+                    return Ok(None);
+                }
+                if recorded.position <= position
+                    && let Event::Subscription(event) = event?
+                {
+                    table.learn(id, &event);
+                }
             }
         }
     }
 
-    /// Reads one event of the log: remembers a subscription's change, or notes who matches a message.
-    fn read(&mut self, recorded: &Recorded, batches: &mut Batches) -> Result<(), MatcherError> {
-        match recorded.kind.starts_with("subscription.") {
-            true => self.try_learn(recorded),
-            false => self.note_matches(recorded, batches)?,
-        }
-        Ok(())
-    }
-
-    /// The same for a table of one subscription, which fails if that is unreadable.
-    fn read_for(
-        &mut self,
-        only: SubscriptionId,
-        recorded: &Recorded,
-        batches: &mut Batches,
-    ) -> Result<(), MatcherError> {
-        if !recorded.kind.starts_with("subscription.") {
-            return self.note_matches(recorded, batches);
-        }
-        if subscription_of(&recorded.stream) == Some(only) {
-            self.learn(&codec::decode(recorded)?, &recorded.stream);
-        }
-        Ok(())
-    }
-
-    fn note_matches(&self, recorded: &Recorded, batches: &mut Batches) -> Result<(), MatcherError> {
-        if recorded.kind != "message.published" {
-            return Ok(());
-        }
-        if let Event::Message(MessageEvent::Published(message)) = codec::decode(recorded)? {
-            for subscription in self.matching(message.tenant, &message.event_type) {
-                batches.0.entry(subscription).or_default().push((message.message, recorded.position.seq));
+    /// Reads one event of the log: remembers a subscription's change, or notes who matches a message. What cannot be
+    /// read blocks those it concerns, and no others.
+    fn read(&mut self, Entry { seq, concern }: &Entry, batches: &mut Batches) {
+        match concern {
+            Concern::Subscription(id, Ok(event)) => self.learn(*id, event),
+            Concern::Subscription(id, Err(unreadable)) => self.lose(*id, *seq, unreadable),
+            Concern::Messages(_, Ok(MessageEvent::Published(message))) => {
+                for subscription in self.matching(message.tenant, &message.event_type) {
+                    batches.0.entry(subscription).or_default().push((message.message, *seq));
+                }
             }
+            Concern::Messages(tenant, Err(unreadable)) => self.block(*tenant, *seq, unreadable),
+            Concern::Nobody => {}
         }
-        Ok(())
     }
 
-    /// What cannot be read makes its own subscription unreadable, and no other.
-    fn try_learn(&mut self, recorded: &Recorded) {
-        match (codec::decode(recorded), subscription_of(&recorded.stream)) {
-            (Ok(event), _) => self.learn(&event, &recorded.stream),
-            (Err(error), Some(subscription)) => {
-                tracing::error!(subscription.id = %subscription, "nothing is matched from here on: {error}");
-                self.settings.remove(&subscription);
-                self.unreadable.insert(subscription);
+    /// The same for a table of one subscription.
+    fn read_for(&mut self, only: SubscriptionId, entry: &Entry, batches: &mut Batches) {
+        match &entry.concern {
+            Concern::Subscription(id, _) if *id != only => {}
+            Concern::Subscription(..) | Concern::Messages(..) | Concern::Nobody => self.read(entry, batches),
+        }
+    }
+
+    /// What a subscription wants is not known from here on.
+    fn lose(&mut self, subscription: SubscriptionId, seq: u64, unreadable: &Unreadable) {
+        self.settings.remove(&subscription);
+        self.blocked.entry(subscription).or_insert_with(|| Block { from: seq, event: Arc::new(unreadable.clone()) });
+    }
+
+    /// Who may have matched a message that cannot be read.
+    fn block(&mut self, tenant: TenantId, seq: u64, unreadable: &Unreadable) {
+        let event = Arc::new(unreadable.clone());
+        for id in self.by_tenant.get(&tenant).into_iter().flatten() {
+            if self.settings.get(id).is_some_and(|settings| settings.enabled) {
+                self.blocked.entry(*id).or_insert_with(|| Block { from: seq, event: Arc::clone(&event) });
             }
-            (Err(error), None) => tracing::error!(stream.id = recorded.stream, "belongs to nobody: {error}"),
         }
     }
 
@@ -445,14 +535,12 @@ impl Table {
         })
     }
 
-    fn learn(&mut self, event: &Event, stream: &str) {
-        let Event::Subscription(event) = event else { return };
+    fn learn(&mut self, id: SubscriptionId, event: &SubscriptionEvent) {
         if let SubscriptionEvent::Created(created) = event {
-            self.by_tenant.entry(created.tenant).or_default().insert(created.subscription);
-            self.settings.insert(created.subscription, Settings::created(created));
+            self.by_tenant.entry(created.tenant).or_default().insert(id);
+            self.settings.insert(id, Settings::created(created));
             return;
         }
-        let Some(id) = subscription_of(stream) else { return };
         if let SubscriptionEvent::Deleted(_) = event {
             if let Some(settings) = self.settings.remove(&id)
                 && let Some(ids) = self.by_tenant.get_mut(&settings.tenant)

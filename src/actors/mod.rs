@@ -21,6 +21,7 @@ mod attempt;
 mod engine;
 mod intake;
 mod matcher;
+mod quarantine;
 mod region;
 mod root;
 mod subscription;
@@ -41,6 +42,7 @@ use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
 pub use engine::{Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use quarantine::{Held, Quarantined};
 pub use root::{Running, start};
 
 /// Bounds of the running system.
@@ -88,6 +90,7 @@ pub(crate) struct Context {
     /// One permit for each match that is not durable yet, of all matchers.
     match_credits: Arc<Semaphore>,
     stopping: AtomicBool,
+    quarantine: quarantine::Quarantine,
     config: Config,
 }
 

@@ -11,14 +11,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent};
 use tokio::sync::{mpsc, watch};
 
 use super::Context;
+use super::quarantine::Holder;
 use super::subscription::{Arguments as SubscriptionArguments, SubscriptionActor, SubscriptionMessage};
 use super::timers::{Generation, Timers};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
+use crate::execute::Unreadable;
 
 /// Subscriptions that one tick may wake, so that a backlog after a restart does not block the mailbox.
 const WAKES_PER_TICK: usize = 256;
@@ -48,7 +50,7 @@ pub(super) enum RegionMessage {
     /// The subscription has nothing to do.
     MayLeave { id: SubscriptionId, actor: ActorId },
     /// The subscription could not be loaded.
-    StartFailed { id: SubscriptionId, actor: ActorId, error: String },
+    StartFailed { id: SubscriptionId, actor: ActorId, error: String, unreadable: Option<Unreadable> },
     /// Let go of this once everything that came before is durable.
     Flush(mpsc::Sender<()>),
 }
@@ -173,9 +175,9 @@ impl Actor for RegionActor {
             RegionMessage::Tick => state.wake_due(&me),
             RegionMessage::Sweep => state.sweep(),
             RegionMessage::MayLeave { id, actor } => state.leave(id, actor),
-            RegionMessage::StartFailed { id, actor, error } => {
+            RegionMessage::StartFailed { id, actor, error, unreadable } => {
                 state.children.remove(&actor);
-                state.failed(id, LONGEST_REST_UNLOADED_MS, &error);
+                state.failed(id, LONGEST_REST_UNLOADED_MS, &error, unreadable);
             }
             RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
@@ -198,7 +200,7 @@ impl Actor for RegionActor {
             }
             SupervisionEvent::ActorFailed(actor, error) => {
                 if let Some(id) = state.children.remove(&actor.get_id()) {
-                    state.failed(id, LONGEST_REST_MS, &error.to_string());
+                    state.failed(id, LONGEST_REST_MS, &error.to_string(), None);
                 }
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -254,17 +256,17 @@ impl State {
                 self.slots.insert(id, Slot::Starting(actor.clone()));
                 // A failing start sends no supervision event: only this handle knows.
                 tokio::spawn(async move {
-                    let error = match started.await {
+                    let (error, unreadable) = match started.await {
                         Ok(Ok(_)) => return,
-                        Ok(Err(error)) => error.to_string(),
-                        Err(error) => error.to_string(),
+                        Ok(Err(error)) => (error.to_string(), unreadable(&error)),
+                        Err(error) => (error.to_string(), None),
                     };
-                    drop(region.cast(RegionMessage::StartFailed { id, actor: actor_id, error }));
+                    drop(region.cast(RegionMessage::StartFailed { id, actor: actor_id, error, unreadable }));
                 });
                 Some(actor)
             }
             Err(error) => {
-                self.failed(id, LONGEST_REST_UNLOADED_MS, &error.to_string());
+                self.failed(id, LONGEST_REST_UNLOADED_MS, &error.to_string(), None);
                 None
             }
         }
@@ -277,15 +279,24 @@ impl State {
             && let Slot::Starting(actor) = slot
         {
             *slot = Slot::Live { actor: actor.clone(), started_at: now, used_at: now };
+            self.arguments.context.quarantine.release(Holder::Subscription(*id));
         }
     }
 
-    fn failed(&mut self, id: SubscriptionId, longest_rest_ms: u64, error: &str) {
+    fn failed(&mut self, id: SubscriptionId, longest_rest_ms: u64, error: &str, unreadable: Option<Unreadable>) {
+        let now = self.now();
         let failures = self.failures.entry(id).or_default();
         *failures += 1;
         let rest_ms = FIRST_REST_MS.saturating_mul(1 << (*failures - 1).min(16)).min(longest_rest_ms);
-        tracing::error!(subscription.id = %id, failures, rest_ms, "subscription failed and rests: {error}");
-        let until = self.now().plus_ms(rest_ms);
+        let until = now.plus_ms(rest_ms);
+        match unreadable {
+            Some(event) => {
+                self.arguments.context.quarantine.hold(Holder::Subscription(id), &event, now, Some(until));
+            }
+            None => {
+                tracing::error!(subscription.id = %id, failures, rest_ms, "subscription failed and rests: {error}");
+            }
+        }
         self.slots.insert(id, Slot::Resting(until));
         // What it owed is due again after the rest, without anybody having to ask.
         self.timers.arm(until, id, 0);
@@ -354,6 +365,11 @@ impl State {
             }
         }
     }
+}
+
+/// The event that kept a subscription from being loaded, if it was that.
+fn unreadable(error: &SpawnErr) -> Option<Unreadable> {
+    std::error::Error::source(error)?.downcast_ref().and_then(Unreadable::of_load)
 }
 
 /// Casts a tick whenever the earliest timer is due. Ends with the region.

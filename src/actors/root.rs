@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::engine::Engine;
+use super::quarantine::Quarantine;
 use super::region::{self, RegionActor, RegionMessage, Regions};
 use super::{Config, Context, intake, matcher};
 use crate::clock::Clock;
@@ -51,7 +52,17 @@ pub async fn start(
     let attempts = Semaphore::new(config.max_attempts);
     let stopping = AtomicBool::new(false);
     let match_credits = Arc::new(Semaphore::new(config.match_credits as usize));
-    let context = Arc::new(Context { log, clock, vault, transport, attempts, match_credits, stopping, config });
+    let context = Arc::new(Context {
+        log,
+        clock,
+        vault,
+        transport,
+        attempts,
+        match_credits,
+        stopping,
+        quarantine: Quarantine::default(),
+        config,
+    });
     let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
     let (root, _) = RootActor::spawn(None, RootActor, arguments).await?;
     let intake = tokio::spawn(keep_taking_in(Arc::clone(&context), queue));

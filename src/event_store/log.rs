@@ -339,7 +339,11 @@ pub(super) fn without_holes(after: Position, floor: u64, events: &[Recorded]) ->
         let first_owed = expected.max(floor.saturating_add(1));
         if seq > first_owed {
             let position = Position { shard: after.shard, seq: first_owed };
-            return Err(ReadError::Damaged { position, reason: format!("it is missing before {}", event.position) });
+            return Err(ReadError::Damaged {
+                position,
+                stream: None,
+                reason: format!("it is missing before {}", event.position),
+            });
         }
         expected = seq.saturating_add(1);
     }

@@ -303,9 +303,21 @@ pub enum ReadError {
     Damaged {
         /// Where.
         position: Position,
+        /// In which stream; `None` if the row is missing or does not say.
+        stream: Option<StreamName>,
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl ReadError {
+    /// The same of a row that says in which stream it stands.
+    fn in_stream(self, stream: Option<StreamName>) -> Self {
+        match self {
+            Self::Unavailable(_) => self,
+            Self::Damaged { position, reason, .. } => Self::Damaged { position, stream, reason },
+        }
+    }
 }
 
 /// What is known of a bucket in one shard.

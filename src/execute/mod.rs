@@ -21,7 +21,7 @@ use crate::domain::subscription::{self, Subscription};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
 use crate::event_store::Log;
-use crate::event_store::{Lifetime, NewEvent, ReadError, Recorded, StreamName, StreamWrite};
+use crate::event_store::{Lifetime, NewEvent, Position, ReadError, Recorded, StreamName, StreamWrite};
 
 /// Who caused an event, and in which request; stands beside the payload in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,43 @@ pub enum LoadError {
     Decode(#[from] DecodeError),
 }
 
+/// An event that cannot be read, and keeps its stream from being folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where.
+    pub position: Position,
+    /// In which stream.
+    pub stream: StreamName,
+    /// Why; names the event's type where that can be read.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// The event that an error is about; `None` if the log cannot be read at all, or does not say whose the event is.
+    pub fn of_read(error: &ReadError) -> Option<Self> {
+        match error {
+            ReadError::Damaged { position, stream: Some(stream), .. } => {
+                Some(Self { position: *position, stream: stream.clone(), reason: error.to_string() })
+            }
+            ReadError::Damaged { stream: None, .. } | ReadError::Unavailable(_) => None,
+        }
+    }
+
+    /// The event that an error is about.
+    pub fn of_decode(error: &DecodeError) -> Self {
+        let (DecodeError::UnknownType { position, stream, .. } | DecodeError::Damaged { position, stream, .. }) = error;
+        Self { position: *position, stream: stream.clone(), reason: error.to_string() }
+    }
+
+    /// The event that keeps a stream from being folded, if it is that.
+    pub fn of_load(error: &LoadError) -> Option<Self> {
+        match error {
+            LoadError::Read(error) => Self::of_read(error),
+            LoadError::Decode(error) => Some(Self::of_decode(error)),
+        }
+    }
+}
+
 /// Events are folded in pages of this many.
 const PAGE: usize = 500;
 
@@ -105,9 +142,12 @@ pub fn tenant_of(stream: &str) -> Option<TenantId> {
     format!("{}{suffix}", TenantId::PREFIX).parse().ok()
 }
 
+/// Category of the streams of messages.
+pub const MESSAGES_CATEGORY: &str = "messages";
+
 /// Stream of a tenant's messages.
 pub fn messages_stream(tenant: TenantId) -> StreamName {
-    format!("messages-{}", tenant.suffix())
+    format!("{MESSAGES_CATEGORY}-{}", tenant.suffix())
 }
 
 /// Category of the streams of subscriptions' own lives.

@@ -30,6 +30,7 @@ mod webhook;
 mod snapshot;
 mod audit;
 mod access;
+mod quarantine;
 mod node;
 mod query;
 mod mutation;

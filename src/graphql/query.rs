@@ -13,6 +13,8 @@ use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
 use super::profile::{self, DeliveryProfile};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
+use super::quarantine::QuarantineEntry;
+use super::state;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
@@ -261,6 +263,16 @@ impl Query {
         nullable(async {
             authorise(ctx, Scope::TenantsAdmin)?;
             Tenant::list(ctx, PageArgs { first, after, last, before }).await.map(Some)
+        })
+        .await
+    }
+
+    /// Events that cannot be read, and what is held back because of them, at most 1000. Needs the scope `TENANTS_ADMIN`.
+    #[graphql(complexity = "items(100, child_complexity)")]
+    async fn quarantine(&self, ctx: &Context<'_>) -> Option<Result<Vec<QuarantineEntry>>> {
+        nullable(async {
+            authorise(ctx, Scope::TenantsAdmin)?;
+            Ok(Some(state(ctx).engine.quarantine().into_iter().map(QuarantineEntry::from).collect()))
         })
         .await
     }

@@ -1,7 +1,11 @@
 //! Rows of the log that cannot be read: everybody but their owner goes on.
 
-use serde_json::json;
-use sqlx::{ConnectOptions, Connection};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
@@ -31,7 +35,7 @@ async fn damaged_rows_of_one_subscription_stop_no_other() {
     assert_eq!(server.terminate(), Some(0));
 
     let path = server.folder().join("log.db");
-    let mut log = sqlx::sqlite::SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+    let mut log = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
     sqlx::raw_sql("DROP TRIGGER event_is_never_updated").execute(&mut log).await.unwrap();
     let (_, suffix) = damaged.split_once('_').unwrap();
     let damage = sqlx::query("UPDATE event SET data = '{' WHERE stream IN ($1, $2)");
@@ -48,4 +52,214 @@ async fn damaged_rows_of_one_subscription_stop_no_other() {
     receiver.wait_for(12).await;
     let paths: Vec<_> = receiver.requests().into_iter().skip(2).map(|request| request.target).collect();
     assert_eq!(paths, ["/healthy"; 10]);
+}
+
+const TENANT: &str = "mutation($input: CreateTenantInput!) { createTenant(input: $input) { tenant { id } userErrors { code message } } }";
+const QUARANTINE: &str = "{ quarantine { holds stream position reason since retryAt } }";
+
+/// What becomes of a row.
+const DAMAGES: [&str; 6] = [
+    "kind = kind || '_of_a_newer_program'",
+    "schema = 70000",
+    "data = '{'",
+    "data = CAST(x'ff' AS TEXT)",
+    "event_id = zeroblob(15)",
+    "data = NULL",
+];
+
+/// A tenant with a webhook.
+struct Victim {
+    tenant: String,
+    webhook: String,
+    /// Where its messages arrive.
+    path: String,
+}
+
+impl Victim {
+    async fn new(server: &Server, receiver: &Receiver, number: usize) -> Self {
+        let input = json!({ "name": "Acme", "slug": format!("acme-{number}") });
+        let made = server.data(TENANT, json!({ "input": input })).await;
+        let tenant = made["createTenant"]["tenant"]["id"].as_str().unwrap().to_owned();
+        let path = format!("/{number}");
+        let input = json!({ "url": receiver.url(&path), "eventFilters": ["**"], "enabled": true, "tenantId": tenant });
+        let made = server.data(CREATE, json!({ "input": input })).await;
+        let webhook = made["createWebhook"]["webhook"]["id"].as_str().unwrap().to_owned();
+        Self { tenant, webhook, path }
+    }
+
+    async fn publish(&self, server: &Server) -> Value {
+        let input = json!({ "type": "user.created", "data": {}, "tenantId": self.tenant });
+        server.graphql(PUBLISH, json!({ "input": input })).await
+    }
+
+    fn stream(&self, category: &str) -> String {
+        let owner = if matches!(category, "subscription" | "deliveries") { &self.webhook } else { &self.tenant };
+        format!("{category}-{}", owner.split_once('_').unwrap().1)
+    }
+}
+
+/// The log of a server that does not run, with everything off that protects its rows.
+struct Workshop {
+    log: SqliteConnection,
+    tables: Vec<String>,
+    triggers: Vec<String>,
+}
+
+impl Workshop {
+    async fn open(path: PathBuf) -> Self {
+        let mut log = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+        let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('event', 'bucketed_event')";
+        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut log).await.unwrap();
+        let triggers = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'";
+        let triggers: Vec<(String, String)> = sqlx::query_as(triggers).fetch_all(&mut log).await.unwrap();
+        let mut workshop = Self { log, tables, triggers: vec![] };
+        for (name, sql) in triggers {
+            workshop.run(format!("DROP TRIGGER {name}")).await;
+            workshop.triggers.push(sql);
+        }
+        workshop.run("PRAGMA ignore_check_constraints = ON".into()).await;
+        workshop.declare("data TEXT NOT NULL", "data TEXT").await;
+        workshop
+    }
+
+    async fn run(&mut self, sql: String) -> u64 {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.log).await.unwrap().rows_affected()
+    }
+
+    async fn declare(&mut self, from: &str, to: &str) {
+        self.run("PRAGMA writable_schema = ON".into()).await;
+        for table in self.tables.clone() {
+            let change = format!("replace(sql, '{from}', '{to}') WHERE name = '{table}' AND type = 'table'");
+            self.run(format!("UPDATE sqlite_schema SET sql = {change}")).await;
+        }
+        self.run("PRAGMA writable_schema = RESET".into()).await;
+    }
+
+    /// Keeps the first row of a stream as it is, and damages it.
+    async fn damage(&mut self, stream: &str, damage: &str) {
+        let mut rows = 0;
+        for table in self.tables.clone() {
+            let row = format!("FROM {table} WHERE stream = '{stream}' AND version = 1");
+            let kept = format!("kept_{table}");
+            self.run(format!("CREATE TABLE IF NOT EXISTS {kept} AS SELECT * FROM {table} WHERE FALSE")).await;
+            self.run(format!("INSERT INTO {kept} SELECT * {row}")).await;
+            rows += self.run(format!("UPDATE {table} SET {damage} WHERE stream = '{stream}' AND version = 1")).await;
+        }
+        assert_eq!(rows, 1, "{stream}");
+    }
+
+    async fn mend(&mut self) {
+        for table in self.tables.clone() {
+            self.run(format!("INSERT OR REPLACE INTO {table} SELECT * FROM kept_{table}")).await;
+            self.run(format!("DROP TABLE kept_{table}")).await;
+        }
+    }
+
+    async fn close(mut self) {
+        // A declaration that other columns share is not to be doubled.
+        self.declare("data TEXT,", "data TEXT NOT NULL,").await;
+        for sql in std::mem::take(&mut self.triggers) {
+            self.run(sql).await;
+        }
+        self.log.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_of_any_stream_holds_back_what_it_concerns_and_nothing_else_until_it_is_mended() {
+    let receiver = Receiver::start().await;
+    let mut server = Server::start(&receiver.ca_file());
+    let mut victims = Vec::new();
+    for category in ["messages", "subscription", "deliveries", "tenant"] {
+        for damage in DAMAGES {
+            victims.push((category, damage, Victim::new(&server, &receiver, victims.len()).await));
+        }
+    }
+    let healthy = Victim::new(&server, &receiver, victims.len()).await;
+    for (_, _, victim) in &victims {
+        victim.publish(&server).await;
+    }
+    healthy.publish(&server).await;
+    let before = victims.len() + 1;
+    receiver.wait_for(before).await;
+    assert_eq!(server.terminate(), Some(0));
+
+    let path = server.folder().join("log.db");
+    let mut workshop = Workshop::open(path.clone()).await;
+    for (category, damage, victim) in &victims {
+        workshop.damage(&victim.stream(category), damage).await;
+    }
+    // As if nothing had been matched yet: subscriptions know by themselves what they have seen.
+    let first = victims[0].2.stream("messages");
+    let tables = workshop.tables.clone();
+    for table in tables {
+        let to = format!("(SELECT seq - 1 FROM {table} WHERE stream = '{first}' AND version = 1)");
+        workshop.run(format!("UPDATE checkpoint SET seq = coalesce({to}, seq) WHERE reader = 'matcher'")).await;
+    }
+    workshop.close().await;
+    server.restart();
+
+    for (category, _, victim) in &victims {
+        let answer = victim.publish(&server).await;
+        match *category {
+            "tenant" => {
+                assert_eq!(answer["errors"][0]["extensions"]["code"], "INTERNAL", "{answer}");
+                assert_eq!(answer["errors"][0]["message"], "something failed on our side");
+            }
+            _ => assert!(answer["data"]["publishMessage"]["message"]["id"].is_string(), "{answer}"),
+        }
+    }
+    for _ in 0..5 {
+        healthy.publish(&server).await;
+    }
+    receiver.wait_for(before + 5).await;
+    let held = |category: &str| match category {
+        "messages" => "MATCHING",
+        "tenant" => "TENANT",
+        _ => "WEBHOOK",
+    };
+    let expected: BTreeMap<_, _> =
+        victims.iter().map(|(category, _, victim)| (victim.stream(category), held(category))).collect();
+    let entries = |data: &Value| data["quarantine"].as_array().unwrap().clone();
+    let told = |data: &Value| -> BTreeMap<String, String> {
+        let mut entries = entries(data);
+        // One that is not loaded for its settings is not matched either.
+        entries
+            .retain(|entry| entry["holds"] != "MATCHING" || entry["stream"].as_str().unwrap().starts_with("messages-"));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        entries.iter().map(|entry| (text(&entry["stream"]), text(&entry["holds"]))).collect()
+    };
+    let all =
+        |data: &Value| told(data).iter().map(|(stream, holds)| (stream.clone(), holds.as_str())).eq(expected.clone());
+    let data = server.until(QUARANTINE, json!({}), all).await;
+    for entry in entries(&data) {
+        let position = entry["position"].as_str().unwrap();
+        assert!(entry["reason"].as_str().unwrap().contains(position), "{entry}");
+        assert_eq!(entry["retryAt"].is_null(), entry["holds"] == "TENANT", "{entry}");
+    }
+    let arrived = || receiver.requests().into_iter().skip(before).map(|request| request.target);
+    assert_eq!(arrived().collect::<Vec<_>>(), vec![healthy.path.clone(); 5]);
+    let log = server.stderr();
+    for (category, damage, victim) in &victims {
+        let stream = victim.stream(category);
+        let lines = log.lines().filter(|line| line.contains(&stream) && line.contains("ERROR")).count();
+        let once = if *category == "subscription" { 2 } else { 1 };
+        assert_eq!(lines, once, "'{stream}' with {damage}:\n{log}");
+    }
+    assert_eq!(server.terminate(), Some(0));
+
+    let mut workshop = Workshop::open(path).await;
+    workshop.mend().await;
+    workshop.close().await;
+    server.restart();
+    for (_, _, victim) in victims.iter().filter(|(category, ..)| *category == "tenant") {
+        victim.publish(&server).await;
+    }
+    receiver.wait_for(before + 5 + victims.len()).await;
+    let mut arrived: Vec<_> = arrived().skip(5).collect();
+    let mut paths: Vec<_> = victims.iter().map(|(_, _, victim)| victim.path.clone()).collect();
+    arrived.sort_unstable();
+    paths.sort_unstable();
+    assert_eq!(arrived, paths);
+    assert_eq!(server.data(QUARANTINE, json!({})).await["quarantine"], json!([]));
 }

@@ -1,15 +1,16 @@
 //! The samples of recorded events: each is readable for ever, and none is ever edited.
 //!
-//! `schema/events/MANIFEST.sha256` holds the hash of every sample. A new event type or version adds a sample and a
-//! line; `sha256sum -c` reads the file too.
+//! `schema/events/<type>.v<n>.json` is the first sample of a version; one that came with an optional field added later is
+//! `<type>.v<n>.<field>.json`. `schema/events/MANIFEST.sha256` holds the hash of every sample and of every recorded
+//! stream. Each of them adds a line; `sha256sum -c` reads the file too.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tidings::codec::{self, DecodeError};
 use tidings::domain::event::{
@@ -30,11 +31,23 @@ fn folder() -> PathBuf {
 
 /// Every sample's text by the name of its file.
 fn samples() -> BTreeMap<String, String> {
-    let entries = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| path.file_name().is_some_and(|name| name != MANIFEST))
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
-        .collect()
+    files(&folder()).into_iter().filter(|(name, _)| name != MANIFEST).collect()
+}
+
+/// The text of every file in a folder, those below it aside, by its name.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let named = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), text)
+    };
+    paths.map(named).collect()
+}
+
+/// What the manifest keeps: samples and recorded streams, by their paths below its folder.
+fn kept() -> BTreeMap<String, String> {
+    let streams = files(&folder().join("streams")).into_iter().map(|(name, text)| (format!("streams/{name}"), text));
+    samples().into_iter().chain(streams).collect()
 }
 
 fn recorded(kind: &str, schema: u16, data: &str) -> Recorded {
@@ -58,27 +71,40 @@ fn parts(text: &str) -> (String, u16, Value) {
     (sample["kind"].as_str().unwrap().to_owned(), schema, sample["data"].clone())
 }
 
+/// The samples of one version.
+fn samples_of(kind: &str, schema: u16) -> Vec<(String, String)> {
+    samples().into_iter().filter(|(_, text)| parts(text).0 == kind && parts(text).1 == schema).collect()
+}
+
 #[test]
-fn every_event_type_has_a_sample_named_after_it() {
+fn every_version_that_can_be_read_has_a_sample() {
     let samples = samples();
-    for (kind, schema) in codec::TYPES {
+    for (kind, schema) in codec::VERSIONS {
         assert!(samples.contains_key(&format!("{kind}.v{schema}.json")), "'{kind}' version {schema} has no sample");
-    }
-    for (name, text) in samples {
-        let (kind, schema, _) = parts(&text);
-        assert_eq!(name, format!("{kind}.v{schema}.json"));
     }
 }
 
 #[test]
-fn every_sample_is_read_and_the_newest_are_written_the_same() {
+fn every_sample_is_named_after_its_version_and_can_be_read() {
+    for (name, text) in samples() {
+        let (kind, schema, data) = parts(&text);
+        assert!(codec::VERSIONS.contains(&(kind.as_str(), schema)), "'{name}' cannot be read any more");
+        let stem = format!("{kind}.v{schema}.");
+        let added = name.strip_prefix(&stem).unwrap_or_else(|| panic!("'{name}' holds a {stem}json"));
+        if let Some(field) = added.strip_suffix(".json") {
+            assert!(data.get(field).is_some(), "'{name}' has no field '{field}'");
+        }
+    }
+}
+
+#[test]
+fn every_sample_is_read_as_the_newest_version_and_what_is_newest_is_written_the_same() {
     for (name, text) in samples() {
         let (kind, schema, data) = parts(&text);
         let event = codec::decode(&recorded(&kind, schema, &data.to_string())).unwrap();
-        let shown = format!("{event:?}");
-        assert!(!shown.contains("None"), "'{name}' leaves an optional field out: {shown}");
+        let encoded = codec::encode(&event);
+        assert!(codec::TYPES.contains(&(encoded.kind, encoded.schema)), "'{name}' is not read as the newest version");
         if codec::TYPES.contains(&(kind.as_str(), schema)) {
-            let encoded = codec::encode(&event);
             assert_eq!((encoded.kind, encoded.schema), (kind.as_str(), schema));
             assert_eq!(serde_json::from_str::<Value>(&encoded.data).unwrap(), data, "'{name}'");
         }
@@ -86,21 +112,29 @@ fn every_sample_is_read_and_the_newest_are_written_the_same() {
 }
 
 #[test]
-fn no_sample_was_edited() {
+fn every_field_stands_in_a_sample() {
+    for (kind, schema) in codec::TYPES {
+        let whole = |(_, text): &(String, String)| {
+            let (_, _, data) = parts(text);
+            !format!("{:?}", codec::decode(&recorded(kind, *schema, &data.to_string())).unwrap()).contains("None")
+        };
+        let samples = samples_of(kind, *schema);
+        assert!(samples.iter().any(whole), "every sample of '{kind}' version {schema} leaves a field out");
+    }
+}
+
+#[test]
+fn no_sample_and_no_recorded_stream_was_edited() {
     let manifest = fs::read_to_string(folder().join(MANIFEST)).unwrap();
-    let samples = samples();
+    let kept = kept();
     let mut listed = BTreeSet::new();
     for line in manifest.lines() {
         let (hash, name) = line.split_once("  ").unwrap();
-        let text = samples.get(name).unwrap_or_else(|| panic!("the sample '{name}' is gone"));
-        assert_eq!(
-            hex::encode(Sha256::digest(text)),
-            hash,
-            "the sample '{name}' was edited; a change is a new version"
-        );
+        let text = kept.get(name).unwrap_or_else(|| panic!("'{name}' is gone"));
+        assert_eq!(hex::encode(Sha256::digest(text)), hash, "'{name}' was edited; a change is a new version");
         assert!(listed.insert(name), "'{name}' is listed twice");
     }
-    for (name, text) in &samples {
+    for (name, text) in &kept {
         let line = format!("{}  {name}", hex::encode(Sha256::digest(text)));
         assert!(listed.contains(name.as_str()), "'{name}' is new; add to {MANIFEST}:\n{line}");
     }
@@ -111,7 +145,8 @@ fn an_unknown_type_or_version_is_an_error_that_names_it() {
     for (kind, schema) in [("delivery.unheard_of", 1), ("delivery.scheduled", 2), ("delivery.scheduled", 0), ("", 1)] {
         let error = codec::decode(&recorded(kind, schema, "{}")).unwrap_err();
         let position = Position { shard: 0, seq: 7 };
-        assert_eq!(error, DecodeError::UnknownType { position, kind: kind.into(), schema });
+        let stream = "deliveries-01KAR4SKMR8JE11RP4D1JYK1T6".into();
+        assert_eq!(error, DecodeError::UnknownType { position, stream, kind: kind.into(), schema });
         assert_eq!(error.to_string(), format!("the event at 0-7 has the unknown type '{kind}' version {schema}"));
     }
 }
@@ -126,9 +161,22 @@ fn a_payload_that_does_not_fit_its_type_is_an_error_that_names_it() {
 
 #[test]
 fn a_field_that_a_newer_program_added_is_passed_over() {
-    let (kind, schema, mut data) = parts(&samples()["subscription.deleted.v1.json"]);
-    data["added_later"] = Value::from(1);
-    assert!(codec::decode(&recorded(&kind, schema, &data.to_string())).is_ok());
+    for (name, text) in samples() {
+        let (kind, schema, mut data) = parts(&text);
+        let read = |data: &Value| codec::decode(&recorded(&kind, schema, &data.to_string()));
+        let before = read(&data).unwrap();
+        data["added_later"] = json!({ "of": ["any", 1, null] });
+        assert_eq!(read(&data), Ok(before), "'{name}'");
+    }
+}
+
+/// A word is what decides: an old program must not take it for another.
+#[test]
+fn a_word_that_a_newer_program_added_is_refused() {
+    let (kind, schema, mut data) = parts(&samples()["delivery.attempt_failed.v1.json"]);
+    data["code"] = Value::from("struck_by_lightning");
+    let error = codec::decode(&recorded(&kind, schema, &data.to_string())).unwrap_err();
+    assert!(error.to_string().contains("struck_by_lightning"), "{error}");
 }
 
 fn timestamp() -> impl Strategy<Value = Timestamp> {

@@ -14,6 +14,7 @@ mod documents;
 mod end_to_end;
 mod event_samples;
 mod event_store;
+mod event_streams;
 mod history;
 mod listen;
 mod outbound;

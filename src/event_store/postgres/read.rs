@@ -118,7 +118,7 @@ pub(super) fn bucket(number: i64) -> Result<Bucket, sqlx::Error> {
 }
 
 pub(super) fn events(rows: &[PgRow]) -> Result<Vec<Recorded>, ReadError> {
-    rows.iter().map(event).collect()
+    rows.iter().map(|row| event(row).map_err(|error| error.in_stream(row.try_get(2).ok()))).collect()
 }
 
 fn event(row: &PgRow) -> Result<Recorded, ReadError> {
@@ -126,7 +126,7 @@ fn event(row: &PgRow) -> Result<Recorded, ReadError> {
     let seq = number(row.try_get(1).map_err(unavailable)?);
     let shard = u16::try_from(shard).map_err(|_| ReadError::Unavailable(format!("{shard} is no shard")))?;
     let position = Position { shard, seq };
-    let damaged = |reason: String| ReadError::Damaged { position, reason };
+    let damaged = |reason: String| ReadError::Damaged { position, stream: None, reason };
     let schema: i32 = column(row, position, 5)?;
     Ok(Recorded {
         position,
@@ -146,7 +146,7 @@ fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
     position: Position,
     index: usize,
 ) -> Result<T, ReadError> {
-    row.try_get(index).map_err(|error| ReadError::Damaged { position, reason: error.to_string() })
+    row.try_get(index).map_err(|error| ReadError::Damaged { position, stream: None, reason: error.to_string() })
 }
 
 pub(super) fn unavailable(error: sqlx::Error) -> ReadError {

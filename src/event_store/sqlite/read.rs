@@ -198,12 +198,12 @@ fn wakeup(row: &SqliteRow) -> Result<Wakeup, sqlx::Error> {
 }
 
 fn events(rows: &[SqliteRow]) -> Result<Vec<Recorded>, ReadError> {
-    rows.iter().map(event).collect()
+    rows.iter().map(|row| event(row).map_err(|error| error.in_stream(row.try_get(1).ok()))).collect()
 }
 
 fn event(row: &SqliteRow) -> Result<Recorded, ReadError> {
     let position = Position { shard: 0, seq: number(row.try_get(0).map_err(unavailable)?) };
-    let damaged = |reason: String| ReadError::Damaged { position, reason };
+    let damaged = |reason: String| ReadError::Damaged { position, stream: None, reason };
     let schema: i64 = column(row, position, 4)?;
     Ok(Recorded {
         position,
@@ -223,7 +223,7 @@ fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
     position: Position,
     index: usize,
 ) -> Result<T, ReadError> {
-    row.try_get(index).map_err(|error| ReadError::Damaged { position, reason: error.to_string() })
+    row.try_get(index).map_err(|error| ReadError::Damaged { position, stream: None, reason: error.to_string() })
 }
 
 pub(super) fn unavailable(error: sqlx::Error) -> ReadError {

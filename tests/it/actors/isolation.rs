@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use tidings::actors::Config;
+use tidings::actors::{Config, Held};
+use tidings::domain::subscription::Command;
 use tidings::error_code::ErrorCode;
 use tidings::event_store::{Append, EventReader, EventStore, Lifetime, NewEvent, Position, StreamWrite};
 use tidings::execute::{deliveries_stream, subscription_stream};
@@ -160,4 +161,65 @@ async fn ids_that_somebody_made_up_take_no_memory() {
         // Not even loaded.
         assert_eq!(world.store.reads_of(&subscription_stream(id)), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_read_is_waited_for_and_then_delivered_in_its_place() {
+    let world = World::without_tail(Config::default()).await;
+    let ids = [world.subscribe().await, world.subscribe().await];
+    let early = world.publish().await;
+    for id in ids {
+        world.succeeded(id, 1).await;
+    }
+    world.store.damage(Some(world.engine.head(world.tenant).seq + 1));
+    let (first, second) = (world.publish().await, world.publish().await);
+    world.let_pass(10_000).await;
+    assert_eq!(world.endpoint.calls().len(), 2);
+    let quarantine = world.engine.quarantine();
+    assert_eq!(quarantine.len(), 1, "{quarantine:?}");
+    assert_eq!((quarantine[0].held, Some(quarantine[0].event.position)), (Held::Matching, first.position));
+    let retry_at = quarantine[0].retry_at.unwrap();
+
+    world.let_pass(600_000).await;
+    let later = world.engine.quarantine();
+    assert_eq!(later[0].since, quarantine[0].since);
+    assert!(later[0].retry_at.unwrap() > retry_at.plus_ms(300_000), "{later:?}");
+    world.store.damage(None);
+
+    let delivered = [early, first, second].map(|published| published.message.to_string());
+    for id in ids {
+        world.succeeded(id, 3).await;
+        assert_eq!(world.messages_delivered(id).await, delivered);
+    }
+    world.let_pass(1).await;
+    assert_eq!(world.engine.quarantine(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_read_is_tried_once_for_all_who_wait_for_it() {
+    let world = World::without_tail(Config::default()).await;
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(world.subscribe().await);
+    }
+    world.store.damage(Some(world.engine.head(world.tenant).seq + 1));
+    world.publish().await;
+    world.let_pass(10_000).await;
+    let reads = || ids.iter().map(|id| world.store.reads_of(&subscription_stream(*id))).sum::<usize>();
+    let before = reads();
+    world.let_pass(310_000).await;
+    assert_eq!(reads() - before, 1, "one of them was led to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_on_behalf_of_one_that_was_deleted() {
+    let world = World::without_tail(Config::default()).await;
+    let id = world.subscribe().await;
+    world.store.damage(Some(world.engine.head(world.tenant).seq + 1));
+    world.publish().await;
+    world.let_pass(10_000).await;
+    assert_eq!(world.engine.quarantine().len(), 1);
+    world.command(id, Command::Delete { expected_revision: None }).await;
+    world.let_pass(310_000).await;
+    assert_eq!(world.engine.quarantine(), []);
 }

@@ -197,7 +197,7 @@ async fn a_hole_in_the_log_is_an_error_that_names_it<D: Database>() {
     let log = Log::start(store.clone(), Config::default()).await.unwrap();
     store.hidden.store(2, Ordering::Relaxed);
 
-    let damaged = ReadError::Damaged { position: at(2), reason: "it is missing before 0-3".to_owned() };
+    let damaged = ReadError::Damaged { position: at(2), stream: None, reason: "it is missing before 0-3".to_owned() };
 
     assert_eq!(log.read_log(at(0), 9).await, Err(damaged.clone()));
     assert_eq!(log.read_log(at(1), 9).await, Err(damaged));

@@ -185,8 +185,8 @@ async fn a_damaged_event_is_named_by_its_position() {
         .execute(&mut stranger(&path).await)
         .await
         .unwrap();
-    let reason = "70000 is no schema version".to_owned();
-    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), reason }));
+    let (stream, reason) = (Some("subscription-1".to_owned()), "70000 is no schema version".to_owned());
+    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
     assert_eq!(store.read_log(at(0), 1).await.unwrap().len(), 1);
 }
 
@@ -267,4 +267,25 @@ async fn there_is_one_shard() {
     let store = open(&folder.path().join("log.db")).await;
     assert_eq!(store.shards(), 1);
     assert!(store.content(Position { shard: 1, seq: 1 }).await.is_err());
+}
+
+#[tokio::test]
+async fn tables_that_a_newer_program_has_changed_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    open(&path).await.close().await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of a newer program', TRUE, x'00', 0)";
+    sqlx::query(newer).execute(&mut stranger(&path).await).await.unwrap();
+    let epoch = async || {
+        let mut stranger = stranger(&path).await;
+        sqlx::query_scalar::<_, i64>("SELECT epoch FROM shard").fetch_one(&mut stranger).await.unwrap()
+    };
+    let before = epoch().await;
+
+    let refused = SqliteStore::open(Options::at(&path)).await.unwrap_err();
+
+    assert!(matches!(refused, OpenError::Migrate(_)), "{refused}");
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("9999"), "{refused:?}");
+    assert_eq!(epoch().await, before, "the older program took over");
 }

@@ -20,6 +20,8 @@ pub(crate) struct WatchedStore {
     /// Reads of the log that memory could not answer, and the events that they brought.
     log_reads: AtomicUsize,
     log_events_read: AtomicUsize,
+    /// The number of an event whose row cannot be read, as part of the log; 0: of none.
+    damaged: AtomicU64,
     /// A stream whose reads wait.
     held: watch::Sender<Option<String>>,
     commit_ms: AtomicU64,
@@ -44,12 +46,18 @@ enum Fate {
 }
 
 impl WatchedStore {
+    /// Lets nobody who follows the log read that event, or lets them read all of them.
+    pub(crate) fn damage(&self, seq: Option<u64>) {
+        self.damaged.store(seq.unwrap_or(0), Ordering::SeqCst);
+    }
+
     pub(crate) fn over(memory: MemoryStore) -> Self {
         Self {
             memory,
             streams_read: Mutex::default(),
             log_reads: AtomicUsize::new(0),
             log_events_read: AtomicUsize::new(0),
+            damaged: AtomicU64::new(0),
             held: watch::Sender::new(None),
             commit_ms: AtomicU64::new(0),
             commits: AtomicUsize::new(0),
@@ -137,6 +145,11 @@ impl EventReader for WatchedStore {
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let events = self.memory.read_log(after, limit).await?;
+        let damaged = self.damaged.load(Ordering::SeqCst);
+        if let Some(event) = events.iter().find(|event| event.position.seq == damaged) {
+            let (position, stream) = (event.position, Some(event.stream.clone()));
+            return Err(ReadError::Damaged { position, stream, reason: "as the test wants it".into() });
+        }
         self.log_reads.fetch_add(1, Ordering::SeqCst);
         self.log_events_read.fetch_add(events.len(), Ordering::SeqCst);
         Ok(events)

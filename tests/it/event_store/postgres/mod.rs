@@ -147,8 +147,8 @@ async fn a_damaged_event_is_named_by_its_position() {
     append_one(store, append("subscription-1", 1, 1)).await.unwrap();
     let sql = "INSERT INTO event SELECT 0, 2, stream, 2, kind, 70000, event_id, at_ms, data, meta FROM event";
     sqlx::query(sql).execute(&mut database.stranger().await).await.unwrap();
-    let reason = "70000 is no schema version".to_owned();
-    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), reason }));
+    let (stream, reason) = (Some("subscription-1".to_owned()), "70000 is no schema version".to_owned());
+    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
     assert_eq!(store.read_log(at(0), 1).await.unwrap().len(), 1);
 }
 
@@ -195,4 +195,19 @@ async fn after_closing_nothing_is_written() {
     while sqlx::query_scalar::<_, i64>(connections).fetch_one(&mut stranger).await.unwrap() > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn tables_that_a_newer_program_has_changed_are_left_alone() {
+    let database = Postgres::fresh().await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of a newer program', TRUE, '', 0)";
+    sqlx::query(newer).execute(&mut database.stranger().await).await.unwrap();
+
+    let refused = PostgresStore::open(database.options()).await.unwrap_err();
+
+    assert!(matches!(refused, OpenError::Migrate(_)), "{refused}");
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("9999"), "{refused:?}");
+    let written = append_one(&*database.store, append("subscription-1", 1, 1)).await;
+    assert_eq!(written, Ok(1), "the older program took over");
 }
