@@ -17,10 +17,10 @@ use tokio::task::JoinHandle;
 use crate::actors::{self, Running};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::event_store::{self, EventStore, Log, Position, SqliteStore};
+use crate::event_store::{self, EventStore, Log, Position, SqliteReader, SqliteStore};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
-use crate::projections::{Followers, ReadModels};
+use crate::projections::{Followers, Name, ReadModels};
 use crate::{graphql, http};
 
 /// How long a start waits for the read models to catch up with the log.
@@ -109,14 +109,17 @@ async fn caught_up(read_models: &ReadModels, log: &Log) -> bool {
     join_all(waits).await.into_iter().all(|caught_up| caught_up)
 }
 
-/// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
-pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
+/// Folds projections from the log anew, also beside a running server. Returns how many events were read.
+pub async fn rebuild(
+    config: &Config,
+    projections: &[Name],
+    progress: impl FnMut(u64, u64) + Send,
+) -> anyhow::Result<u64> {
     let path = config.log_path()?;
     anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
-    let (log, store) = open_log(config).await?;
-    let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
-    log.close().await;
-    store.write_back().await;
+    let reader = SqliteReader::open(&path).await?;
+    let events = ReadModels::rebuild(&config.read_models_path()?, &reader, projections, progress).await?;
+    reader.close().await;
     Ok(events)
 }
 

@@ -35,7 +35,12 @@ pub(super) struct Published {
 impl Published {
     pub(super) fn new(head: u64, floor: u64, config: &Config) -> Self {
         let tail = Tail::new(head, config.tail_events, config.tail_bytes);
-        Self { tail: RwLock::new(tail), head: watch::Sender::new(head), extended: AtomicU64::new(0), floor: AtomicU64::new(floor) }
+        Self {
+            tail: RwLock::new(tail),
+            head: watch::Sender::new(head),
+            extended: AtomicU64::new(0),
+            floor: AtomicU64::new(floor),
+        }
     }
 
     pub(super) fn floor(&self) -> u64 {

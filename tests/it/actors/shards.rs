@@ -111,7 +111,12 @@ async fn a_message_that_nobody_can_read_stops_matching_in_its_shard_alone() {
         meta: None,
         content: None,
     };
-    let write = StreamWrite { stream: messages_stream(poisoned), first_version: 1, lifetime: Lifetime::Kept, events: vec![event] };
+    let write = StreamWrite {
+        stream: messages_stream(poisoned),
+        first_version: 1,
+        lifetime: Lifetime::Kept,
+        events: vec![event],
+    };
     let append = Append { writes: vec![write], ..Append::default() };
     world.log.append(shard_of(poisoned, SHARDS), append).await.unwrap();
     world.tenant = poisoned;
