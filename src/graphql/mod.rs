@@ -28,6 +28,7 @@ mod delivery;
 mod message;
 mod webhook;
 mod audit;
+mod projection;
 mod access;
 mod node;
 mod query;

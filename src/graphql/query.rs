@@ -12,6 +12,7 @@ use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
 use super::profile::{self, DeliveryProfile};
+use super::projection::{self, Projection};
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
@@ -222,6 +223,16 @@ impl Query {
         nullable(async {
             authorise(ctx, Scope::TenantsAdmin)?;
             Tenant::list(ctx, PageArgs { first, after, last, before }).await.map(Some)
+        })
+        .await
+    }
+
+    /// How the read models stand: one entry for each in each shard that holds events. Needs the scope `TENANTS_ADMIN`.
+    #[graphql(complexity = "items(100, child_complexity)")]
+    async fn projections(&self, ctx: &Context<'_>) -> Option<Result<Vec<Projection>>> {
+        nullable(async {
+            authorise(ctx, Scope::TenantsAdmin)?;
+            projection::all(ctx).await.map(Some)
         })
         .await
     }
