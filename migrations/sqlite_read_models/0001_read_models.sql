@@ -11,6 +11,19 @@ CREATE TABLE checkpoint (
     seq INTEGER NOT NULL,
     -- Of the event at `seq`: tells a log that was put in the place of this one.
     event_id BLOB,
+    -- Up to this number, nothing that is kept for a while has rows any more.
+    floor INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (projection, shard)
+) STRICT, WITHOUT ROWID;
+
+-- Where a projection stopped, and why, until it goes on.
+CREATE TABLE stop (
+    projection TEXT NOT NULL,
+    shard INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    class TEXT NOT NULL,
+    event_type TEXT,
+    reason TEXT NOT NULL,
     PRIMARY KEY (projection, shard)
 ) STRICT, WITHOUT ROWID;
 
@@ -89,7 +102,7 @@ CREATE TABLE delivery (
     tenant BLOB NOT NULL,
     subscription BLOB NOT NULL,
     message BLOB NOT NULL,
-    message_seq INTEGER NOT NULL,
+    message_position INTEGER NOT NULL,
     event_type TEXT NOT NULL,
     status INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
@@ -105,6 +118,8 @@ CREATE TABLE delivery (
 CREATE INDEX delivery_by_tenant ON delivery (tenant, status);
 CREATE INDEX delivery_by_subscription ON delivery (subscription, status);
 CREATE INDEX delivery_by_message ON delivery (message);
+-- For forgetting the deliveries of messages that the log no longer holds.
+CREATE INDEX delivery_by_message_position ON delivery (message_position);
 
 CREATE TABLE attempt (
     delivery INTEGER NOT NULL,
@@ -123,6 +138,8 @@ CREATE TABLE attempt (
 -- Beside `webhook`, since another projection writes it.
 CREATE TABLE last_delivery (
     subscription BLOB PRIMARY KEY,
+    -- Of the event that tells of it.
+    position INTEGER NOT NULL,
     at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 
 use crate::actors::{self, Running};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, LogPlace};
+use crate::config::Config;
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
-use crate::projections::{Followers, ReadModels};
+use crate::projections::{Followers, Name, ReadModels};
 use crate::{graphql, http};
 use store::Store;
 
@@ -119,17 +119,14 @@ async fn caught_up(read_models: &ReadModels, log: &Log) -> bool {
     join_all(waits).await.into_iter().all(|caught_up| caught_up)
 }
 
-/// Folds the read models from the log anew; the server must not be running. Returns how many events were folded.
-pub async fn rebuild(config: &Config, progress: impl FnMut(u64, u64)) -> anyhow::Result<u64> {
-    if let LogPlace::Sqlite(path) = config.log_place()? {
-        anyhow::ensure!(path.is_file(), "there is no log '{}' to rebuild from", path.display());
-    }
-    let store = Store::open(config).await?;
-    let log = store.log(config).await?;
-    let events = ReadModels::rebuild(&config.read_models_path()?, &log, progress).await?;
-    log.close().await;
-    store.close().await;
-    Ok(events)
+/// Folds projections from the log anew, also beside a running server. Returns how many events were read.
+pub async fn rebuild(
+    config: &Config,
+    projections: &[Name],
+    progress: impl FnMut(u64, u64) + Send,
+) -> anyhow::Result<u64> {
+    let reader = store::reader(config).await?;
+    Ok(ReadModels::rebuild(&config.read_models_path()?, &*reader, projections, progress).await?)
 }
 
 /// The contract files of `schema/` that are written from the code: name and text.

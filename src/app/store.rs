@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::config::{Config, LogPlace};
-use crate::event_store::{EventStore, Log, Options, PostgresStore, SqliteStore};
+use crate::event_store::{
+    EventReader, EventStore, Log, Options, PostgresReader, PostgresStore, SqliteReader, SqliteStore,
+};
 
 /// A log's database, with everything of it opened.
 pub(super) enum Store {
@@ -49,6 +51,20 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.write_back().await,
             Self::Postgres { store, .. } => store.close().await,
+        }
+    }
+}
+
+/// The log, to be asked only; a server may run on it meanwhile.
+pub(super) async fn reader(config: &Config) -> anyhow::Result<Box<dyn EventReader>> {
+    match config.log_place()? {
+        LogPlace::Sqlite(path) => {
+            let cannot = || format!("cannot read the log '{}'", path.display());
+            Ok(Box::new(SqliteReader::open(&path).await.with_context(cannot)?))
+        }
+        LogPlace::Postgres(options) => {
+            let cannot = format!("database.url: cannot read the log in the database {}", options.place());
+            Ok(Box::new(PostgresReader::open(options).await.context(cannot)?))
         }
     }
 }

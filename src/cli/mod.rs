@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
+use crate::projections::Name;
 use crate::{app, telemetry};
 
 /// Tidings delivers webhooks: signed, retried, remembered.
@@ -27,8 +28,8 @@ enum Command {
     Serve(Serve),
     /// Receive deliveries over TLS, verify and print them: an endpoint for development.
     Listen(listen::ListenOptions),
-    /// Throw the read models away and fold them from the log again. The server must not be running.
-    Rebuild(Source),
+    /// Fold read models from the log again and put them in the place of the present ones. The server may be running.
+    Rebuild(Rebuild),
     /// Print the GraphQL schema, or write all contract files.
     Schema(Schema),
 }
@@ -53,6 +54,15 @@ struct Serve {
 }
 
 #[derive(Debug, Args)]
+struct Rebuild {
+    #[command(flatten)]
+    source: Source,
+    /// Only this one: tenants, webhooks, messages, deliveries or audit. May be given several times.
+    #[arg(long, value_name = "NAME", value_parser = projection)]
+    projection: Vec<Name>,
+}
+
+#[derive(Debug, Args)]
 struct Schema {
     /// Write schema.graphql and errors.md into this folder instead.
     #[arg(long, value_name = "DIR")]
@@ -64,7 +74,7 @@ pub async fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Serve(options) => serve(options).await,
         Command::Listen(options) => listen::listen(options, std::io::stdout()).await,
-        Command::Rebuild(source) => rebuild(&source).await,
+        Command::Rebuild(options) => rebuild(&options).await,
         Command::Schema(options) => schema(options.out.as_deref()),
     }
 }
@@ -125,13 +135,21 @@ fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn rebuild(source: &Source) -> anyhow::Result<()> {
-    let config = source.load()?;
+fn projection(name: &str) -> Result<Name, String> {
+    let known = Name::ALL.map(Name::as_str).join(", ");
+    Name::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| format!("it is one of {known}"))
+}
+
+async fn rebuild(options: &Rebuild) -> anyhow::Result<()> {
+    let config = options.source.load()?;
     telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
     let terminal = std::io::stderr().is_terminal();
     let mut told = 0;
-    let events = app::rebuild(&config, |done, head| {
+    let names = if options.projection.is_empty() { &Name::ALL[..] } else { &options.projection };
+    let events = app::rebuild(&config, names, |done, head| {
         let percent = (done * 100).checked_div(head).unwrap_or(100);
+        // Another round begins at 0 again.
+        told = told.min(percent);
         if terminal || percent >= told + 10 {
             told = percent;
             let (start, end) = if terminal { ("\r", "") } else { ("", "\n") };

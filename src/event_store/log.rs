@@ -331,8 +331,9 @@ impl Log {
     }
 }
 
-/// Fails at a number that is missing above the floor.
-pub(super) fn without_holes(after: Position, floor: u64, events: &[Recorded]) -> Result<(), ReadError> {
+/// Fails at a number that is missing above the floor: `events` are what was read behind `after`. The floor has to be
+/// asked for after the events, since it may be raised meanwhile.
+pub fn without_holes(after: Position, floor: u64, events: &[Recorded]) -> Result<(), ReadError> {
     let mut expected = after.seq.saturating_add(1);
     for event in events {
         let seq = event.position.seq;

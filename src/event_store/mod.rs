@@ -28,7 +28,7 @@ mod sqlite;
 mod tail;
 mod tails;
 
-pub use log::{Ack, Config, Log};
+pub use log::{Ack, Config, Log, without_holes};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresReader, PostgresStore};
 pub use sqlite::{OpenError, Options, SqliteReader, SqliteStore};

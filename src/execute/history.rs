@@ -389,6 +389,7 @@ fn meta(recorded: &Recorded) -> Result<Meta, DecodeError> {
     let Some(text) = &recorded.meta else { return Ok(Meta::system()) };
     serde_json::from_str(text).map_err(|error| DecodeError::Damaged {
         position: recorded.position,
+        stream: recorded.stream.clone(),
         kind: recorded.kind.to_string(),
         reason: error.to_string(),
     })

@@ -29,6 +29,7 @@ mod message;
 mod webhook;
 mod snapshot;
 mod audit;
+mod projection;
 mod access;
 mod quarantine;
 mod node;

@@ -12,8 +12,9 @@ use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
 use super::profile::{self, DeliveryProfile};
-use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
+use super::projection::{self, Projection};
 use super::quarantine::QuarantineEntry;
+use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::state;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
 use crate::domain::id::SubscriptionId;
@@ -273,6 +274,16 @@ impl Query {
         nullable(async {
             authorise(ctx, Scope::TenantsAdmin)?;
             Ok(Some(state(ctx).engine.quarantine().into_iter().map(QuarantineEntry::from).collect()))
+        })
+        .await
+    }
+
+    /// How the read models stand: one entry for each in each shard that holds events. Needs the scope `TENANTS_ADMIN`.
+    #[graphql(complexity = "items(100, child_complexity)")]
+    async fn projections(&self, ctx: &Context<'_>) -> Option<Result<Vec<Projection>>> {
+        nullable(async {
+            authorise(ctx, Scope::TenantsAdmin)?;
+            projection::all(ctx).await.map(Some)
         })
         .await
     }

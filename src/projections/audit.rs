@@ -16,14 +16,14 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
 use super::page::{List, Order, Query, Range, list};
-use super::projection::{ApplyError, Projection, decode};
+use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::AuditRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::audit::{Code, masked_url};
 use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{Position, Recorded};
 use crate::execute::{self, ActorKind, Meta};
 
 /// Subscriptions whose tenant is remembered.
@@ -89,13 +89,13 @@ impl Audit {
 #[async_trait]
 impl Projection for Audit {
     fn concerns(&self, kind: &str) -> bool {
-        !kind.starts_with("delivery.") && !kind.starts_with("message.")
+        !["delivery.", "deliveries.", "message.", "messages."].iter().any(|family| kind.starts_with(family))
     }
 
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        _log: &Log,
+        _source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         let events = events.iter().map(|recorded| Ok((Arc::clone(recorded), decode(recorded)?)));

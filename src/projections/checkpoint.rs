@@ -14,13 +14,15 @@ use super::database::Database;
 use super::projection::{ApplyError, Name};
 use super::{CompareError, clear};
 use crate::domain::id::EventId;
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{EventReader, Position, Recorded};
 
 /// Where one stands: the number of the last event applied, 0 before the first, and that event's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) seq: u64,
     pub(super) event: Option<EventId>,
+    /// Up to this number the projection has forgotten what the log dropped.
+    pub(super) floor: u64,
 }
 
 /// Those of a projection, by shard.
@@ -28,11 +30,13 @@ pub(super) async fn of(
     connection: &mut SqliteConnection,
     name: Name,
 ) -> Result<BTreeMap<u16, Checkpoint>, sqlx::Error> {
-    let query = sqlx::query("SELECT shard, seq, event_id FROM checkpoint WHERE projection = $1");
+    let query = sqlx::query("SELECT shard, seq, event_id, floor FROM checkpoint WHERE projection = $1");
     let mut found = BTreeMap::new();
     for row in query.bind(name.as_str()).fetch_all(connection).await? {
         let mut columns = Columns::of(&row);
-        found.insert(columns.number()?, Checkpoint { seq: columns.number()?, event: columns.optional_id()? });
+        let shard = columns.number()?;
+        let (seq, event, floor) = (columns.number()?, columns.optional_id()?, columns.number()?);
+        found.insert(shard, Checkpoint { seq, event, floor });
     }
     Ok(found)
 }
@@ -67,9 +71,47 @@ pub(super) async fn advance(
     }
 }
 
+/// Puts one where it belongs, in the transaction of the rows, whoever moved it.
+pub(super) async fn set(
+    connection: &mut SqliteConnection,
+    name: Name,
+    shard: u16,
+    to: Checkpoint,
+) -> Result<(), sqlx::Error> {
+    let query = sqlx::query("UPDATE checkpoint SET seq = $3, event_id = $4 WHERE projection = $1 AND shard = $2");
+    let query = query.bind(name.as_str()).bind(i64::from(shard)).bind(integer(to.seq)).bind(to.event.map(bytes));
+    query.execute(connection).await?;
+    Ok(())
+}
+
+/// Says up to where the projection has forgotten, in the transaction that ends it.
+pub(super) async fn raise_floor(
+    connection: &mut SqliteConnection,
+    name: Name,
+    floor: Position,
+) -> Result<(), sqlx::Error> {
+    let raise = "UPDATE checkpoint SET floor = max(floor, $3) WHERE projection = $1 AND shard = $2";
+    let query = sqlx::query(raise).bind(name.as_str()).bind(i64::from(floor.shard)).bind(integer(floor.seq));
+    query.execute(connection).await?;
+    Ok(())
+}
+
+/// Takes those of a projection over from the attached file `built`; where it stopped is forgotten.
+pub(super) async fn copy(connection: &mut SqliteConnection, name: Name) -> Result<(), sqlx::Error> {
+    for statement in [
+        "DELETE FROM main.stop WHERE projection = $1",
+        "DELETE FROM main.checkpoint WHERE projection = $1",
+        "INSERT INTO main.checkpoint (projection, shard, seq, event_id, floor) \
+         SELECT projection, shard, seq, event_id, floor FROM built.checkpoint WHERE projection = $1",
+    ] {
+        sqlx::query(statement).bind(name.as_str()).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 /// Makes every checkpoint that the log needs, and throws the rows away if they were folded from another log than this
 /// one, or from more than it holds. Answers with where each projection stands, by shard.
-pub(super) async fn adopt(database: &Database, log: &Log) -> Result<Vec<(Name, Vec<u64>)>, CompareError> {
+pub(super) async fn adopt(database: &Database, log: &dyn EventReader) -> Result<Vec<(Name, Vec<u64>)>, CompareError> {
     let mut write = database.begin().await?;
     let adopted = match compare(write.connection(), log).await {
         Ok(true) => Ok(()),
@@ -90,8 +132,8 @@ pub(super) async fn adopt(database: &Database, log: &Log) -> Result<Vec<(Name, V
 }
 
 /// Whether the event at each checkpoint is the one that was applied.
-async fn compare(connection: &mut SqliteConnection, log: &Log) -> Result<bool, CompareError> {
-    let mut seen: HashMap<Position, Option<EventId>> = HashMap::new();
+pub(super) async fn compare(connection: &mut SqliteConnection, log: &dyn EventReader) -> Result<bool, CompareError> {
+    let mut seen: HashMap<Position, There> = HashMap::new();
     for name in Name::ALL {
         for (shard, checkpoint) in of(connection, name).await? {
             let position = Position { shard, seq: checkpoint.seq };
@@ -102,7 +144,12 @@ async fn compare(connection: &mut SqliteConnection, log: &Log) -> Result<bool, C
                 Some(there) => *there,
                 None => *seen.entry(position).or_insert(event_at(log, position).await?),
             };
-            if there != checkpoint.event {
+            let same = match there {
+                There::Event(id) => Some(id) == checkpoint.event,
+                There::Dropped => true,
+                There::Nothing => false,
+            };
+            if !same {
                 warn!(projection = name.as_str(), %position, "read models are not of this log and are built again");
                 return Ok(false);
             }
@@ -111,10 +158,23 @@ async fn compare(connection: &mut SqliteConnection, log: &Log) -> Result<bool, C
     Ok(true)
 }
 
-async fn event_at(log: &Log, position: Position) -> Result<Option<EventId>, CompareError> {
-    if position.shard >= log.shards() || position.seq > log.head(position.shard) {
-        return Ok(None);
+/// What the log has at a position.
+#[derive(Clone, Copy)]
+enum There {
+    Event(EventId),
+    /// It was there: its bucket was dropped.
+    Dropped,
+    Nothing,
+}
+
+async fn event_at(log: &dyn EventReader, position: Position) -> Result<There, CompareError> {
+    if position.shard >= log.shards() || position.seq > log.head(position.shard).await? {
+        return Ok(There::Nothing);
     }
     let found = log.read_log(Position { seq: position.seq - 1, ..position }, 1).await?;
-    Ok(found.first().map(|recorded| recorded.id))
+    match found.first().filter(|recorded| recorded.position == position) {
+        Some(recorded) => Ok(There::Event(recorded.id)),
+        None if position.seq <= log.floor(position.shard).await? => Ok(There::Dropped),
+        None => Ok(There::Nothing),
+    }
 }

@@ -65,6 +65,12 @@ pub(super) fn packed(position: Position) -> u64 {
     u64::from(position.shard) << SEQ_BITS | position.seq.min(MAX_SEQ)
 }
 
+/// The position that was [`packed`].
+pub(super) fn unpacked(packed: u64) -> Position {
+    // 64 bits less those of the number are the 16 of a shard.
+    Position { shard: (packed >> SEQ_BITS) as u16, seq: packed & MAX_SEQ }
+}
+
 /// More events than a shard ever holds.
 const MAX_SEQ: u64 = (1 << SEQ_BITS) - 1;
 
@@ -94,11 +100,9 @@ impl<'r> Columns<'r> {
         number.try_into().map_err(damaged)
     }
 
-    /// One that was [`packed`].
+    /// Of a packed one.
     pub(super) fn position(&mut self) -> Result<Position, sqlx::Error> {
-        let packed: u64 = self.number()?;
-        let shard = u16::try_from(packed >> SEQ_BITS).map_err(damaged)?;
-        Ok(Position { shard, seq: packed & MAX_SEQ })
+        self.number().map(unpacked)
     }
 
     pub(super) fn optional_number<T>(&mut self) -> Result<Option<T>, sqlx::Error>

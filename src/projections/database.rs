@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,6 +103,11 @@ impl Database {
         Ok(Self { path: path.to_owned(), writer: Mutex::new(Some(writer)), readers })
     }
 
+    /// Opens a file that is there and of this version, or fails.
+    pub(super) async fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        Self::try_open(path).await
+    }
+
     /// Waits for its turn and begins to write.
     pub(super) async fn begin(&self) -> Result<Write<'_>, sqlx::Error> {
         let mut place = self.writer.lock().await;
@@ -172,7 +177,7 @@ async fn first(writer: &mut SqliteConnection, sql: &'static str) -> Result<i64, 
 /// `synchronous=NORMAL`: a commit does not wait for the disk. What the disk loses, the log has.
 ///
 /// A new file is its owner's alone: it holds what tenants send. SQLite gives the files beside it the same mode.
-async fn connect_writer(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     File::options().create(true).append(true).mode(0o600).open(path)?;
     shared(path)
         .create_if_missing(true)
@@ -183,6 +188,16 @@ async fn connect_writer(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
         .pragma("cache_size", WRITER_CACHE)
         .connect()
         .await
+}
+
+/// One connection that cannot write to the file.
+pub(super) async fn connect_reader(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    shared(path).read_only(true).connect().await
+}
+
+/// Makes a file its owner's alone.
+pub(super) fn protect(path: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 /// The connections that answer queries; they cannot write.

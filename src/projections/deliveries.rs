@@ -3,6 +3,9 @@
 //! A delivery that is scheduled and ends within one batch is written once, with its attempts. Whose it is and of
 //! which event type stands in its message's event: messages are remembered as they pass, and read again from the log
 //! when a delivery refers to an old one.
+//!
+//! A delivery has a row as long as its message may be in the log: behind the floor. What is recorded of one whose
+//! message is older changes nothing but when the subscription last delivered.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -14,7 +17,7 @@ use sqlx::SqliteConnection;
 
 use super::columns::{bytes, id_list};
 use super::delivery_queries::{TO_FOLD, delivery_row, failure_text, status_number};
-use super::projection::{ApplyError, Projection, decode};
+use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
 use crate::codec;
@@ -25,7 +28,7 @@ use crate::domain::event::{
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{Position, Recorded};
 use crate::execute;
 
 /// Messages remembered: more than can lie between a message and its first deliveries while nothing lags.
@@ -35,7 +38,7 @@ const READ_AHEAD: usize = 64;
 
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO delivery (position, id, tenant, subscription, message, message_seq, event_type, status, attempts, \
+        "INSERT INTO delivery (position, id, tenant, subscription, message, message_position, event_type, status, attempts, \
          created_at_ms, completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of) VALUES ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
@@ -55,9 +58,9 @@ static INSERT_ATTEMPTS: LazyLock<ManyRows> = LazyLock::new(|| {
 
 static PUT_LAST: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO last_delivery (subscription, at_ms) VALUES ",
-        "(?, ?)",
-        " ON CONFLICT (subscription) DO UPDATE SET at_ms = max(at_ms, excluded.at_ms)",
+        "INSERT INTO last_delivery (subscription, position, at_ms) VALUES ",
+        "(?, ?, ?)",
+        " ON CONFLICT (subscription) DO UPDATE SET position = excluded.position, at_ms = excluded.at_ms",
     )
 });
 
@@ -78,14 +81,22 @@ impl Deliveries {
         self.messages.put(position, (message.tenant, message.event_type));
     }
 
-    /// Whose the message is, and its event type.
-    async fn message(&mut self, log: &Log, recorded: &Recorded, seq: u64) -> Result<(TenantId, EventType), ApplyError> {
+    /// Whose the message is, and its event type; `None` if it is so old that it may be gone.
+    async fn message(
+        &mut self,
+        source: Source<'_>,
+        recorded: &Recorded,
+        seq: u64,
+    ) -> Result<Option<(TenantId, EventType)>, ApplyError> {
         let position = Position { seq, ..recorded.position };
+        if seq <= source.floor {
+            return Ok(None);
+        }
         if let Some(known) = self.messages.get(&position) {
-            return Ok(known.clone());
+            return Ok(Some(known.clone()));
         }
         let before = Position { seq: seq.saturating_sub(1), ..position };
-        for event in log.read_log(before, READ_AHEAD).await? {
+        for event in source.reader.read_log(before, READ_AHEAD).await? {
             if event.kind.starts_with("message.")
                 // What cannot be read is told of when it is applied, or below.
                 && let Ok(Event::Message(MessageEvent::Published(message))) = codec::decode(&event)
@@ -93,21 +104,32 @@ impl Deliveries {
                 self.remember(event.position, message);
             }
         }
-        let found = self.messages.get(&position).cloned();
-        found.ok_or_else(|| ApplyError::event(recorded, format!("there is no message at {position}")))
+        match self.messages.get(&position) {
+            Some(found) => Ok(Some(found.clone())),
+            // The floor may have risen since the events were read.
+            None if seq <= source.reader.floor(position.shard).await? => Ok(None),
+            None => Err(ApplyError::event(recorded, format!("there is no message at {position}"))),
+        }
     }
 
-    async fn fold(&mut self, log: &Log, recorded: &Recorded, event: Event, rows: &mut Rows) -> Result<(), ApplyError> {
+    async fn fold(
+        &mut self,
+        source: Source<'_>,
+        recorded: &Recorded,
+        event: Event,
+        rows: &mut Rows,
+    ) -> Result<(), ApplyError> {
+        let floor = source.floor;
         match event {
             Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => {
-                let subscription = execute::subscription_of(&recorded.stream)
-                    .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
-                let (tenant, event_type) = self.message(log, recorded, scheduled.message_seq).await?;
-                let row = new_row(scheduled, recorded.at, subscription, tenant, event_type);
-                rows.deliveries.insert(row.id, (recorded.position, row));
+                let subscription = subscription_of(recorded)?;
+                if let Some((tenant, event_type)) = self.message(source, recorded, scheduled.message_seq).await? {
+                    let row = new_row(scheduled, recorded.at, subscription, tenant, event_type);
+                    rows.deliveries.insert(row.id, (recorded.position, row));
+                }
             }
             Event::Delivery(DeliveryEvent::AttemptFailed(failed)) => {
-                let (position, row) = rows.delivery(recorded, failed.delivery)?;
+                let Some((position, row)) = rows.delivery(recorded, failed.delivery, floor)? else { return Ok(()) };
                 row.attempts = failed.number;
                 row.next_attempt_at = failed.due_at;
                 row.last_status = failed.response.as_ref().map(|response| response.status);
@@ -115,7 +137,7 @@ impl Deliveries {
                 rows.attempts.push((position, failed_attempt(failed)));
             }
             Event::Delivery(DeliveryEvent::Succeeded(succeeded)) => {
-                let (position, row) = rows.delivery(recorded, succeeded.delivery)?;
+                let Some((position, row)) = rows.delivery(recorded, succeeded.delivery, floor)? else { return Ok(()) };
                 row.attempts = succeeded.number;
                 row.last_status = Some(succeeded.response.status);
                 row.last_latency_ms = Some(succeeded.latency_ms);
@@ -123,7 +145,7 @@ impl Deliveries {
                 rows.attempts.push((position, successful_attempt(succeeded)));
             }
             Event::Delivery(DeliveryEvent::Exhausted(exhausted)) => {
-                let (_, row) = rows.delivery(recorded, exhausted.delivery)?;
+                let Some((_, row)) = rows.delivery(recorded, exhausted.delivery, floor)? else { return Ok(()) };
                 row.attempts = exhausted.attempts;
                 end(row, DeliveryStatus::Failed, recorded.at);
             }
@@ -134,16 +156,22 @@ impl Deliveries {
     }
 }
 
+fn subscription_of(recorded: &Recorded) -> Result<SubscriptionId, ApplyError> {
+    execute::subscription_of(&recorded.stream)
+        .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))
+}
+
 #[async_trait]
 impl Projection for Deliveries {
     fn concerns(&self, kind: &str) -> bool {
-        kind.starts_with("delivery.") || kind.starts_with("message.") || kind == "subscription.deleted"
+        ["delivery.", "deliveries.", "message."].iter().any(|family| kind.starts_with(family))
+            || kind == "subscription.deleted"
     }
 
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        log: &Log,
+        source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         let mut rows = Rows::default();
@@ -151,12 +179,11 @@ impl Projection for Deliveries {
         rows.load(connection, &decoded).await?;
         for (recorded, event) in events.iter().zip(decoded) {
             if let Event::Subscription(SubscriptionEvent::Deleted(_)) = event {
-                let subscription = execute::subscription_of(&recorded.stream)
-                    .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
+                let subscription = subscription_of(recorded)?;
                 rows.cancel(subscription, recorded.at);
                 cancel(connection, subscription, recorded.at).await?;
             } else {
-                self.fold(log, recorded, event, &mut rows).await?;
+                self.fold(source, recorded, event, &mut rows).await?;
             }
         }
         rows.write(connection).await?;
@@ -180,7 +207,8 @@ struct Rows {
     /// With the positions of the events that scheduled them.
     deliveries: HashMap<DeliveryId, (Position, DeliveryRow)>,
     attempts: Vec<(Position, AttemptRow)>,
-    last: HashMap<SubscriptionId, Timestamp>,
+    /// When something last happened to a delivery, and where that is recorded.
+    last: HashMap<SubscriptionId, (Position, Timestamp)>,
 }
 
 impl Rows {
@@ -215,14 +243,17 @@ impl Rows {
         Ok(())
     }
 
-    /// The delivery that something happened to.
-    fn delivery(&mut self, recorded: &Recorded, id: DeliveryId) -> Result<(Position, &mut DeliveryRow), ApplyError> {
+    /// The delivery that something happened to; `None` if it is so old that it may have no row (any more).
+    fn delivery(
+        &mut self,
+        recorded: &Recorded,
+        id: DeliveryId,
+        floor: u64,
+    ) -> Result<Option<(Position, &mut DeliveryRow)>, ApplyError> {
+        self.last.insert(subscription_of(recorded)?, (recorded.position, recorded.at));
         match self.deliveries.get_mut(&id) {
-            Some((position, row)) => {
-                let last = self.last.entry(row.subscription).or_insert(recorded.at);
-                *last = recorded.at.max(*last);
-                Ok((*position, row))
-            }
+            Some((position, row)) => Ok(Some((*position, row))),
+            None if floor > 0 => Ok(None),
             None => Err(ApplyError::event(recorded, format!("delivery {id} was never scheduled"))),
         }
     }
@@ -246,7 +277,7 @@ impl Rows {
             values.id(row.tenant)?;
             values.id(row.subscription)?;
             values.id(row.message)?;
-            values.number(row.message_seq)?;
+            values.position(Position { seq: row.message_seq, ..position })?;
             values.add(row.event_type.as_str())?;
             values.add(status_number(row.status))?;
             values.add(i64::from(row.attempts))?;
@@ -279,8 +310,9 @@ impl Rows {
             })
             .await?;
         PUT_LAST
-            .run(connection, self.last.into_iter(), |values, (subscription, at)| {
+            .run(connection, self.last.into_iter(), |values, (subscription, (position, at))| {
                 values.id(subscription)?;
+                values.position(position)?;
                 values.add(at.as_ms())
             })
             .await

@@ -56,7 +56,7 @@ pub(super) fn failure_text(code: FailureCode) -> String {
 
 macro_rules! select {
     () => {
-        "SELECT position, id, tenant, subscription, message, message_seq, event_type, status, attempts, created_at_ms, \
+        "SELECT position, id, tenant, subscription, message, message_position, event_type, status, attempts, created_at_ms, \
          completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of FROM delivery"
     };
 }
@@ -181,7 +181,7 @@ pub(super) fn delivery_row(row: &SqliteRow) -> Result<(Position, DeliveryRow), s
         tenant: columns.id()?,
         subscription: columns.id()?,
         message: columns.id()?,
-        message_seq: columns.number()?,
+        message_seq: columns.position()?.seq,
         event_type: columns.parsed()?,
         status: status(columns.get()?)?,
         attempts: columns.number()?,

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list};
 use super::page::{List, Order, Range, list};
-use super::projection::{ApplyError, Projection, decode};
+use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::MessageRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
@@ -16,7 +16,7 @@ use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::id::MessageId;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{Position, Recorded};
 
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
@@ -33,13 +33,13 @@ pub(super) struct Messages;
 #[async_trait]
 impl Projection for Messages {
     fn concerns(&self, kind: &str) -> bool {
-        kind.starts_with("message.")
+        kind.starts_with("message.") || kind.starts_with("messages.")
     }
 
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        _log: &Log,
+        _source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         let published = events.iter().map(|recorded| match decode(recorded)? {

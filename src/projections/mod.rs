@@ -19,6 +19,7 @@ mod columns;
 mod database;
 mod deliveries;
 mod delivery_queries;
+mod fold;
 mod messages;
 mod page;
 #[cfg(test)]
@@ -26,21 +27,25 @@ mod plans;
 mod progress;
 mod projection;
 mod rebuild;
+mod retention;
 pub mod rows;
 mod runner;
 mod statement;
+mod stops;
+mod tables;
 mod tenants;
+mod verify;
 mod webhooks;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
 use tokio::time::timeout;
 
 use crate::domain::id::TenantId;
-use crate::event_store::{Log, Position, ReadError};
+use crate::event_store::{EventReader, Log, Position, ReadError};
 use database::Database;
 use progress::Progress;
 
@@ -49,10 +54,11 @@ pub use database::OpenError;
 pub use delivery_queries::DeliveryFilter;
 pub use messages::MessageFilter;
 pub use page::{Key, Page, Slice};
-pub use progress::Stopped;
+pub use progress::{Standing, StopClass, Stopped};
 pub use projection::Name;
 pub use rebuild::RebuildError;
 pub use runner::Followers;
+pub use verify::{Difference, Verified, Wrong};
 pub use webhooks::{WebhookCounts, WebhookFilter};
 
 /// Whose rows a query may see.
@@ -74,6 +80,8 @@ pub struct ReadModels {
 struct Inner {
     database: Database,
     progress: Progress,
+    /// The log that was followed last.
+    log: OnceLock<Log>,
 }
 
 /// Why the read models could not be compared with the log.
@@ -92,11 +100,13 @@ impl ReadModels {
     /// empty one.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
         let database = Database::open(path).await?;
-        Ok(Self { inner: Arc::new(Inner { database, progress: Progress::new() }) })
+        Ok(Self { inner: Arc::new(Inner { database, progress: Progress::new(), log: OnceLock::new() }) })
     }
 
     /// Begins to follow the log: one runner for each projection, until the answer is dropped.
     pub fn follow(&self, log: Log) -> Followers {
+        // A second log would be one more handle on the same one: rows of another are thrown away.
+        self.inner.log.get_or_init(|| log.clone());
         Followers::start(Arc::clone(&self.inner), log)
     }
 
@@ -122,38 +132,71 @@ impl ReadModels {
         self.inner.progress.stopped()
     }
 
-    /// Folds the log up to its head into a new file, which then takes the place of the one at `path`. Nobody may have
-    /// that one open. `progress` is told now and then how many events are done, of how many. Answers with how many
-    /// there were.
-    pub async fn rebuild(path: &Path, log: &Log, progress: impl FnMut(u64, u64)) -> Result<u64, RebuildError> {
-        rebuild::rebuild(path, log, progress).await
+    /// How each projection stands in each shard that holds events. Reads an event for each that is behind. Empty before
+    /// the log is followed.
+    pub async fn standings(&self) -> Result<Vec<Standing>, ReadError> {
+        let Some(log) = self.inner.log.get() else { return Ok(Vec::new()) };
+        let mut standings = Vec::new();
+        for projection in Name::ALL {
+            for shard in 0..log.shards() {
+                let applied = Position { shard, seq: self.applied_by(projection, shard) };
+                let stopped = self.inner.progress.stopped_at(projection, shard);
+                let head = log.head(shard);
+                let oldest_unapplied_at = match applied.seq < head {
+                    true => log.read_log(applied, 1).await?.first().map(|recorded| recorded.at),
+                    false => None,
+                };
+                if head > 0 {
+                    standings.push(Standing { projection, applied, head, oldest_unapplied_at, stopped });
+                }
+            }
+        }
+        Ok(standings)
+    }
+
+    /// Folds these projections from the log anew, beside the file at `path`, and then puts their rows in its place, also
+    /// while a server reads and writes it. `progress` is told now and then how many events are done, of how many.
+    /// Answers with how many events were read. A rebuild that is broken off is gone on with by the next one.
+    pub async fn rebuild(
+        path: &Path,
+        log: &dyn EventReader,
+        projections: &[Name],
+        mut progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<u64, RebuildError> {
+        rebuild::rebuild(path, log, projections, &mut progress).await
+    }
+
+    /// Whether the rows at `path` are those that the log makes, also while a server reads and writes them. Takes a copy,
+    /// folds the log up to the copy's checkpoints beside it, and compares; needs room on the disk for both.
+    pub async fn verify(
+        path: &Path,
+        log: &dyn EventReader,
+        mut progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<Verified, RebuildError> {
+        verify::verify(path, log, &mut progress).await
     }
 }
 
 impl Inner {
     /// Makes the rows those of this log, and tells those who wait where the checkpoints stand.
     async fn adopt(&self, log: &Log) -> Result<(), CompareError> {
-        for (name, applied) in checkpoint::adopt(&self.database, log).await? {
+        for (name, applied) in checkpoint::adopt(&self.database, log.reader()).await? {
             self.progress.restart(name, &applied);
+        }
+        let mut connection = self.database.readers.acquire().await?;
+        for stopped in stops::all(&mut connection).await? {
+            // Whoever waits waits for the next try.
+            self.progress.stop(stopped, false);
         }
         Ok(())
     }
 }
 
 async fn clear(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    for statement in [
-        "DELETE FROM tenant",
-        "DELETE FROM api_key",
-        "DELETE FROM event_type",
-        "DELETE FROM webhook",
-        "DELETE FROM message",
-        "DELETE FROM delivery",
-        "DELETE FROM attempt",
-        "DELETE FROM last_delivery",
-        "DELETE FROM audit",
-        "DELETE FROM audit_subscription",
-        "DELETE FROM checkpoint",
-    ] {
+    for table in &tables::TABLES {
+        sqlx::query(table.clear).execute(&mut *connection).await?;
+    }
+    for statement in ["DELETE FROM checkpoint", "DELETE FROM stop"] {
         sqlx::query(statement).execute(&mut *connection).await?;
     }
     Ok(())

@@ -2,7 +2,8 @@
 
 use tokio::sync::watch;
 
-use super::projection::Name;
+use super::projection::{ApplyError, Name};
+use crate::domain::time::Timestamp;
 use crate::event_store::Position;
 
 /// A projection that stopped in one shard; it tries again by itself.
@@ -12,8 +13,66 @@ pub struct Stopped {
     pub projection: Name,
     /// What it was about to apply.
     pub position: Position,
+    /// What kind of failure it was.
+    pub class: StopClass,
+    /// The type of the event that is the cause, if one is.
+    pub event_type: Option<String>,
     /// Why it stopped; names the event's type where an event is the cause.
     pub reason: String,
+}
+
+/// What kind of failure stops a projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopClass {
+    /// An event cannot be applied; it takes another program, or a repaired log.
+    Event,
+    /// The log cannot be read.
+    Log,
+    /// The read models cannot be written.
+    Database,
+}
+
+impl StopClass {
+    /// As it is saved.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Log => "log",
+            Self::Database => "database",
+        }
+    }
+
+    /// As it was saved; `None` for what this program does not write.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Event, Self::Log, Self::Database].into_iter().find(|class| class.as_str() == text)
+    }
+}
+
+impl Stopped {
+    /// In front of the event, or of the first one that is not applied where none is to blame.
+    pub(super) fn at(projection: Name, next: Position, failure: &ApplyError) -> Self {
+        let (class, position, event_type) = match failure {
+            ApplyError::Event { position, kind, .. } => (StopClass::Event, *position, Some(kind.clone())),
+            ApplyError::Log(_) => (StopClass::Log, next, None),
+            ApplyError::Database(_) | ApplyError::Overtaken => (StopClass::Database, next, None),
+        };
+        Self { projection, position, class, event_type, reason: failure.describe() }
+    }
+}
+
+/// How one projection stands in one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which.
+    pub projection: Name,
+    /// The last event that it has applied; number 0 before the first.
+    pub applied: Position,
+    /// The number of the shard's last event.
+    pub head: u64,
+    /// When the oldest event was recorded that it has not applied; `None` if it has applied all.
+    pub oldest_unapplied_at: Option<Timestamp>,
+    /// Why it does not go on, if it does not.
+    pub stopped: Option<Stopped>,
 }
 
 /// How far one projection is in one shard.
@@ -79,6 +138,10 @@ impl Progress {
 
     pub(super) fn applied_by(&self, name: Name, shard: u16) -> u64 {
         self.of(name).borrow().get(usize::from(shard)).map_or(0, |place| place.applied)
+    }
+
+    pub(super) fn stopped_at(&self, name: Name, shard: u16) -> Option<Stopped> {
+        self.of(name).borrow().get(usize::from(shard)).and_then(|place| place.stopped.clone())
     }
 
     pub(super) fn stopped(&self) -> Vec<Stopped> {

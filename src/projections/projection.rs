@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::{audit, deliveries, messages, tenants, webhooks};
 use crate::codec::{self, DecodeError};
 use crate::domain::event::Event;
-use crate::event_store::{Log, Position, ReadError, Recorded};
+use crate::event_store::{EventReader, Position, ReadError, Recorded};
 
 /// The projections, by the names under which their checkpoints are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,9 +51,17 @@ impl Name {
     }
 }
 
+/// The log, as a projection may ask it while it folds a shard.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) reader: &'a dyn EventReader,
+    /// Events up to here may be gone, and nothing that they made has a row.
+    pub(super) floor: u64,
+}
+
 /// What folds events into rows.
 #[async_trait]
-pub(super) trait Projection: Send {
+pub(super) trait Projection: Send + Sync {
     /// Whether events of this type concern it. Asks for families of types rather than for types, so that a type which
     /// this program does not know stops the projection instead of being passed over.
     fn concerns(&self, kind: &str) -> bool;
@@ -64,7 +72,7 @@ pub(super) trait Projection: Send {
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        log: &Log,
+        source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError>;
 

@@ -5,7 +5,9 @@
 //! - Shards that have something new are folded together, in one transaction, however many they are; a shard without
 //!   anything new costs a comparison of two numbers.
 //! - A failure stops one projection in one shard, in front of the event that it fails at; its other shards and the
-//!   other projections go on. It tries again, less and less often.
+//!   other projections go on. It tries again, less and less often. What may pass by itself, such as a log that cannot be
+//!   read, is tried again at once a few times before it counts as that.
+//! - When the log's floor rises, what was made below it goes, once the runner is past it.
 //! - Events that concern nobody are passed without a write, so a checkpoint may stand before events that are applied.
 
 use std::sync::Arc;
@@ -14,15 +16,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use sqlx::SqliteConnection;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::checkpoint::Checkpoint;
 use super::database::Write;
 use super::progress::Stopped;
-use super::projection::{ApplyError, Name, Projection};
-use super::{Inner, checkpoint};
+use super::projection::{ApplyError, Name, Projection, Source};
+use super::{Inner, checkpoint, retention, stops};
 use crate::event_store::{Log, Position, Recorded};
 
 /// Events read at a time: the most that one transaction holds.
@@ -32,6 +36,12 @@ const BATCH: usize = 512;
 const PACE: Duration = Duration::from_millis(10);
 /// A checkpoint is saved at the latest after so many events that concern nobody.
 const SAVE_EVERY: u64 = 16_384;
+/// Failures that may pass by themselves count from the next one on.
+const QUICK_RETRIES: u32 = 3;
+/// Events behind the head from which on a runner says so.
+const LAG_EVENTS: u64 = 50_000;
+/// How often an idle runner looks whether the floor has risen: dropping a bucket moves no head.
+const LOOK_AT_FLOOR_EVERY: Duration = Duration::from_secs(10);
 /// After the first failure.
 const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// After many failures.
@@ -122,6 +132,10 @@ struct Place {
     failures: u32,
     /// After a failure: not before.
     rests_until: Option<Instant>,
+    /// Up to here the projection has forgotten what the log dropped.
+    floor: u64,
+    /// Whether it was said that it is far behind.
+    lags: bool,
 }
 
 /// The next events of one shard.
@@ -167,19 +181,18 @@ impl Runner {
         while !*stopping.borrow() {
             let began = Instant::now();
             let round = self.next_round().await;
+            let forgets = self.forget_some().await;
             if round.is_empty() {
+                if forgets {
+                    continue;
+                }
                 let rested = self.places.iter().filter_map(|place| place.rests_until).min();
-                let rested = async move {
-                    match rested {
-                        Some(rested) => sleep_until(rested).await,
-                        None => std::future::pending().await,
-                    }
-                };
+                let look = began + LOOK_AT_FLOOR_EVERY;
                 tokio::select! {
                     biased;
                     () = stopped(&mut stopping) => return,
                     moved = heads.moved() => if !moved { return },
-                    () = rested => {}
+                    () = sleep_until(rested.map_or(look, |rested| rested.min(look))) => {}
                 }
                 continue;
             }
@@ -202,9 +215,11 @@ impl Runner {
                 Ok(checkpoints) => {
                     let mut moved = Vec::new();
                     for ((shard, place), saved) in (0..).zip(&mut self.places).zip(checkpoints) {
-                        if place.saved != saved {
-                            *place = Place { applied: saved, saved, ..Place::default() };
-                            moved.push(Position { shard, seq: saved });
+                        place.floor = saved.floor;
+                        if place.saved != saved.seq {
+                            let floor = saved.floor;
+                            *place = Place { applied: saved.seq, saved: saved.seq, floor, ..Place::default() };
+                            moved.push(Position { shard, seq: saved.seq });
                         }
                     }
                     self.inner.progress.advance(self.name, moved.into_iter());
@@ -213,7 +228,7 @@ impl Runner {
                 Err(error) => {
                     failures += 1;
                     let failure = ApplyError::Database(error);
-                    (0..self.log.shards()).for_each(|shard| self.report(shard, &failure));
+                    (0..self.log.shards()).for_each(|shard| drop(self.report(shard, &failure)));
                     if pause(failures, stopping).await {
                         return;
                     }
@@ -237,13 +252,18 @@ impl Runner {
                 continue;
             }
             match self.log.read_log(Position { shard, seq: place.applied }, room).await {
-                Ok(events) if events.is_empty() => {}
+                // Whatever was up to the floor is gone.
+                Ok(events) if events.is_empty() => {
+                    place.applied = place.applied.max(self.log.floor(shard).min(self.log.head(shard)));
+                    let reached = Position { shard, seq: place.applied };
+                    self.inner.progress.advance(self.name, std::iter::once(reached));
+                }
                 Ok(events) => {
                     room -= events.len();
                     let concerning = self.projection.concerning(&events);
                     round.push(Part { events, concerning });
                 }
-                Err(error) => self.rest(shard, &ApplyError::Log(error)),
+                Err(error) => self.rest(shard, &ApplyError::Log(error)).await,
             }
             if room == 0 {
                 self.first = (index + 1) % shards;
@@ -269,9 +289,18 @@ impl Runner {
         for part in round {
             let place = &mut self.places[usize::from(part.shard())];
             place.applied = part.last().position.seq;
-            if std::mem::take(&mut place.failures) > 0 {
-                info!(projection = self.name.as_str(), shard = part.shard(), "a projection goes on");
+            let lag = self.log.head(part.shard()).saturating_sub(place.applied);
+            if (lag > LAG_EVENTS) != place.lags {
+                place.lags = lag > LAG_EVENTS;
+                let (projection, shard) = (self.name.as_str(), part.shard());
+                match place.lags {
+                    true => warn!(projection, shard, lag.events = lag, "projection '{projection}' is far behind"),
+                    false => info!(projection, shard, lag.events = lag, "projection '{projection}' has caught up"),
+                }
             }
+        }
+        for part in round {
+            self.go_on(part.shard()).await;
         }
         self.inner.progress.advance(self.name, round.iter().map(|part| part.last().position));
         Ok(())
@@ -294,7 +323,8 @@ impl Runner {
         let saved = self.places[usize::from(part.shard())].saved;
         checkpoint::advance(write.connection(), self.name, saved, part.last()).await?;
         if !part.concerning.is_empty() {
-            self.projection.apply(write.connection(), &self.log, &part.concerning).await?;
+            let source = Source { reader: self.log.reader(), floor: self.log.floor(part.shard()) };
+            self.projection.apply(write.connection(), source, &part.concerning).await?;
         }
         Ok(())
     }
@@ -316,10 +346,16 @@ impl Runner {
                     Some(part) => self.apply_up_to_failure(part, failure).await,
                     None => failure,
                 };
-                self.rest(shard, &failure);
+                self.rest(shard, &failure).await;
             }
-            (Some(shard), failure @ (ApplyError::Log(_) | ApplyError::Event { .. })) => self.rest(shard, &failure),
-            (_, failure) => shards.into_iter().for_each(|shard| self.rest(shard, &failure)),
+            (Some(shard), failure @ (ApplyError::Log(_) | ApplyError::Event { .. })) => {
+                self.rest(shard, &failure).await;
+            }
+            (_, failure) => {
+                for shard in shards {
+                    self.rest(shard, &failure).await;
+                }
+            }
         }
     }
 
@@ -350,32 +386,98 @@ impl Runner {
         failure
     }
 
-    fn rest(&mut self, shard: u16, failure: &ApplyError) {
-        self.report(shard, failure);
-        let place = &mut self.places[usize::from(shard)];
-        place.failures += 1;
-        place.rests_until = Some(Instant::now() + retry_after(place.failures));
+    /// Takes one step towards the floor of a shard where it has risen, once the runner is past it. Whether there may be
+    /// another.
+    async fn forget_some(&mut self) -> bool {
+        if !self.name.forgets() {
+            return false;
+        }
+        let now = Instant::now();
+        let behind = (0..self.log.shards()).zip(&self.places).find_map(|(shard, place)| {
+            let floor = self.log.floor(shard);
+            let rests = place.rests_until.is_some_and(|rested| rested > now);
+            (floor > place.floor && floor <= place.applied && !rests).then_some(Position { shard, seq: floor })
+        });
+        let Some(floor) = behind else { return false };
+        match self.forget(floor).await {
+            Ok(true) => self.places[usize::from(floor.shard)].floor = floor.seq,
+            Ok(false) => {}
+            Err(failure) => self.rest(floor.shard, &ApplyError::Database(failure)).await,
+        }
+        true
     }
 
-    fn report(&self, shard: u16, failure: &ApplyError) {
-        let projection = self.name.as_str();
-        let (position, stuck) = match failure {
-            ApplyError::Event { position, .. } => (*position, true),
-            ApplyError::Log(_) | ApplyError::Database(_) | ApplyError::Overtaken => {
-                (Position { shard, seq: self.places[usize::from(shard)].applied + 1 }, false)
+    async fn forget(&self, floor: Position) -> Result<bool, sqlx::Error> {
+        let mut write = self.inner.database.begin().await?;
+        let done = retention::forget(write.connection(), self.name, floor).await;
+        match done {
+            Ok(done) => write.commit().await.map(|()| done),
+            Err(error) => {
+                write.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries again later, less and less soon.
+    async fn rest(&mut self, shard: u16, failure: &ApplyError) {
+        let place = &mut self.places[usize::from(shard)];
+        place.failures += 1;
+        let failures = place.failures;
+        let may_pass = !matches!(failure, ApplyError::Event { .. });
+        let retry = if may_pass { failures.saturating_sub(QUICK_RETRIES) } else { failures };
+        place.rests_until = Some(Instant::now() + retry_after(retry));
+        if may_pass && failures <= QUICK_RETRIES {
+            let (projection, error) = (self.name.as_str(), failure as &dyn std::error::Error);
+            warn!(projection, shard, error, "projection '{projection}' failed and tries again at once: {failure}");
+            return;
+        }
+        let stopped = self.report(shard, failure);
+        self.note(async |connection| stops::remember(connection, &stopped).await).await;
+    }
+
+    /// Forgets that the shard had stopped, if it had.
+    async fn go_on(&mut self, shard: u16) {
+        let place = &mut self.places[usize::from(shard)];
+        if std::mem::take(&mut place.failures) > 0 {
+            let (projection, name) = (self.name.as_str(), self.name);
+            info!(projection, shard, "projection '{projection}' goes on");
+            self.note(async |connection| stops::forget(connection, name, shard).await).await;
+        }
+    }
+
+    /// Writes a note beside the rows. It is for people alone: where it cannot be written, the log line has it.
+    async fn note(&self, write_note: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(), sqlx::Error>) {
+        let written = async {
+            let mut write = self.inner.database.begin().await?;
+            match write_note(write.connection()).await {
+                Ok(()) => write.commit().await,
+                Err(error) => {
+                    write.abandon().await;
+                    Err(error)
+                }
             }
         };
-        let error = failure as &dyn std::error::Error;
+        if let Err(error) = written.await {
+            warn!(projection = self.name.as_str(), "where a projection stands cannot be noted: {error}");
+        }
+    }
+
+    /// Tells operators, and those who wait.
+    fn report(&self, shard: u16, failure: &ApplyError) -> Stopped {
+        let next = Position { shard, seq: self.places[usize::from(shard)].applied + 1 };
+        let stopped = Stopped::at(self.name, next, failure);
+        let (projection, position, error) = (self.name.as_str(), stopped.position, failure as &dyn std::error::Error);
         error!(projection, %position, error, "projection '{projection}' stopped: {failure}");
-        let stopped = Stopped { projection: self.name, position, reason: failure.describe() };
-        self.inner.progress.stop(stopped, stuck);
+        self.inner.progress.stop(stopped.clone(), matches!(failure, ApplyError::Event { .. }));
+        stopped
     }
 }
 
-async fn checkpoints(inner: &Inner, name: Name, shards: u16) -> Result<Vec<u64>, sqlx::Error> {
+async fn checkpoints(inner: &Inner, name: Name, shards: u16) -> Result<Vec<Checkpoint>, sqlx::Error> {
     let mut connection = inner.database.readers.acquire().await?;
     let found = checkpoint::of(&mut connection, name).await?;
-    Ok((0..shards).map(|shard| found.get(&shard).map_or(0, |found| found.seq)).collect())
+    Ok((0..shards).map(|shard| found.get(&shard).copied().unwrap_or_default()).collect())
 }
 
 /// Wakes when the head of any shard moves, however many shards there are.

@@ -8,14 +8,14 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, integer, json_text, packed};
 use super::page::{Key, List, Order, Range, list};
-use super::projection::{ApplyError, Projection, decode};
+use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent};
 use crate::domain::filter::EventType;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{Position, Recorded};
 use crate::execute;
 
 /// The projection. Tenants change seldom: no folding in memory.
@@ -30,7 +30,7 @@ impl Projection for Tenants {
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        _log: &Log,
+        _source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         for recorded in events {

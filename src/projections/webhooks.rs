@@ -9,14 +9,14 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list, json_text};
 use super::page::{List, Order, Range, list};
-use super::projection::{ApplyError, Projection, decode};
+use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::{SecretRow, WebhookRow};
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Log, Position, Recorded};
+use crate::event_store::{Position, Recorded};
 use crate::execute;
 
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
@@ -47,7 +47,7 @@ impl Projection for Webhooks {
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
-        _log: &Log,
+        _source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
         let mut touched = Touched::new();

@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 34] = [
+const FIELDS: [(&str, Option<Scope>, &str); 35] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -32,6 +32,7 @@ const FIELDS: [(&str, Option<Scope>, &str); 34] = [
     ("tenant", None, "{ tenant(id: \"ten_1\") { id } }"),
     ("tenants", Some(Scope::TenantsAdmin), "{ tenants { nodes { id } } }"),
     ("quarantine", Some(Scope::TenantsAdmin), "{ quarantine { stream } }"),
+    ("projections", Some(Scope::TenantsAdmin), "{ projections { name } }"),
     ("profiles", Some(Scope::WebhooksRead), "{ profiles { name } }"),
     (
         "createWebhook",

@@ -205,7 +205,7 @@ async fn a_hole_up_to_the_floor_is_lawful_and_one_above_it_is_damage<D: Database
         store.hidden.store(hidden, Ordering::Relaxed);
         let hidden = hidden as u64;
         let reason = format!("it is missing before 0-{before}");
-        assert_eq!(seqs(0, 99).await, Err(ReadError::Damaged { position: at(hidden), reason }));
+        assert_eq!(seqs(0, 99).await, Err(ReadError::Damaged { position: at(hidden), stream: None, reason }));
     }
 }
 

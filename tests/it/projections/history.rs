@@ -14,7 +14,7 @@ use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::scope::Scope;
 use tidings::domain::subscription::{self, Command, Finished, Match, Matches, Redeliver, Update};
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{Append, Config, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite};
+use tidings::event_store::{Append, Bucket, Config, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite};
 use tidings::execute::{self, Actor, ActorKind, Loaded, Meta};
 
 /// A log, and the states of everything in it.
@@ -22,6 +22,10 @@ pub(super) struct History {
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     versions: BTreeMap<String, u64>,
+    /// In which bucket messages and deliveries are recorded.
+    bucket: Bucket,
+    /// The buckets in which the streams that are kept for a while began their periods.
+    periods: BTreeMap<String, Bucket>,
     pub(super) tenants: Vec<TenantId>,
     pub(super) keys: Vec<(TenantId, ApiKeyId)>,
     pub(super) messages: Vec<(TenantId, MessageId, u64)>,
@@ -48,6 +52,8 @@ impl History {
             log: Log::start(Arc::new(MemoryStore::new(shards)), config).await.unwrap(),
             clock: Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), seed)),
             versions: BTreeMap::new(),
+            bucket: Bucket(1),
+            periods: BTreeMap::new(),
             tenants: vec![],
             keys: vec![],
             messages: vec![],
@@ -67,7 +73,7 @@ impl History {
     }
 
     pub(super) fn shard(&self, tenant: TenantId) -> u16 {
-        (tenant.to_bits() % u128::from(self.log.shards())) as u16
+        execute::shard_of(tenant, self.log.shards())
     }
 
     fn new_event(&self, event: &Event) -> NewEvent {
@@ -79,14 +85,55 @@ impl History {
         self.append_in(0, stream, events).await
     }
 
+    /// How long what is recorded in the stream now is kept.
+    fn lifetime(&mut self, stream: &str) -> Lifetime {
+        if !stream.starts_with("messages-") && !stream.starts_with("deliveries-") {
+            return Lifetime::Kept;
+        }
+        match self.periods.insert(stream.to_owned(), self.bucket) {
+            Some(bucket) if bucket == self.bucket => Lifetime::Bucket(bucket),
+            Some(_) | None => Lifetime::Period(self.bucket),
+        }
+    }
+
+    /// Messages and deliveries are recorded in the next bucket from now on.
+    pub(super) fn next_bucket(&mut self) {
+        self.bucket.0 += 1;
+    }
+
+    /// Drops every bucket but the present one. Subscriptions that recorded no delivery in it are heard of no more.
+    pub(super) async fn drop_old_buckets(&mut self) {
+        for tenant in self.tenants.clone() {
+            self.publish(tenant, "order.created").await;
+        }
+        let old: Vec<String> = self
+            .periods
+            .iter()
+            .filter(|(_, period)| **period < self.bucket)
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        for stream in old {
+            self.periods.remove(&stream);
+            if let Some(id) = execute::subscription_of(&stream)
+                && let Some((tenant, _)) = self.subscriptions.remove(&id)
+            {
+                self.ended.retain(|(ended, ..)| *ended != id);
+                let append = Append { ended: vec![stream], ..Append::default() };
+                self.log.append(self.shard(tenant), append).await.unwrap();
+            }
+        }
+        for bucket in 1..self.bucket.0 {
+            while self.log.drop_bucket(Bucket(bucket), 10).await.unwrap().more {}
+        }
+    }
+
     pub(super) async fn append_in(&mut self, shard: u16, stream: String, events: Vec<NewEvent>) -> u64 {
+        let lifetime = self.lifetime(&stream);
         let version = self.versions.entry(stream.clone()).or_default();
         let first_version = *version + 1;
         *version += events.len() as u64;
-        let append = Append {
-            writes: vec![StreamWrite { stream, first_version, lifetime: Lifetime::Kept, events }],
-            ..Append::default()
-        };
+        let append =
+            Append { writes: vec![StreamWrite { stream, first_version, lifetime, events }], ..Append::default() };
         self.log.append(shard, append).await.unwrap().last.seq
     }
 
@@ -183,7 +230,10 @@ impl History {
             let new = execute::new_event(event, now, (!of_deliveries).then(meta).as_ref(), None, &*self.clock);
             if of_deliveries { deliveries.push(new) } else { life.push(new) }
         }
-        let writes = loaded.writes(id, life, deliveries);
+        let mut writes = loaded.writes(id, life, deliveries);
+        for write in &mut writes {
+            write.lifetime = self.lifetime(&write.stream);
+        }
         if !writes.is_empty() {
             self.log.append(shard, Append { writes, ..Append::default() }).await.unwrap();
         }

@@ -2,6 +2,8 @@
 
 mod history;
 mod lists;
+mod rebuilding;
+mod retention;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use tidings::event_store::{Log, NewEvent, Position};
 use tidings::execute;
-use tidings::projections::{Followers, Name, Page, ReadModels, TenantScope};
+use tidings::projections::{Followers, Name, Page, ReadModels, StopClass, TenantScope};
 
 use history::History;
 
@@ -45,8 +47,7 @@ async fn caught_up(models: &ReadModels, history: &History) {
 /// Every row of every table, in order. Checkpoints aside: they may stand before events that concern nobody.
 async fn dump(path: &Path) -> Vec<String> {
     let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-    let tables =
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%sqlx%' AND name <> 'checkpoint'";
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%sqlx%' AND name NOT IN ('checkpoint', 'stop')";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await.unwrap();
     let mut lines = Vec::new();
     for table in &tables {
@@ -66,7 +67,7 @@ async fn dump(path: &Path) -> Vec<String> {
 
 async fn rebuilt(log: &Log) -> Vec<String> {
     let folder = Folder::new();
-    ReadModels::rebuild(&folder.path(), log, |_, _| {}).await.unwrap();
+    ReadModels::rebuild(&folder.path(), log.reader(), &Name::ALL, |_, _| {}).await.unwrap();
     dump(&folder.path()).await
 }
 
@@ -119,7 +120,9 @@ async fn a_rebuild_says_how_far_it_is_and_is_followed_from_its_end() {
     }
     std::fs::write(folder.path(), "something old").unwrap();
     let mut told = Vec::new();
-    let done = ReadModels::rebuild(&folder.path(), &history.log, |done, of| told.push((done, of))).await.unwrap();
+    let done = ReadModels::rebuild(&folder.path(), history.log.reader(), &Name::ALL, |done, of| told.push((done, of)))
+        .await
+        .unwrap();
     let head = history.head().seq;
     assert_eq!((done, told.last()), (head, Some(&(head, head))));
     history.tenant().await;
@@ -190,6 +193,11 @@ async fn an_event_that_cannot_be_applied_stops_one_projection_and_is_named() {
     }
     let [stopped] = &models.stopped()[..] else { panic!("{:?}", models.stopped()) };
     assert_eq!((stopped.projection, stopped.position.seq), (Name::Deliveries, poisoned));
+    assert_eq!((stopped.class, stopped.event_type.as_deref()), (StopClass::Event, Some("delivery.succeeded")));
+    let standings = models.standings().await.unwrap();
+    let standing = standings.iter().find(|standing| standing.projection == Name::Deliveries).unwrap();
+    assert_eq!((standing.applied.seq, standing.head), (poisoned - 1, history.head().seq));
+    assert!(standing.oldest_unapplied_at.is_some() && standing.stopped.as_ref() == Some(stopped));
     assert!(stopped.reason.contains("'delivery.succeeded'"), "{}", stopped.reason);
     // Who waits for what it will not reach is told at once.
     assert!(!models.wait_for(history.head(), Duration::MAX).await);
@@ -198,11 +206,55 @@ async fn an_event_that_cannot_be_applied_stops_one_projection_and_is_named() {
     assert!(models.delivery(TenantScope(tenant), delivery).await.unwrap().is_some());
     assert!(models.tenant(late).await.unwrap().is_some());
     followers.stop().await;
-    let error = ReadModels::rebuild(&Folder::new().path(), &history.log, |_, _| {}).await.unwrap_err();
+    let error =
+        ReadModels::rebuild(&Folder::new().path(), history.log.reader(), &Name::ALL, |_, _| {}).await.unwrap_err();
     assert!(
         error.to_string().contains("'deliveries'") && error.to_string().contains("'delivery.succeeded'"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_stop_is_remembered_over_a_restart_until_its_cause_is_gone() {
+    let (folder, mut history) = (Folder::new(), History::new(18).await);
+    let (models, followers) = following(&folder, &history).await;
+    for _ in 0..30 {
+        history.anything().await;
+    }
+    caught_up(&models, &history).await;
+    // Somebody put a row in the way of the next message.
+    let next = history.head().seq + 1;
+    execute_sql(
+        &folder.path(),
+        "CREATE TRIGGER in_the_way BEFORE INSERT ON message BEGIN SELECT RAISE(ABORT, 'in the way'); END",
+    )
+    .await;
+    let tenant = history.tenants[0];
+    history.publish(tenant, "order.created").await;
+    let stopped = loop {
+        match &models.stopped()[..] {
+            [] => tokio::task::yield_now().await,
+            [stopped] => break stopped.clone(),
+            several => panic!("{several:?}"),
+        }
+    };
+    assert_eq!((stopped.projection, stopped.position.seq), (Name::Messages, next));
+    assert!(stopped.reason.contains("in the way"), "{}", stopped.reason);
+    followers.stop().await;
+    drop(models);
+    let (models, followers) = following(&folder, &history).await;
+    while models.stopped().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(models.stopped(), [stopped]);
+    execute_sql(&folder.path(), "DROP TRIGGER in_the_way").await;
+    while !models.wait_for(history.head(), PATIENCE).await {}
+    assert_eq!(models.stopped(), []);
+    followers.stop().await;
+    drop(models);
+    let (models, _followers) = following(&folder, &history).await;
+    caught_up(&models, &history).await;
+    assert_eq!(models.stopped(), []);
 }
 
 #[tokio::test]
