@@ -268,10 +268,9 @@ pub(super) fn readers(options: &Options) -> PgPool {
 
 async fn connect(options: &Options, settings: &[(&str, &str)]) -> Result<PgConnection, OpenError> {
     let connecting = async {
-        let mut connection = options.with(settings).connect().await.map_err(|error| match error {
-            sqlx::Error::Tls(_) => OpenError::Tls(error),
-            error => OpenError::Database(error),
-        })?;
+        let tls = |error: &sqlx::Error| matches!(error, sqlx::Error::Tls(_));
+        let refused = |error| if tls(&error) { OpenError::Tls(error) } else { OpenError::Database(error) };
+        let mut connection = options.with(settings).connect().await.map_err(refused)?;
         must_keep_promises(&mut connection).await?;
         Ok(connection)
     };
