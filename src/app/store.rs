@@ -32,7 +32,7 @@ impl Store {
                 // Before the log is taken from whoever has it.
                 let lock = lock(&config.read_models_path()?)?;
                 let cannot = format!("database.url: cannot open the log in the database {}", options.place());
-                let store = Arc::new(PostgresStore::open(options).await.context(cannot)?);
+                let store = Arc::new(PostgresStore::open(*options).await.context(cannot)?);
                 Ok(Self::Postgres { store, _lock: lock })
             }
         }

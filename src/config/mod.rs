@@ -73,7 +73,7 @@ pub enum LogPlace {
     /// A file.
     Sqlite(PathBuf),
     /// A database of a server.
-    Postgres(postgres::Options),
+    Postgres(Box<postgres::Options>),
 }
 
 /// Where the read models are kept.
@@ -178,7 +178,7 @@ impl Config {
             }
             Some(("sqlite", _)) => invalid("is not of the form sqlite://PATH".into()),
             Some(("postgres" | "postgresql", _)) => match postgres::Options::at(&self.database.url) {
-                Ok(options) => Ok(LogPlace::Postgres(self.database.sized(options))),
+                Ok(options) => Ok(LogPlace::Postgres(Box::new(self.database.sized(options)))),
                 Err(error) => {
                     let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
                     let form = "is not of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE";

@@ -211,7 +211,8 @@ impl OpenError {
     /// Whether the same may succeed a little later without anybody doing anything.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Silent | Self::Database(sqlx::Error::Io(_)) => true,
+            // A connection that is cut before the first answer looks like an answer that nobody understands.
+            Self::Silent | Self::Database(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
             // It starts, stops, or has no connection left.
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P03" | "53300"))
@@ -267,10 +268,9 @@ pub(super) fn readers(options: &Options) -> PgPool {
 
 async fn connect(options: &Options, settings: &[(&str, &str)]) -> Result<PgConnection, OpenError> {
     let connecting = async {
-        let mut connection = options.with(settings).connect().await.map_err(|error| match error {
-            sqlx::Error::Tls(_) => OpenError::Tls(error),
-            error => OpenError::Database(error),
-        })?;
+        let tls = |error: &sqlx::Error| matches!(error, sqlx::Error::Tls(_));
+        let refused = |error| if tls(&error) { OpenError::Tls(error) } else { OpenError::Database(error) };
+        let mut connection = options.with(settings).connect().await.map_err(refused)?;
         must_keep_promises(&mut connection).await?;
         Ok(connection)
     };

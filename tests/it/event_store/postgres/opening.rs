@@ -33,6 +33,7 @@ async fn a_database_that_is_only_starting_is_waited_for() {
     let options = Options::at(proxy.instead_of(&database.url).as_str()).unwrap();
     let opening = tokio::spawn(PostgresStore::open(options));
     while proxy.calls() < 2 {
+        assert!(!opening.is_finished(), "gave up at once");
         tokio::task::yield_now().await;
     }
     proxy.unbar();
