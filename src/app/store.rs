@@ -64,7 +64,7 @@ pub(super) async fn reader(config: &Config) -> anyhow::Result<Box<dyn EventReade
         }
         LogPlace::Postgres(options) => {
             let cannot = format!("database.url: cannot read the log in the database {}", options.place());
-            Ok(Box::new(PostgresReader::open(options).await.context(cannot)?))
+            Ok(Box::new(PostgresReader::open(*options).await.context(cannot)?))
         }
     }
 }
