@@ -80,10 +80,7 @@ impl From<sqlx::Error> for Hindrance {
     fn from(error: sqlx::Error) -> Self {
         // lock_not_available, query_canceled
         let waited = |error: &dyn DatabaseError| matches!(error.code().as_deref(), Some("55P03" | "57014"));
-        match error {
-            sqlx::Error::Database(error) if waited(&*error) => Self::Busy,
-            error => Self::Failed(Failure::Database(error)),
-        }
+        if error.as_database_error().is_some_and(waited) { Self::Busy } else { Self::Failed(Failure::Database(error)) }
     }
 }
 

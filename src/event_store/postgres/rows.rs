@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use super::integer;
 use crate::domain::time::Timestamp;
 use crate::event_store::plan::{Plan, Verdict};
-use crate::event_store::{Append, Bucket, Lifetime, NewEvent, Period, Snapshot, StreamWrite};
+use crate::event_store::{Append, Bucket, NewEvent, Period, Snapshot, StreamWrite};
 
 /// Columns of equal length for each table. A place is a distance from the head as the batch finds it.
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl<'a> Rows<'a> {
                     last.begun.insert(&write.stream);
                 }
             }
-            last.periods.extend(opened(write).map(|period| (write.stream.as_str(), Some(period))));
+            last.periods.extend(write.period().map(|period| (write.stream.as_str(), Some(period))));
             self.add_events(write, last);
         }
         last.periods.extend(append.ended.iter().map(|stream| (stream.as_str(), None)));
@@ -206,16 +206,6 @@ impl<'a> Events<'a> {
             .bind(&self.data)
             .bind(&self.meta)
     }
-}
-
-/// The period that the write begins.
-fn opened(write: &StreamWrite) -> Option<Period> {
-    let bucket = match write.lifetime {
-        Lifetime::Kept => None,
-        Lifetime::Bucket(bucket) => Some(bucket).filter(|_| write.first_version == 1),
-        Lifetime::Period(bucket) => Some(bucket),
-    };
-    bucket.map(|bucket| Period { bucket, first_version: write.first_version })
 }
 
 fn number_of(bucket: Bucket) -> i64 {

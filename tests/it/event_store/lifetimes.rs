@@ -255,7 +255,6 @@ async fn what_is_asked_of_a_shard_that_does_not_exist_is_refused<D: Database>() 
 }
 
 on_every_store! {
-    on memory and sqlite:
     streams_of_both_lifetimes_are_one_log,
     versions_of_a_bucketed_stream_are_checked_across_its_buckets,
     a_period_begins_with_the_stream_and_with_each_event_that_carries_all_before_it,

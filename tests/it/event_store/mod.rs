@@ -31,9 +31,6 @@ use self::postgres::Postgres;
 /// A kind of database that the suite runs on.
 #[async_trait]
 trait Database: Sized + Send + Sync {
-    /// Whether it holds buckets, periods and snapshots.
-    const LIFETIMES: bool = true;
-
     /// A new, empty one.
     async fn fresh() -> Self;
     fn store(&self) -> Arc<dyn EventStore>;
@@ -86,11 +83,6 @@ macro_rules! on_every_store {
         on_every_store!(@ memory Memory $($test)+);
         on_every_store!(@ sqlite Sqlite $($test)+);
         on_every_store!(@ postgres Postgres $($test)+);
-    };
-    // What PostgreSQL does not hold: buckets, periods and snapshots.
-    (on memory and sqlite: $($test:ident),+ $(,)?) => {
-        on_every_store!(@ memory Memory $($test)+);
-        on_every_store!(@ sqlite Sqlite $($test)+);
     };
     (@ $store:ident $database:ident $($test:ident)+) => {
         mod $store {

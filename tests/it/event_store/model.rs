@@ -225,24 +225,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// The same history without buckets, periods and snapshots.
-fn kept_only(steps: Vec<Step>) -> Vec<Step> {
-    let appends = steps.into_iter().filter(|step| matches!(step, Step::Append(_) | Step::TakeOver));
-    let kept = |request: Request| match request {
-        Request::New { mut writes, mut claims, wakeups, .. } => {
-            writes.retain(|write| !is_bucketed(write.stream));
-            claims.iter_mut().for_each(|(_, _, lag)| *lag = None);
-            Request::New { writes, claims, wakeups, ended: None, snapshots: vec![] }
-        }
-        again @ Request::Again { .. } => again,
-    };
-    let step = |step| match step {
-        Step::Append(requests) => Step::Append(requests.into_iter().map(kept).collect()),
-        other => other,
-    };
-    appends.map(step).collect()
-}
-
 /// How long the events of the stream are to live, where the model stands.
 fn lifetime(model: &Model, stream: usize, opens: bool, lag: u32) -> Lifetime {
     let bucket = model.bucket(STREAMS[stream], lag);
@@ -311,7 +293,6 @@ async fn run<D: Database>(steps: Vec<Step>) {
     let mut store = database.store();
     let mut model = Model::default();
     let mut earlier = Vec::new();
-    let steps = if D::LIFETIMES { steps } else { kept_only(steps) };
     for step in steps {
         match step {
             Step::TakeOver => store = database.reopened().await,
@@ -356,7 +337,7 @@ async fn run<D: Database>(steps: Vec<Step>) {
         }
     }
     holds_the_events_of(&*store, &model).await;
-    holds_what_stands_beside::<D>(&*store, model).await;
+    holds_what_stands_beside(&*store, model).await;
 }
 
 async fn holds_the_events_of(store: &dyn EventStore, model: &Model) {
@@ -380,7 +361,7 @@ async fn holds_the_events_of(store: &dyn EventStore, model: &Model) {
     assert_eq!(store.read_category("subscription", at(up_to), None, usize::MAX).await.unwrap(), subscriptions);
 }
 
-async fn holds_what_stands_beside<D: Database>(store: &dyn EventStore, model: Model) {
+async fn holds_what_stands_beside(store: &dyn EventStore, model: Model) {
     assert_eq!(store.buckets(0).await.unwrap(), model.buckets());
     let mut live: Vec<(Bucket, &String)> =
         model.periods.iter().map(|(stream, period)| (period.bucket, stream)).collect();
@@ -395,9 +376,7 @@ async fn holds_what_stands_beside<D: Database>(store: &dyn EventStore, model: Mo
     assert_eq!(store.checkpoints(0).await.unwrap(), checkpoints);
     let claims: Vec<Claim> =
         model.claims.into_iter().map(|(key, (value, bucket))| Claim { key, value, bucket }).collect();
-    if D::LIFETIMES {
-        assert_eq!(store.claims_after(0, None, usize::MAX).await.unwrap(), claims);
-    }
+    assert_eq!(store.claims_after(0, None, usize::MAX).await.unwrap(), claims);
     let keys: Vec<String> = (0..6).map(|key: u8| key.to_string()).collect();
     let values: HashMap<String, String> = claims.into_iter().map(|claim| (claim.key, claim.value)).collect();
     assert_eq!(store.claims(0, &keys).await.unwrap(), values);

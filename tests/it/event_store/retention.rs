@@ -301,7 +301,6 @@ async fn a_stream_whose_events_are_gone_begins_again<D: Database>() {
 }
 
 on_every_store! {
-    on memory and sqlite:
     a_bucket_goes_whole_with_its_claims_and_contents,
     where_there_is_nothing_to_drop_nothing_happens,
     a_bucket_on_which_a_live_stream_rests_stays,

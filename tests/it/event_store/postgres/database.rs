@@ -49,8 +49,6 @@ impl Postgres {
 
 #[async_trait]
 impl Database for Postgres {
-    const LIFETIMES: bool = false;
-
     async fn fresh() -> Self {
         static TEMPLATE: OnceCell<String> = OnceCell::const_new();
         let template = TEMPLATE.get_or_init(template).await;
