@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tidings::actors::{self, Done, Engine, EngineError, NewSubscription, Published, Running};
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
-use tidings::domain::event::{DeliveryEvent, Event, TenantCreated};
+use tidings::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, Event, TenantCreated};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
@@ -357,8 +357,12 @@ fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
     for event in events {
         match event {
             DeliveryEvent::Scheduled(event) => drop(scheduled.insert(event.delivery, event.message.to_string())),
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { carried, .. })
+            | DeliveryEvent::Carried(DeliveriesCarried { carried }) => {
+                scheduled.extend(carried.iter().map(|open| (open.delivery, open.message.to_string())));
+            }
             DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
-            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) => {}
+            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) | DeliveryEvent::Expired(_) => {}
         }
     }
     delivered
