@@ -124,12 +124,9 @@ pub struct MessagePublished {
     pub idempotency_key: Option<String>,
 }
 
-/// A new period of a tenant's messages: carries all that those before it mean to their writer.
+/// A new period of a tenant's messages. It carries nothing: no message means anything to a later one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MessagesPeriodOpened {
-    /// How many messages were published before.
-    pub published: u64,
-}
+pub struct MessagesPeriodOpened {}
 
 /// What happens to a subscription, its deliveries aside.
 #[derive(Clone, Debug, PartialEq)]

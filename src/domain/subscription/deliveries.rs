@@ -66,6 +66,11 @@ impl From<Listed> for Deliveries {
 }
 
 impl Deliveries {
+    /// These, with everything matched up to that number.
+    pub fn of(open: impl IntoIterator<Item = (DeliveryId, Open)>, matched_through: u64) -> Self {
+        Listed { matched_through, open: open.into_iter().collect() }.into()
+    }
+
     /// The events that begin a period: what is owed, and then the end of each delivery whose message has a number up to
     /// `gone_through`.
     pub(super) fn open_period(&self, gone_through: u64) -> Vec<DeliveryEvent> {

@@ -183,7 +183,7 @@ impl History {
             let new = execute::new_event(event, now, (!of_deliveries).then(meta).as_ref(), None, &*self.clock);
             if of_deliveries { deliveries.push(new) } else { life.push(new) }
         }
-        let writes = loaded.writes(id, life, deliveries);
+        let writes = loaded.writes(id, Lifetime::Kept, life, deliveries);
         if !writes.is_empty() {
             self.log.append(shard, Append { writes, ..Append::default() }).await.unwrap();
         }
