@@ -6,6 +6,8 @@
 //! The wait may be long, so where to send is looked up behind it: an attempt follows changes until it begins, and is
 //! withdrawn if nothing may be sent any more (A13, A15).
 //!
+//! A delivery whose message is not kept any more is given up instead.
+//!
 //! A crash between the answer and the report costs a second sending with the same id and bytes.
 
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use super::Context;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
 use crate::codec::{self, DecodeError};
-use crate::domain::event::{Event, MessageEvent, MessagePublished};
+use crate::domain::event::{Event, ExpiryReason, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId};
 use crate::domain::message::SALT_BYTES;
@@ -69,8 +71,10 @@ enum Unmade {
     Vault(#[from] VaultError),
     #[error("there is no message at {0}")]
     NoMessage(Position),
-    #[error("the data of the message at {0} was erased")]
-    Erased(Position),
+    #[error("the data of the message at {0} is damaged")]
+    Damaged(Position),
+    #[error("the message at {position} is gone: {reason:?}")]
+    Gone { position: Position, reason: ExpiryReason },
 }
 
 /// Where a subscription sends now, for its attempts that have not begun; `None` while it sends nothing.
@@ -120,6 +124,11 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
             Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
                 report.finished = None;
                 return withdraw();
+            }
+            Err(Unmade::Gone { reason, .. }) => {
+                report.finished = None;
+                let gone = SubscriptionMessage::MessageGone { delivery, number, reason };
+                return regions.send(subscription, gone);
             }
             Err(error) => {
                 tracing::error!(delivery.id = %delivery, error = &error as &dyn std::error::Error, "attempt could not be made");
@@ -188,17 +197,21 @@ async fn post(
 }
 
 async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
-    let after = Position { seq: position.seq - 1, ..position };
-    let events = context.log.read_log(after, 1).await?;
-    let recorded =
-        events.first().filter(|recorded| recorded.position == position).ok_or(Unmade::NoMessage(position))?;
+    let gone = |reason| Unmade::Gone { position, reason };
+    let Some(before) = position.seq.checked_sub(1) else { return Err(gone(ExpiryReason::MessageDropped)) };
+    let events = context.log.read_log(Position { seq: before, ..position }, 1).await?;
+    let Some(recorded) = events.first().filter(|recorded| recorded.position == position) else {
+        return Err(match position.seq <= context.log.floor(position.shard) {
+            true => gone(ExpiryReason::MessageDropped),
+            false => Unmade::NoMessage(position),
+        });
+    };
     let Event::Message(MessageEvent::Published(message)) = codec::decode(recorded)? else {
         return Err(Unmade::NoMessage(position));
     };
-    let content = context.log.content(position).await?.ok_or(Unmade::Erased(position))?;
-    let data =
-        content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok()).ok_or(Unmade::Erased(position))?;
-    Ok((message, data.to_owned()))
+    let content = context.log.content(position).await?.ok_or_else(|| gone(ExpiryReason::DataErased))?;
+    let data = content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok());
+    Ok((message, data.ok_or(Unmade::Damaged(position))?.to_owned()))
 }
 
 /// A synthetic message for a test delivery.

@@ -20,13 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::Context;
 use super::engine::{Done, EngineError, Published};
 use super::quarantine::Holder;
-use crate::domain::event::{Event, MessageEvent, MessagePublished};
+use crate::domain::event::{Event, MessageEvent, MessagePublished, MessagesPeriodOpened};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Claim, Lifetime, NewEvent, Position, StreamWrite};
-use crate::execute::{self, Meta, Unreadable};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Claim, Lifetime, NewEvent, Position, StreamWrite};
+use crate::execute::{self, Messages, Meta, Unreadable};
 
 /// Requests taken at a time.
 const BATCH: usize = 256;
@@ -39,6 +39,8 @@ pub(super) enum Request {
     Publish { tenant: TenantId, draft: Draft, meta: Meta, reply: oneshot::Sender<Result<Published, EngineError>> },
     /// Change a tenant. One that is to be created has its public id claimed already.
     Tenant { tenant: TenantId, command: tenant::Command, meta: Meta, reply: oneshot::Sender<Result<Done, EngineError>> },
+    /// Begin a new period of the tenant's messages, if the open one begins in this bucket or an older one.
+    OpenPeriod { tenant: TenantId, through: Bucket },
 }
 
 /// What an idempotency key's claim remembers.
@@ -92,7 +94,7 @@ struct Intake {
 struct Known {
     tenant: Tenant,
     version: u64,
-    messages_version: u64,
+    messages: Messages,
 }
 
 struct UnderWay {
@@ -112,6 +114,8 @@ enum Replies {
     Messages(Vec<Pending>),
     /// What was decided on the tenant, and is to be told once all that it rests on is durable.
     Tenant { decided: Result<Changed, tenant::Refusal>, reply: oneshot::Sender<Result<Done, EngineError>> },
+    /// Nobody waits.
+    None,
 }
 
 /// Whether a change changed anything.
@@ -162,6 +166,7 @@ impl Intake {
                     }
                     self.change(tenant, command, &meta, reply);
                 }
+                Request::OpenPeriod { tenant, through } => self.open_period(tenant, through),
             }
         }
         for (tenant, batch) in batches {
@@ -220,8 +225,8 @@ impl Intake {
             }
         };
         self.context.quarantine.release(Holder::Tenant(id));
-        let messages_version = self.context.log.stream_version(&execute::messages_stream(id)).await?;
-        self.tenants.put(id, Known { tenant, version, messages_version });
+        let messages = execute::load_messages(&self.context.log, id).await?;
+        self.tenants.put(id, Known { tenant, version, messages });
         Ok(())
     }
 
@@ -312,16 +317,28 @@ impl Intake {
             let error = AppendError::Unavailable("the tenant left memory".into());
             return self.settle_messages(batch.pending, Err(error));
         };
-        let first_version = entry.messages_version + 1;
-        entry.messages_version += batch.events.len() as u64;
-        let write = StreamWrite {
-            stream: execute::messages_stream(tenant),
-            first_version,
-            lifetime: Lifetime::Kept,
-            events: batch.events,
-        };
-        let append = Append { writes: vec![write], claims: batch.claims, ..Append::default() };
-        self.send(tenant, append, Replies::Messages(batch.pending));
+        let Batch { mut events, mut claims, pending } = batch;
+        let now = self.context.clock.now();
+        let Messages { version, period } = entry.messages;
+        let lifetime = self.context.retention.config.next_lifetime(version, period, now);
+        // A key is remembered as long as its message.
+        claims.iter_mut().for_each(|claim| claim.bucket = lifetime.bucket());
+        if let Lifetime::Period(_) = lifetime {
+            events.insert(0, execute::new_event(&period_opened(), now, None, None, &*self.context.clock));
+        }
+        let write = entry.messages.write(tenant, lifetime, events);
+        self.send(tenant, Append { writes: vec![write], claims, ..Append::default() }, Replies::Messages(pending));
+    }
+
+    fn open_period(&mut self, tenant: TenantId, through: Bucket) {
+        let Some(entry) = self.tenants.get_mut(&tenant) else { return };
+        let Some(open) = entry.messages.period.filter(|open| open.bucket <= through) else { return };
+        let clock = &*self.context.clock;
+        let now = clock.now();
+        let lifetime = Lifetime::Period(self.context.retention.config.bucket_of(now).max(open.bucket));
+        let event = execute::new_event(&period_opened(), now, None, None, clock);
+        let write = entry.messages.write(tenant, lifetime, vec![event]);
+        self.send(tenant, Append { writes: vec![write], ..Append::default() }, Replies::None);
     }
 
     fn change(
@@ -391,6 +408,8 @@ impl Intake {
                 },
             ),
             Replies::Messages(pending) => self.settle_messages(pending, result),
+            // Whoever wanted it asks again.
+            Replies::None => {}
         }
     }
 
@@ -419,7 +438,7 @@ impl Intake {
 impl Request {
     fn tenant(&self) -> TenantId {
         match self {
-            Self::Publish { tenant, .. } | Self::Tenant { tenant, .. } => *tenant,
+            Self::Publish { tenant, .. } | Self::Tenant { tenant, .. } | Self::OpenPeriod { tenant, .. } => *tenant,
         }
     }
 
@@ -428,7 +447,7 @@ impl Request {
             Self::Publish { tenant, draft, .. } => {
                 draft.idempotency.as_ref().map(|idempotency| message::idempotency_claim(*tenant, &idempotency.key))
             }
-            Self::Tenant { .. } => None,
+            Self::Tenant { .. } | Self::OpenPeriod { .. } => None,
         }
     }
 
@@ -436,8 +455,13 @@ impl Request {
         match self {
             Self::Publish { reply, .. } => answer(reply, Err(error)),
             Self::Tenant { reply, .. } => answer(reply, Err(error)),
+            Self::OpenPeriod { .. } => {}
         }
     }
+}
+
+fn period_opened() -> Event {
+    Event::Message(MessageEvent::PeriodOpened(MessagesPeriodOpened {}))
 }
 
 /// A decision on a tenant, as its caller hears it.

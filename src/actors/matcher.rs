@@ -500,7 +500,7 @@ impl Table {
                 }
             }
             Concern::Messages(tenant, Err(unreadable)) => self.block(*tenant, *seq, unreadable),
-            Concern::Nobody => {}
+            Concern::Messages(_, Ok(MessageEvent::PeriodOpened(_))) | Concern::Nobody => {}
         }
     }
 

@@ -20,6 +20,7 @@
 mod attempt;
 mod engine;
 mod intake;
+mod janitor;
 mod matcher;
 mod quarantine;
 mod region;
@@ -42,6 +43,7 @@ use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
 pub use engine::{Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use janitor::{Applied, Retention};
 pub use quarantine::{Held, Quarantined};
 pub use root::{Running, start};
 
@@ -63,6 +65,9 @@ pub struct Config {
     pub intake_queue: usize,
     /// Requests to subscriptions that may be under way; beyond it callers get 503. Default: 1024.
     pub request_credits: usize,
+    /// A subscription that is loaded again is to read at most about so many events: it then saves its state. 0: it never
+    /// does, and all events of its open period are read. Default: 1000.
+    pub snapshot_every_events: u64,
 }
 
 impl Default for Config {
@@ -75,6 +80,7 @@ impl Default for Config {
             match_credits: 8_000,
             intake_queue: 4_096,
             request_credits: 1_024,
+            snapshot_every_events: 1_000,
         }
     }
 }
@@ -91,6 +97,7 @@ pub(crate) struct Context {
     match_credits: Arc<Semaphore>,
     stopping: AtomicBool,
     quarantine: quarantine::Quarantine,
+    retention: Retention,
     config: Config,
 }
 

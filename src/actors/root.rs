@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::engine::Engine;
+use super::janitor::{self, Retention};
 use super::quarantine::Quarantine;
 use super::region::{self, RegionActor, RegionMessage, Regions};
 use super::{Config, Context, intake, matcher};
@@ -35,6 +36,8 @@ pub struct Running {
     root: ActorRef<RootMessage>,
     intake: JoinHandle<()>,
     matchers: Vec<JoinHandle<()>>,
+    janitor: JoinHandle<()>,
+    stop_janitor: watch::Sender<bool>,
 }
 
 /// Starts everything over an opened log. Returns once requests can be taken; work left from before is found and taken
@@ -46,6 +49,7 @@ pub async fn start(
     transport: Arc<dyn Transport>,
     gate: Gate,
     config: Config,
+    retention: Retention,
 ) -> Result<Running, SpawnErr> {
     let (requests, queue) = mpsc::channel(config.intake_queue);
     let regions = Regions::new(config.regions);
@@ -61,6 +65,7 @@ pub async fn start(
         match_credits,
         stopping,
         quarantine: Quarantine::default(),
+        retention,
         config,
     });
     let arguments = region::Arguments { context: Arc::clone(&context), regions: regions.clone() };
@@ -68,8 +73,10 @@ pub async fn start(
     let intake = tokio::spawn(keep_taking_in(Arc::clone(&context), queue));
     let matcher = |shard| tokio::spawn(keep_matching(Arc::clone(&context), regions.clone(), shard));
     let matchers = (0..context.log.shards()).map(matcher).collect();
+    let (stop_janitor, stop) = watch::channel(false);
+    let janitor = tokio::spawn(keep_tidying(Arc::clone(&context), regions.clone(), requests.clone(), stop));
     let engine = Engine::new(Arc::clone(&context), regions.clone(), requests, gate);
-    Ok(Running { engine, context, regions, root, intake, matchers })
+    Ok(Running { engine, context, regions, root, intake, matchers, janitor, stop_janitor })
 }
 
 /// The intake's state is in the log as well: after a panic it begins again with what is queued. Who had no answer yet is
@@ -88,15 +95,29 @@ async fn keep_matching(context: Arc<Context>, regions: Regions, shard: u16) {
     }
 }
 
+/// The janitor remembers nothing that the log does not say: after a panic it begins again.
+async fn keep_tidying(
+    context: Arc<Context>,
+    regions: Regions,
+    intake: mpsc::Sender<intake::Request>,
+    mut stop: watch::Receiver<bool>,
+) {
+    while AssertUnwindSafe(janitor::run(&context, &regions, &intake, &mut stop)).catch_unwind().await.is_err() {
+        tracing::error!("the janitor panicked and begins again");
+    }
+}
+
 impl Running {
     /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
-        let Self { engine, context, regions, root, intake, matchers } = self;
+        let Self { engine, context, regions, root, intake, matchers, mut janitor, stop_janitor } = self;
         drop(engine);
         matchers.iter().for_each(JoinHandle::abort);
         // Attempts that wait for a permit end when they get one: this one gets all of them last.
         context.stopping.store(true, Ordering::SeqCst);
+        // Ends behind its step.
+        stop_janitor.send_replace(true);
         let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
         let idle = context.attempts.acquire_many(permits);
         if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
@@ -105,6 +126,9 @@ impl Running {
         // Their outcomes are on their way through mailboxes: an actor that ends takes its own along.
         if tokio::time::timeout(Duration::from_millis(GRACE_MS), regions.flush()).await.is_err() {
             tracing::warn!("outcomes were still unrecorded after {GRACE_MS} ms; their attempts will be made again");
+        }
+        if tokio::time::timeout(Duration::from_millis(GRACE_MS), &mut janitor).await.is_err() {
+            janitor.abort();
         }
         intake.abort();
         root.stop(None);

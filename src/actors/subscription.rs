@@ -17,12 +17,15 @@ use super::matcher::MatchAck;
 use super::region::{RegionMessage, Regions};
 use super::timers::Generation;
 use super::{Context, attempt};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Position};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
+
+/// The least number of events for which one that leaves memory saves its state.
+const SNAPSHOT_AT_REST: u64 = 21;
 
 /// What the actor is told.
 pub(super) enum SubscriptionMessage {
@@ -36,6 +39,11 @@ pub(super) enum SubscriptionMessage {
     AttemptDone(Box<Finished>),
     /// An attempt was not made, since what it waited for changed meanwhile.
     AttemptWithdrawn { delivery: DeliveryId, number: u32 },
+    /// An attempt cannot be made, nor any later one: what was to be sent is gone.
+    MessageGone { delivery: DeliveryId, number: u32, reason: ExpiryReason },
+    /// Begin a new period, if the open one begins in this bucket or an older one: it is about to be dropped, with all
+    /// messages up to this number.
+    OpenPeriod { through: Bucket, gone_through: u64 },
     /// Its `number`th append is durable, or failed.
     Appended { number: u64, result: Result<Appended, AppendError> },
     /// Leave memory, if there is nothing to do.
@@ -181,6 +189,13 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::Due(_) => return Ok(()),
             SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
             SubscriptionMessage::AttemptWithdrawn { delivery, number } => state.attempt_ended(delivery, number),
+            SubscriptionMessage::MessageGone { delivery, number, reason } => {
+                state.attempt_ended(delivery, number);
+                state.carry_out(&me, Command::Expire { delivery, reason })?;
+            }
+            SubscriptionMessage::OpenPeriod { through, gone_through } => {
+                state.open_period(&me, through, gone_through)?;
+            }
             SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
             SubscriptionMessage::Rest => return state.rest(&me),
             SubscriptionMessage::Flush(waiter) => state.gate.push(&state.loaded, Effect::Flushed(waiter)),
@@ -235,16 +250,40 @@ impl State {
         me: &ActorRef<SubscriptionMessage>,
         finished: Finished,
     ) -> Result<(), ActorProcessingErr> {
-        let delivery = finished.delivery;
-        self.attempt_ended(delivery, finished.number);
-        match subscription::decide(&self.loaded.state, Command::FinishAttempt(finished)) {
+        self.attempt_ended(finished.delivery, finished.number);
+        self.carry_out(me, Command::FinishAttempt(finished))
+    }
+
+    /// A command of our own, which nobody waits for.
+    fn carry_out(&mut self, me: &ActorRef<SubscriptionMessage>, command: Command) -> Result<(), ActorProcessingErr> {
+        match subscription::decide(&self.loaded.state, command) {
             Ok(events) => self.append(me, &events, None),
             // Deleted meanwhile, or the second report of an attempt that was made before and after a restart.
             Err(refusal) => {
-                tracing::debug!(delivery.id = %delivery, "outcome not recorded: {refusal}");
+                tracing::debug!(subscription.id = %self.arguments.id, "outcome not recorded: {refusal}");
                 Ok(())
             }
         }
+    }
+
+    /// Lets go of the bucket that the open period begins in, and gives up what is owed of messages that go with it.
+    fn open_period(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        through: Bucket,
+        gone_through: u64,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(open) = self.loaded.period.filter(|open| open.bucket <= through) else { return Ok(()) };
+        let Ok(events) = subscription::decide(&self.loaded.state, Command::OpenPeriod { gone_through }) else {
+            // Deleted ones are ended with their deletion; this one was not, whatever the reason.
+            self.loaded.period = None;
+            let ended = vec![execute::deliveries_stream(self.arguments.id)];
+            return self.send(me, Append { ended, ..Append::default() });
+        };
+        let context = &self.arguments.context;
+        let now = context.clock.now();
+        let lifetime = Lifetime::Period(context.retention.config.bucket_of(now).max(open.bucket));
+        self.append_at(me, now, lifetime, &events, None)
     }
 
     /// After a fault an attempt may have been made twice; the report of the first must not hide the next one.
@@ -265,19 +304,62 @@ impl State {
         }
         let context = &self.arguments.context;
         let now = context.clock.now();
+        let lifetime = self.loaded.lifetime(&context.retention.config, now);
+        let owes = events.iter().any(|event| matches!(event, Event::Delivery(_)));
+        match lifetime {
+            Lifetime::Period(_) if owes => {
+                let mut all = subscription::decide(&self.loaded.state, Command::OpenPeriod { gone_through: 0 })?;
+                all.extend_from_slice(events);
+                self.append_at(me, now, lifetime, &all, meta)
+            }
+            Lifetime::Kept | Lifetime::Bucket(_) | Lifetime::Period(_) => {
+                self.append_at(me, now, lifetime, events, meta)
+            }
+        }
+    }
+
+    fn append_at(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        now: Timestamp,
+        lifetime: Lifetime,
+        events: &[Event],
+        meta: Option<&Meta>,
+    ) -> Result<(), ActorProcessingErr> {
         let (mut life, mut deliveries) = (Vec::new(), Vec::new());
         for event in events {
             self.loaded.evolve(event, now);
-            let new = execute::new_event(event, now, meta, None, &*context.clock);
+            let new = execute::new_event(event, now, meta, None, &*self.arguments.context.clock);
             match event {
                 Event::Delivery(_) => deliveries.push(new),
                 Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => life.push(new),
             }
         }
         self.withdraw_old_target();
-        let writes = self.loaded.writes(self.arguments.id, life, deliveries);
+        let writes = self.loaded.writes(self.arguments.id, lifetime, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
-        self.send(me, Append { writes, wakeups, ..Append::default() })
+        let every = self.arguments.context.config.snapshot_every_events;
+        let mut append = Append { writes, wakeups, ..Append::default() };
+        if let Life::Deleted(_) = self.loaded.state.life {
+            append.ended.push(execute::deliveries_stream(self.arguments.id));
+            self.loaded.period = None;
+            // In place of a larger one, which rests on what may now be dropped.
+            append.snapshots.extend(self.snapshot(1));
+        } else {
+            append.snapshots.extend(self.snapshot(every));
+        }
+        self.send(me, append)
+    }
+
+    /// The state, if so many events need not be read again once it is stored. One that owes much is stored less often:
+    /// what is written of states stays a small part of what is written of events.
+    fn snapshot(&mut self, at_least: u64) -> Option<Snapshot> {
+        let worth = at_least.max(4 * self.loaded.state.open_count() as u64);
+        if self.arguments.context.config.snapshot_every_events == 0 || self.loaded.unsaved_events < worth {
+            return None;
+        }
+        self.loaded.unsaved_events = 0;
+        self.loaded.snapshot(self.arguments.id)
     }
 
     /// A durable wake-up may be earlier than the work, never later. One that is early enough is left alone, so that a
@@ -405,9 +487,11 @@ impl State {
         if !self.in_flight.is_empty() || !self.gate.is_idle() {
             return Ok(());
         }
-        if self.wakeup != Wakeup::At(self.loaded.state.next_due()) {
-            // The next request to rest finds it durable.
-            return self.write_wakeup(me);
+        let snapshot = self.snapshot(SNAPSHOT_AT_REST);
+        if snapshot.is_some() || self.wakeup != Wakeup::At(self.loaded.state.next_due()) {
+            // The next request to rest finds both durable.
+            let wakeups = vec![self.set_wakeup(self.loaded.state.next_due())];
+            return self.send(me, Append { wakeups, snapshots: snapshot.into_iter().collect(), ..Append::default() });
         }
         let message = RegionMessage::MayLeave { id: self.arguments.id, actor: me.get_id() };
         drop(self.arguments.region.cast(message));

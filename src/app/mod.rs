@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::actors::{self, Running};
+use crate::actors::{self, Retention, Running};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::event_store::{AppendError, Log, Position};
@@ -59,8 +59,11 @@ impl App {
             .await
             .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
         let address = listener.local_addr()?;
-        let running =
-            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config.actors.clone()).await?;
+        let folded = read_models.clone();
+        let retention =
+            Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
+        let bounds = config.actors.clone();
+        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, bounds, retention).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
         if !caught_up(&read_models, &log).await {

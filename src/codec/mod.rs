@@ -103,6 +103,7 @@ registry! {
     }
     Message::MessageEvent {
         Published = "message.published", 1;
+        PeriodOpened = "messages.period_opened", 1;
     }
     Subscription::SubscriptionEvent {
         Created = "subscription.created", 1;
@@ -119,6 +120,9 @@ registry! {
         AttemptFailed = "delivery.attempt_failed", 1;
         Succeeded = "delivery.succeeded", 1;
         Exhausted = "delivery.exhausted", 1;
+        Expired = "delivery.expired", 1;
+        PeriodOpened = "deliveries.period_opened", 1;
+        Carried = "deliveries.carried", 1;
     }
 }
 

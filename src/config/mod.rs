@@ -12,6 +12,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
+use crate::execute::retention;
 use crate::{actors, event_store, outbound};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
@@ -35,6 +36,8 @@ pub struct Config {
     pub event_store: event_store::Config,
     /// Bounds of the running system.
     pub actors: actors::Config,
+    /// What is kept how long.
+    pub retention: retention::Config,
     /// What is told about it.
     pub telemetry: Telemetry,
 }
@@ -236,8 +239,29 @@ impl Config {
         ];
         match within.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
             Some((key, _, most)) => Err(ConfigError::Invalid(format!("{key}: must be 1 to {most}"))),
-            None => Ok(()),
+            None => self.check_retention(),
         }
+    }
+
+    fn check_retention(&self) -> Result<(), ConfigError> {
+        let retention::Config { events_minutes, bodies_minutes, bucket_minutes, period_events, check_every_ms } =
+            self.retention;
+        let refuse = |text: &str| Err(ConfigError::Invalid(text.into()));
+        if bucket_minutes == 0 {
+            return refuse("retention.bucket_minutes: must be at least 1");
+        }
+        if period_events < 2 {
+            return refuse("retention.period_events: must be at least 2");
+        }
+        if check_every_ms == 0 {
+            return refuse("retention.check_every_ms: must be at least 1");
+        }
+        if events_minutes > 0 && bodies_minutes > events_minutes {
+            return refuse(
+                "retention.bodies_minutes: data is not kept longer than its message (retention.events_minutes)",
+            );
+        }
+        Ok(())
     }
 }
 
@@ -308,6 +332,8 @@ mod tests {
             ("[server]\nport = 1", "port"),
             ("[actors]\nregions = 0", "actors.regions"),
             ("[actors]\nmax_attempts = 0", "actors.max_attempts"),
+            ("[retention]\nbucket_minutes = 0", "retention.bucket_minutes"),
+            ("[retention]\nevents_minutes = 10\nbodies_minutes = 11", "retention.bodies_minutes"),
             ("[database]\nurl = \"mysql://x\"", "database.url"),
             ("[database]\nurl = \"sqlite://\"", "database.url"),
             ("[database]\nurl = \"postgres://u:swordfish@h:port/d\"", "database.url"),

@@ -94,6 +94,8 @@ pub struct ApiKeyRevoked {
 pub enum MessageEvent {
     /// One was accepted for delivery.
     Published(MessagePublished),
+    /// What was published before need not be read any more.
+    PeriodOpened(MessagesPeriodOpened),
 }
 
 /// A message was accepted. Its data stands beside the event, where it can be erased.
@@ -121,6 +123,10 @@ pub struct MessagePublished {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
 }
+
+/// A new period of a tenant's messages. It carries nothing: no message means anything to a later one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessagesPeriodOpened {}
 
 /// What happens to a subscription, its deliveries aside.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,6 +268,12 @@ pub enum DeliveryEvent {
     Succeeded(DeliverySucceeded),
     /// The last attempt failed; the delivery has ended.
     Exhausted(DeliveryExhausted),
+    /// Its message is gone; the delivery has ended.
+    Expired(DeliveryExpired),
+    /// What happened before need not be read any more.
+    PeriodOpened(DeliveriesPeriodOpened),
+    /// Goes on with the period's beginning, in the same append.
+    Carried(DeliveriesCarried),
 }
 
 /// A message is owed to the subscription; its first attempt is due at once.
@@ -329,4 +341,57 @@ pub struct DeliveryExhausted {
     pub delivery: DeliveryId,
     /// How many attempts were made.
     pub attempts: u32,
+}
+
+/// The message is gone before an attempt succeeded; the delivery has failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryExpired {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// What is gone.
+    pub reason: ExpiryReason,
+}
+
+/// Why a delivery cannot be attempted any more. The words are stored in events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiryReason {
+    /// The message is older than messages are kept.
+    MessageDropped,
+    /// The message is known, but its data was erased.
+    DataErased,
+}
+
+/// A new period of a subscription's deliveries: carries all that the events before it mean. Whatever was open and is
+/// carried neither here nor by the [`DeliveriesCarried`] behind it has ended, and says so itself, behind those.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveriesPeriodOpened {
+    /// The highest number of a message that was matched.
+    pub matched_through: u64,
+    /// Deliveries that have not ended, by the time of their next attempt.
+    pub carried: Vec<CarriedDelivery>,
+}
+
+/// More deliveries that have not ended: so many that one event would be too large for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveriesCarried {
+    /// They go on in the order of those before.
+    pub carried: Vec<CarriedDelivery>,
+}
+
+/// A delivery that has not ended, as a new period takes it over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CarriedDelivery {
+    /// Its id.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// When it was scheduled.
+    pub scheduled_at: Timestamp,
+    /// When its next attempt is due.
+    pub due_at: Timestamp,
+    /// Attempts that failed.
+    pub failures: u32,
 }

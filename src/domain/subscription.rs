@@ -6,19 +6,22 @@
 //! - A message is scheduled at most once: positions at or below the highest matched one are ignored.
 //! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
 //! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
+//! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
+mod deliveries;
 mod history;
 mod settings;
 
+pub use deliveries::{Deliveries, Open};
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use settings::{SecretVersion, Settings};
 
-use std::collections::{BTreeSet, HashMap};
+use serde::{Deserialize, Serialize};
 
 use super::event::{
-    AttemptFailed, Change, DeliveryEvent, DeliveryExhausted, DeliveryScheduled, DeliverySucceeded, Event,
-    RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted, SubscriptionDisabled,
-    SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
+    AttemptFailed, Change, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled, DeliverySucceeded,
+    Event, ExpiryReason, RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted,
+    SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
 };
 use super::filter::Filter;
 use super::id::{DeliveryId, MessageId, SecretId, TenantId};
@@ -31,7 +34,8 @@ use crate::error_code::ErrorCode;
 pub const MAX_DESCRIPTION_CHARS: usize = 200;
 
 /// A subscription with what it owes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Subscription {
     /// Whether there is one, and how it is set.
     pub life: Life,
@@ -40,7 +44,8 @@ pub struct Subscription {
 }
 
 /// From nothing to gone.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Life {
     /// Never created.
     #[default]
@@ -60,32 +65,6 @@ impl Life {
             Self::Deleted(tenant) => Some(*tenant),
         }
     }
-}
-
-/// Everything owed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Deliveries {
-    open: HashMap<DeliveryId, Open>,
-    /// The open ones by the time of their next attempt.
-    agenda: BTreeSet<(Timestamp, DeliveryId)>,
-    matched_through: u64,
-}
-
-/// A delivery that has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// The message.
-    pub message: MessageId,
-    /// The message's number in the shard's log.
-    pub message_seq: u64,
-    /// When it was scheduled.
-    pub scheduled_at: Timestamp,
-    /// When its next attempt is due.
-    pub due_at: Timestamp,
-    /// Attempts that failed.
-    pub failures: u32,
-    /// The version of its last event in the deliveries stream: not to be acted on before that is durable.
-    pub version: u64,
 }
 
 /// What a subscription can be asked to do. Brings all that the decision needs.
@@ -121,6 +100,18 @@ pub enum Command {
     FinishAttempt(Finished),
     /// Owe a message again.
     Redeliver(Redeliver),
+    /// Give up a delivery whose message is gone.
+    Expire {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// What is gone.
+        reason: ExpiryReason,
+    },
+    /// Begin a new period, which carries what is owed.
+    OpenPeriod {
+        /// Messages up to this number are gone, or about to be: what is owed of them is given up.
+        gone_through: u64,
+    },
     /// Cease to be.
     Delete {
         /// The revision that the caller has seen.
@@ -282,6 +273,15 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         Command::Match(matches) => schedule(state, &matches),
         Command::FinishAttempt(finished) => finish(state, finished),
         Command::Redeliver(request) => redeliver(state, request),
+        Command::Expire { delivery, reason } => {
+            state.settings()?;
+            state.deliveries.open.get(&delivery).ok_or(Refusal::NotPending(delivery))?;
+            Ok(vec![Event::Delivery(DeliveryEvent::Expired(DeliveryExpired { delivery, reason }))])
+        }
+        Command::OpenPeriod { gone_through } => {
+            state.settings()?;
+            Ok(state.deliveries.open_period(gone_through).into_iter().map(Event::Delivery).collect())
+        }
         Command::Delete { expected_revision } => {
             check_revision(state.settings()?, expected_revision)?;
             let cancelled = state.deliveries.open.len() as u64;
@@ -497,8 +497,7 @@ impl Subscription {
             return;
         }
         if let SubscriptionEvent::Deleted(_) = event {
-            self.deliveries.open.clear();
-            self.deliveries.agenda.clear();
+            self.deliveries = Deliveries::default();
             if let Life::Live(settings) = &self.life {
                 self.life = Life::Deleted(settings.tenant);
             }
@@ -510,49 +509,6 @@ impl Subscription {
     }
 }
 
-impl Deliveries {
-    fn evolve(&mut self, event: &DeliveryEvent, at: Timestamp, version: u64) {
-        match event {
-            DeliveryEvent::Scheduled(scheduled) => {
-                if scheduled.redelivery_of.is_none() {
-                    self.matched_through = self.matched_through.max(scheduled.message_seq);
-                }
-                let open = Open {
-                    message: scheduled.message,
-                    message_seq: scheduled.message_seq,
-                    scheduled_at: at,
-                    due_at: at,
-                    failures: 0,
-                    version,
-                };
-                self.open.insert(scheduled.delivery, open);
-                self.agenda.insert((at, scheduled.delivery));
-            }
-            DeliveryEvent::AttemptFailed(failed) => {
-                let Some(open) = self.open.get_mut(&failed.delivery) else { return };
-                self.agenda.remove(&(open.due_at, failed.delivery));
-                open.failures = failed.number;
-                open.version = version;
-                match failed.due_at {
-                    Some(due_at) => {
-                        open.due_at = due_at;
-                        self.agenda.insert((due_at, failed.delivery));
-                    }
-                    None => {
-                        self.open.remove(&failed.delivery);
-                    }
-                }
-            }
-            DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
-            | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. }) => {
-                if let Some(open) = self.open.remove(delivery) {
-                    self.agenda.remove(&(open.due_at, *delivery));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 #[path = "subscription_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,12 +1,15 @@
 //! What holds in every history, whatever is asked in whatever order.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened};
 
 /// A step as chance draws it; what it names is found in the state when its turn comes.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Create { profile: usize, enabled: bool, patterns: Vec<usize>, description_chars: Option<usize> },
     Update { stale: bool, url: Option<bool>, patterns: Option<Vec<usize>>, description_chars: Option<usize> },
     Enable,
@@ -16,6 +19,8 @@ enum Step {
     Match { gap: Option<bool>, steps: Vec<u64> },
     Finish { which: usize, number_off: i32, status: Option<u16>, random: u64 },
     Redeliver { which: usize, failed: bool },
+    Expire { which: usize },
+    OpenPeriod { gone: u64 },
     Delete,
     Wait { ms: u64 },
 }
@@ -23,7 +28,7 @@ enum Step {
 const PROFILES: [&str; 4] = ["axie-v1", "axissynapse-v1", "standard-v1", "unheard-of-v1"];
 const PATTERNS: [&str; 4] = ["user.created", "role.changed", "user.*", "**"];
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let patterns = || prop::collection::vec(0..PATTERNS.len(), 0..3);
     let chars = || prop::option::of(prop_oneof![0..20_usize, 195..205_usize]);
     prop_oneof![
@@ -47,6 +52,8 @@ fn step() -> impl Strategy<Value = Step> {
             any::<u64>(),
         ).prop_map(|(which, number_off, status, random)| Step::Finish { which, number_off, status, random }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, failed)| Step::Redeliver { which, failed }),
+        1 => any::<usize>().prop_map(|which| Step::Expire { which }),
+        2 => prop_oneof![Just(0), 0..20_u64].prop_map(|gone| Step::OpenPeriod { gone }),
         1 => prop::bool::weighted(0.2).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
         4 => (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
     ]
@@ -54,9 +61,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A subscription with its past.
 #[derive(Default)]
-struct History {
-    state: Subscription,
-    events: Vec<(Event, Timestamp, u64)>,
+pub(crate) struct History {
+    pub(crate) state: Subscription,
+    pub(crate) events: Vec<(Event, Timestamp, u64)>,
     versions: [u64; 2],
     now_ms: u64,
     deliveries: u128,
@@ -64,7 +71,7 @@ struct History {
 }
 
 impl History {
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         START.plus_ms(self.now_ms)
     }
 
@@ -149,11 +156,15 @@ impl History {
                 let (message, message_seq) = (message(1), 1);
                 Command::Redeliver(Redeliver { original, original_failed: failed, delivery, message, message_seq })
             }
+            Step::Expire { which } => {
+                Command::Expire { delivery: self.one_of(which), reason: ExpiryReason::DataErased }
+            }
+            Step::OpenPeriod { gone } => Command::OpenPeriod { gone_through: gone },
             Step::Delete => Command::Delete { expected_revision: None },
         })
     }
 
-    fn take(&mut self, step: Step) {
+    pub(crate) fn take(&mut self, step: Step) {
         let Some(command) = self.command(step) else { return };
         let Ok(events) = decide(&self.state, command) else { return };
         let at = self.now();
@@ -164,6 +175,27 @@ impl History {
             evolve(&mut self.state, &event, at, version);
             self.events.push((event, at, version));
         }
+    }
+
+    /// The state as a fold from the `nth` period on; from the beginning if there is no such period.
+    fn folded_from_period(&self, nth: usize) -> Subscription {
+        let opens =
+            |(event, ..): &(Event, Timestamp, u64)| matches!(event, Event::Delivery(DeliveryEvent::PeriodOpened(_)));
+        let opened = self.events.iter().filter(|event| opens(event)).nth(nth).map_or(1, |(_, _, version)| *version);
+        let mut state = Subscription::default();
+        for (event, at, version) in &self.events {
+            let before = matches!(event, Event::Delivery(_)) && *version < opened;
+            if !before {
+                evolve(&mut state, event, *at, *version);
+            }
+        }
+        state
+    }
+
+    fn periods(&self) -> usize {
+        let opened =
+            self.events.iter().filter(|(event, ..)| matches!(event, Event::Delivery(DeliveryEvent::PeriodOpened(_))));
+        opened.count()
     }
 
     fn check(&self) {
@@ -195,14 +227,49 @@ proptest! {
         for step in steps {
             history.take(step);
             history.check();
-            prop_assert!(history.state.deliveries.matched_through >= matched_through);
+            let deleted = matches!(history.state.life, Life::Deleted(_));
+            prop_assert!(history.state.deliveries.matched_through >= matched_through || deleted);
             matched_through = history.state.deliveries.matched_through;
         }
-        let mut replayed = Subscription::default();
-        for (event, at, version) in &history.events {
-            evolve(&mut replayed, event, *at, *version);
+        // From the beginning, and from the first event of any period.
+        for nth in 0..=history.periods() {
+            prop_assert_eq!(&history.folded_from_period(nth), &history.state);
         }
-        prop_assert_eq!(replayed, history.state);
+        let text = serde_json::to_string(&history.state).unwrap();
+        let read: Subscription = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(&serde_json::to_string(&read).unwrap(), &text);
+        prop_assert_eq!(read, history.state);
+    }
+
+    #[test]
+    fn a_period_carries_all_that_is_owed_and_ends_what_is_gone(
+        owed in prop::collection::vec(1..3_u64, 0..600), gone_part in 0..120_u64
+    ) {
+        let mut history = History::default();
+        history.take(Step::Create { profile: 0, enabled: true, patterns: vec![0], description_chars: None });
+        history.take(Step::Match { gap: None, steps: owed });
+        let gone_through = history.state.deliveries.matched_through * gone_part / 100;
+        let open_before = history.state.deliveries.open.clone();
+        let lost = open_before.values().filter(|open| open.message_seq <= gone_through).count();
+        let events_before = history.events.len();
+        history.take(Step::OpenPeriod { gone: gone_through });
+        history.check();
+        prop_assert_eq!(history.state.open_count(), open_before.len() - lost);
+        for (delivery, open) in &history.state.deliveries.open {
+            prop_assert_eq!(Open { version: 0, ..*open }, Open { version: 0, ..open_before[delivery] });
+        }
+        let mut expired = 0;
+        for (event, ..) in &history.events[events_before..] {
+            match event {
+                Event::Delivery(DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { carried, .. }))
+                | Event::Delivery(DeliveryEvent::Carried(DeliveriesCarried { carried })) => {
+                    prop_assert!(carried.len() <= 256);
+                }
+                Event::Delivery(DeliveryEvent::Expired(_)) => expired += 1,
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        prop_assert_eq!(expired, lost);
     }
 
     #[test]

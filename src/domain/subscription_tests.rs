@@ -4,7 +4,7 @@
 #[path = "subscription_attempt_tests.rs"]
 mod attempts;
 #[path = "subscription_property_tests.rs"]
-mod properties;
+pub(crate) mod properties;
 
 use super::*;
 use crate::domain::filter::EventType;

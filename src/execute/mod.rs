@@ -3,11 +3,15 @@
 //! Names the streams, puts events into the form that the log takes, and folds what it returns. Every writer of a
 //! stream goes through here, so that a stream has one name and one way to be read.
 
+mod loaded;
+pub mod retention;
 pub mod vault;
 pub mod history;
 mod state;
 
 pub use state::state_as_of;
+
+pub use loaded::{Loaded, fold_subscription, load_subscription};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,11 +21,10 @@ use crate::clock::Clock;
 use crate::codec::{self, DecodeError};
 use crate::domain::event::Event;
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Subscription};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
 use crate::event_store::Log;
-use crate::event_store::{Lifetime, NewEvent, Position, ReadError, Recorded, StreamName, StreamWrite};
+use crate::event_store::{Lifetime, NewEvent, Period, Position, ReadError, Recorded, StreamName, StreamWrite};
 
 /// Who caused an event, and in which request; stands beside the payload in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +74,16 @@ pub enum LoadError {
     /// An event cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// A version is not there, and the ones behind it are.
+    #[error("version {version} of '{stream}' is missing before {before}")]
+    Missing {
+        /// The stream.
+        stream: StreamName,
+        /// The version.
+        version: u64,
+        /// Where the event behind it stands.
+        before: Position,
+    },
 }
 
 /// An event that cannot be read, and keeps its stream from being folded.
@@ -106,6 +119,9 @@ impl Unreadable {
         match error {
             LoadError::Read(error) => Self::of_read(error),
             LoadError::Decode(error) => Some(Self::of_decode(error)),
+            LoadError::Missing { stream, before, .. } => {
+                Some(Self { position: *before, stream: stream.clone(), reason: error.to_string() })
+            }
         }
     }
 }
@@ -164,9 +180,12 @@ pub fn subscription_of(stream: &str) -> Option<SubscriptionId> {
     format!("{}{suffix}", SubscriptionId::PREFIX).parse().ok()
 }
 
+/// Category of the streams of what subscriptions owe.
+pub const DELIVERIES_CATEGORY: &str = "deliveries";
+
 /// Stream of what a subscription owes.
 pub fn deliveries_stream(subscription: SubscriptionId) -> StreamName {
-    format!("deliveries-{}", subscription.suffix())
+    format!("{DELIVERIES_CATEGORY}-{}", subscription.suffix())
 }
 
 /// Puts an event into the log's form.
@@ -189,75 +208,6 @@ pub fn new_event(
     }
 }
 
-/// A subscription as the log tells it, with the versions of its two streams.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Loaded {
-    /// The state.
-    pub state: Subscription,
-    /// Version of `subscription-…`.
-    pub life_version: u64,
-    /// Version of `deliveries-…`.
-    pub deliveries_version: u64,
-}
-
-impl Loaded {
-    /// Folds one event in, and gives it its version.
-    pub fn evolve(&mut self, event: &Event, at: Timestamp) {
-        let version = match event {
-            Event::Delivery(_) => &mut self.deliveries_version,
-            Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => &mut self.life_version,
-        };
-        *version += 1;
-        subscription::evolve(&mut self.state, event, at, *version);
-    }
-
-    /// The shard of both streams, in a log of so many: its tenant's. `None` while it was never created.
-    pub fn shard(&self, shards: u16) -> Option<u16> {
-        self.state.life.tenant().map(|tenant| shard_of(tenant, shards))
-    }
-
-    /// The writes that append these events, which were folded in already.
-    pub fn writes(&self, id: SubscriptionId, life: Vec<NewEvent>, deliveries: Vec<NewEvent>) -> Vec<StreamWrite> {
-        [
-            (subscription_stream(id), self.life_version, life),
-            (deliveries_stream(id), self.deliveries_version, deliveries),
-        ]
-        .into_iter()
-        .filter(|(_, _, events)| !events.is_empty())
-        .map(|(stream, version, events)| StreamWrite {
-            stream,
-            first_version: version + 1 - events.len() as u64,
-            lifetime: Lifetime::Kept,
-            events,
-        })
-        .collect()
-    }
-}
-
-/// Folds a subscription from its two streams, in the order of the log.
-pub async fn load_subscription(log: &Log, id: SubscriptionId) -> Result<Loaded, LoadError> {
-    let mut life = read_all(log, &subscription_stream(id)).await?.into_iter().peekable();
-    let stream = deliveries_stream(id);
-    let mut loaded = Loaded::default();
-    loop {
-        let page = log.read_stream(&stream, loaded.deliveries_version + 1, PAGE).await?;
-        let last_page = page.len() < PAGE;
-        for recorded in &page {
-            while let Some(earlier) = life.next_if(|earlier| earlier.position < recorded.position) {
-                loaded.evolve(&codec::decode(&earlier)?, earlier.at);
-            }
-            loaded.evolve(&codec::decode(recorded)?, recorded.at);
-        }
-        if last_page {
-            break;
-        }
-    }
-    for recorded in life {
-        loaded.evolve(&codec::decode(&recorded)?, recorded.at);
-    }
-    Ok(loaded)
-}
-
 /// Folds a tenant, and says at which version its stream is.
 pub async fn load_tenant(log: &Log, id: TenantId) -> Result<(Tenant, u64), LoadError> {
     let mut tenant = Tenant::default();
@@ -268,6 +218,31 @@ pub async fn load_tenant(log: &Log, id: TenantId) -> Result<(Tenant, u64), LoadE
         }
     }
     Ok((tenant, events.len() as u64))
+}
+
+/// A tenant's stream of messages, as far as its writer has to know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// The stream's version.
+    pub version: u64,
+    /// The open period; `None` if there is none, or none was recorded.
+    pub period: Option<Period>,
+}
+
+impl Messages {
+    /// The write that appends these events.
+    pub fn write(&mut self, id: TenantId, lifetime: Lifetime, events: Vec<NewEvent>) -> StreamWrite {
+        let first_version = self.version + 1;
+        self.version += events.len() as u64;
+        self.period = retention::period_behind(self.period, lifetime, first_version);
+        StreamWrite { stream: messages_stream(id), first_version, lifetime, events }
+    }
+}
+
+/// Reads how a tenant's stream of messages stands; no event of it is read.
+pub async fn load_messages(log: &Log, id: TenantId) -> Result<Messages, ReadError> {
+    let stream = messages_stream(id);
+    Ok(Messages { version: log.stream_version(&stream).await?, period: log.reader().period(&stream).await? })
 }
 
 async fn read_all(log: &Log, stream: &str) -> Result<Vec<Recorded>, ReadError> {

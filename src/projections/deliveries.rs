@@ -22,8 +22,8 @@ use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
 use crate::codec;
 use crate::domain::event::{
-    AttemptFailed, DeliveryEvent, DeliveryExhausted, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent,
-    MessagePublished, SubscriptionEvent,
+    AttemptFailed, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled, DeliverySucceeded, Event,
+    MessageEvent, MessagePublished, SubscriptionEvent,
 };
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
@@ -149,8 +149,18 @@ impl Deliveries {
                 row.attempts = exhausted.attempts;
                 end(row, DeliveryStatus::Failed, recorded.at);
             }
+            // Not an attempt: its row may be gone with the message's, and nobody was called.
+            Event::Delivery(DeliveryEvent::Expired(expired)) => {
+                if let Some((_, row)) = rows.deliveries.get_mut(&expired.delivery) {
+                    end(row, DeliveryStatus::Failed, recorded.at);
+                }
+            }
             Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position, message),
-            Event::Subscription(_) | Event::Tenant(_) => {}
+            // A period carries what is known already.
+            Event::Delivery(DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_))
+            | Event::Message(MessageEvent::PeriodOpened(_))
+            | Event::Subscription(_)
+            | Event::Tenant(_) => {}
         }
         Ok(())
     }
@@ -224,11 +234,15 @@ impl Rows {
                 Event::Delivery(
                     DeliveryEvent::AttemptFailed(AttemptFailed { delivery, .. })
                     | DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
-                    | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. }),
+                    | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
+                    | DeliveryEvent::Expired(DeliveryExpired { delivery, .. }),
                 ) => {
                     old.insert(*delivery);
                 }
-                Event::Message(_) | Event::Subscription(_) | Event::Tenant(_) => {}
+                Event::Delivery(DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_))
+                | Event::Message(_)
+                | Event::Subscription(_)
+                | Event::Tenant(_) => {}
             }
         }
         old.retain(|delivery| !new.contains(delivery));

@@ -44,9 +44,10 @@ impl Projection for Messages {
     ) -> Result<(), ApplyError> {
         let published = events.iter().map(|recorded| match decode(recorded)? {
             Event::Message(MessageEvent::Published(published)) => Ok((recorded.position, recorded.at, published)),
-            Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
-                Err(ApplyError::event(recorded, "it is no message's event"))
-            }
+            Event::Message(MessageEvent::PeriodOpened(_))
+            | Event::Tenant(_)
+            | Event::Subscription(_)
+            | Event::Delivery(_) => Err(ApplyError::event(recorded, "it tells of no message")),
         });
         let published: Vec<(Position, Timestamp, MessagePublished)> = published.collect::<Result<_, _>>()?;
         INSERT

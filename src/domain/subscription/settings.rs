@@ -1,5 +1,7 @@
 //! How a subscription is set: everything that people change, and the matcher needs to know as well.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::event::{SubscriptionCreated, SubscriptionEvent};
 use crate::domain::filter::Filter;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
@@ -7,7 +9,8 @@ use crate::domain::profile::{self, Profile, UnknownProfile};
 use crate::domain::time::Timestamp;
 
 /// How a subscription is set.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Its id.
     pub id: SubscriptionId,
@@ -30,7 +33,8 @@ pub struct Settings {
 }
 
 /// What is known of a signing secret: everything but the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SecretVersion {
     /// Under which it is sealed.
     pub id: SecretId,

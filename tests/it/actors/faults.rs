@@ -263,7 +263,12 @@ async fn shaky_life(seed: u64) {
             .iter()
             .filter_map(|event| match event {
                 DeliveryEvent::Scheduled(scheduled) => Some(scheduled.message.to_string()),
-                DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Succeeded(_) | DeliveryEvent::Exhausted(_) => None,
+                DeliveryEvent::AttemptFailed(_)
+                | DeliveryEvent::Succeeded(_)
+                | DeliveryEvent::Exhausted(_)
+                | DeliveryEvent::Expired(_)
+                | DeliveryEvent::PeriodOpened(_)
+                | DeliveryEvent::Carried(_) => None,
             })
             .collect();
         owed.sort();

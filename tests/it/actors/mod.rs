@@ -7,6 +7,8 @@ mod intake;
 mod isolation;
 mod passivation;
 mod restart;
+mod retention;
 mod schedule;
 mod shards;
+mod snapshots;
 mod stop;

@@ -23,7 +23,7 @@ async fn a_subscription_that_leaves_memory_between_retries_keeps_its_schedule() 
     world.recorded(subscription, exhausted).await;
     assert_eq!(world.endpoint.times(), [0, 2_000, 6_000, 14_000, 30_000]);
     let loads = world.store.reads_of(&deliveries_stream(subscription));
-    assert!(loads >= 5, "loaded {loads} times");
+    assert!(loads >= 4, "loaded {loads} times");
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,7 +45,8 @@ async fn an_attempt_under_way_keeps_its_subscription_in_memory() {
     world.publish().await;
     world.succeeded(subscription, 1).await;
     assert_eq!(world.endpoint.times(), [0]);
-    assert_eq!(world.store.reads_of(&deliveries_stream(subscription)), 1);
+    // When it was made there was nothing to be read.
+    assert_eq!(world.store.reads_of(&deliveries_stream(subscription)), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tidings::actors::{self, Engine, Running};
+use tidings::actors::{self, Engine, Retention, Running};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::api_key::ApiKey;
 use tidings::domain::event::{ApiKeyIssued, TenantCreated};
@@ -76,7 +76,10 @@ impl Api {
         let followers = read_models.follow(log.clone());
         let config = actors::Config::default();
         let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
-        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
+        let running =
+            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config, Retention::default())
+                .await
+                .unwrap();
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),

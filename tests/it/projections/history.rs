@@ -230,7 +230,7 @@ impl History {
             let new = execute::new_event(event, now, (!of_deliveries).then(meta).as_ref(), None, &*self.clock);
             if of_deliveries { deliveries.push(new) } else { life.push(new) }
         }
-        let mut writes = loaded.writes(id, life, deliveries);
+        let mut writes = loaded.writes(id, Lifetime::Kept, life, deliveries);
         for write in &mut writes {
             write.lifetime = self.lifetime(&write.stream);
         }

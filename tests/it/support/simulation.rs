@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidings::actors::{self, Done, Engine, EngineError, NewSubscription, Published, Running};
+use tidings::actors::{self, Done, Engine, EngineError, NewSubscription, Published, Retention, Running};
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
-use tidings::domain::event::{DeliveryEvent, Event, TenantCreated};
+use tidings::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, Event, TenantCreated};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
@@ -214,19 +214,30 @@ impl World {
     pub(crate) async fn without_tail(config: actors::Config) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
         let bounds = event_store::Config { tail_events: 0, ..event_store::Config::default() };
-        let world = Self::within(MemoryStore::new(SHARDS), clock, config, bounds).await;
+        let world = Self::within(MemoryStore::new(SHARDS), clock, config, Retention::default(), bounds).await;
         world.found_tenant("axie-v1").await;
         world
     }
 
     pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
-        Self::within(store, clock, config, event_store::Config::default()).await
+        Self::keeping(store, clock, config, Retention::default()).await
+    }
+
+    /// A system that lets go of what is older than that.
+    pub(crate) async fn keeping(
+        store: MemoryStore,
+        clock: Arc<dyn Clock>,
+        config: actors::Config,
+        retention: Retention,
+    ) -> Self {
+        Self::within(store, clock, config, retention, event_store::Config::default()).await
     }
 
     async fn within(
         store: MemoryStore,
         clock: Arc<dyn Clock>,
         config: actors::Config,
+        retention: Retention,
         bounds: event_store::Config,
     ) -> Self {
         let store = Arc::new(WatchedStore::over(store));
@@ -237,7 +248,8 @@ impl World {
         let gate = HttpClient::new(&egress).unwrap().gate().clone();
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&clock)));
         let transport: Arc<dyn Transport> = Arc::clone(&endpoint) as Arc<dyn Transport>;
-        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config).await.unwrap();
+        let running =
+            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config, retention).await.unwrap();
         let engine = running.engine.clone();
         Self { store, log, clock, endpoint, engine, running, tenant: TenantId::from_parts(1, 1) }
     }
@@ -357,8 +369,12 @@ fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
     for event in events {
         match event {
             DeliveryEvent::Scheduled(event) => drop(scheduled.insert(event.delivery, event.message.to_string())),
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { carried, .. })
+            | DeliveryEvent::Carried(DeliveriesCarried { carried }) => {
+                scheduled.extend(carried.iter().map(|open| (open.delivery, open.message.to_string())));
+            }
             DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
-            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) => {}
+            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) | DeliveryEvent::Expired(_) => {}
         }
     }
     delivered

@@ -1,0 +1,156 @@
+//! What a subscription owes, and how that is carried from period to period.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::{
+    CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExhausted, DeliveryExpired,
+    DeliverySucceeded, ExpiryReason,
+};
+use crate::domain::id::{DeliveryId, MessageId};
+use crate::domain::time::Timestamp;
+
+/// One event carries at most so many open deliveries: about 50 KB.
+const CARRIED_PER_EVENT: usize = 256;
+
+/// Everything owed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Listed", into = "Listed")]
+pub struct Deliveries {
+    pub(super) open: HashMap<DeliveryId, Open>,
+    /// The open ones by the time of their next attempt.
+    pub(super) agenda: BTreeSet<(Timestamp, DeliveryId)>,
+    pub(super) matched_through: u64,
+}
+
+/// A delivery that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// The message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// When it was scheduled.
+    pub scheduled_at: Timestamp,
+    /// When its next attempt is due.
+    pub due_at: Timestamp,
+    /// Attempts that failed.
+    pub failures: u32,
+    /// The version of its last event in the deliveries stream: not to be acted on before that is durable.
+    pub version: u64,
+}
+
+/// The same with one text for one state: whoever compares or hashes it needs that.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    matched_through: u64,
+    /// In the order of the agenda.
+    open: Vec<(DeliveryId, Open)>,
+}
+
+impl From<Deliveries> for Listed {
+    fn from(deliveries: Deliveries) -> Self {
+        let open = deliveries.agenda.iter().map(|(_, delivery)| (*delivery, deliveries.open[delivery])).collect();
+        Self { matched_through: deliveries.matched_through, open }
+    }
+}
+
+impl From<Listed> for Deliveries {
+    fn from(listed: Listed) -> Self {
+        let agenda = listed.open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
+        Self { open: listed.open.into_iter().collect(), agenda, matched_through: listed.matched_through }
+    }
+}
+
+impl Deliveries {
+    /// These, with everything matched up to that number.
+    pub fn of(open: impl IntoIterator<Item = (DeliveryId, Open)>, matched_through: u64) -> Self {
+        Listed { matched_through, open: open.into_iter().collect() }.into()
+    }
+
+    /// The events that begin a period: what is owed, and then the end of each delivery whose message has a number up to
+    /// `gone_through`.
+    pub(super) fn open_period(&self, gone_through: u64) -> Vec<DeliveryEvent> {
+        let carried = |(_, delivery): &(Timestamp, DeliveryId)| CarriedDelivery::of(*delivery, &self.open[delivery]);
+        let (expired, kept): (Vec<_>, Vec<_>) =
+            self.agenda.iter().map(carried).partition(|delivery| delivery.message_seq <= gone_through);
+        let mut kept = kept.into_iter();
+        let first = kept.by_ref().take(CARRIED_PER_EVENT).collect();
+        let matched_through = self.matched_through;
+        let mut events = vec![DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, carried: first })];
+        while kept.len() > 0 {
+            let carried = kept.by_ref().take(CARRIED_PER_EVENT).collect();
+            events.push(DeliveryEvent::Carried(DeliveriesCarried { carried }));
+        }
+        let reason = ExpiryReason::MessageDropped;
+        let expiry = |CarriedDelivery { delivery, .. }| DeliveryEvent::Expired(DeliveryExpired { delivery, reason });
+        events.extend(expired.into_iter().map(expiry));
+        events
+    }
+
+    pub(super) fn evolve(&mut self, event: &DeliveryEvent, at: Timestamp, version: u64) {
+        match event {
+            DeliveryEvent::Scheduled(scheduled) => {
+                if scheduled.redelivery_of.is_none() {
+                    self.matched_through = self.matched_through.max(scheduled.message_seq);
+                }
+                let open = Open {
+                    message: scheduled.message,
+                    message_seq: scheduled.message_seq,
+                    scheduled_at: at,
+                    due_at: at,
+                    failures: 0,
+                    version,
+                };
+                self.insert(scheduled.delivery, open);
+            }
+            DeliveryEvent::AttemptFailed(failed) => {
+                let Some(mut open) = self.remove(failed.delivery) else { return };
+                open.failures = failed.number;
+                open.version = version;
+                if let Some(due_at) = failed.due_at {
+                    open.due_at = due_at;
+                    self.insert(failed.delivery, open);
+                }
+            }
+            DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
+            | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
+            | DeliveryEvent::Expired(DeliveryExpired { delivery, .. }) => {
+                self.remove(*delivery);
+            }
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, carried }) => {
+                *self = Self { matched_through: *matched_through, ..Self::default() };
+                self.take_over(carried, version);
+            }
+            DeliveryEvent::Carried(DeliveriesCarried { carried }) => self.take_over(carried, version),
+        }
+    }
+
+    fn take_over(&mut self, carried: &[CarriedDelivery], version: u64) {
+        for delivery in carried {
+            let CarriedDelivery { delivery, message, message_seq, scheduled_at, due_at, failures } = *delivery;
+            self.insert(delivery, Open { message, message_seq, scheduled_at, due_at, failures, version });
+        }
+    }
+
+    fn insert(&mut self, delivery: DeliveryId, open: Open) {
+        self.agenda.insert((open.due_at, delivery));
+        self.open.insert(delivery, open);
+    }
+
+    fn remove(&mut self, delivery: DeliveryId) -> Option<Open> {
+        let open = self.open.remove(&delivery)?;
+        self.agenda.remove(&(open.due_at, delivery));
+        Some(open)
+    }
+}
+
+impl CarriedDelivery {
+    fn of(delivery: DeliveryId, open: &Open) -> Self {
+        let Open { message, message_seq, scheduled_at, due_at, failures, version: _ } = *open;
+        Self { delivery, message, message_seq, scheduled_at, due_at, failures }
+    }
+}
