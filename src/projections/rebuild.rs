@@ -89,9 +89,10 @@ impl RebuildError {
     }
 }
 
-/// One process at a time builds or verifies; the lock ends with the value. The empty file stays.
+/// One process at a time builds or verifies; the lock ends with the value. The empty file stays. It is not the lock that
+/// a server holds on its read models for as long as it runs (`….lock`).
 pub(super) fn lock(path: &Path) -> Result<File, RebuildError> {
-    let path = database::beside(path, ".lock");
+    let path = database::beside(path, ".rebuild.lock");
     let opened = File::options().create(true).append(true).mode(0o600).open(&path);
     let file = opened.map_err(|source| RebuildError::Lock { path: path.clone(), source })?;
     match file.try_lock() {

@@ -157,8 +157,14 @@ async fn a_projection_that_lost_rows_is_found_and_put_right_alone() {
 async fn two_that_build_at_once_are_kept_apart() {
     let (folder, mut history) = (Folder::new(), History::new(58).await);
     history.tenant().await;
-    let lock = std::fs::File::create(folder.0.path().join("read-models.db.lock")).unwrap();
-    lock.lock().unwrap();
+    let held = |name| {
+        let lock = std::fs::File::create(folder.0.path().join(name)).unwrap();
+        lock.lock().unwrap();
+        lock
+    };
+    let lock = held("read-models.db.rebuild.lock");
+    // A server's own, for as long as it runs.
+    let _of_server = held("read-models.db.lock");
     let refused = ReadModels::rebuild(&folder.path(), history.log.reader(), &Name::ALL, |_, _| {}).await.unwrap_err();
     assert!(refused.to_string().contains("is locked"), "{refused}");
     drop(lock);
