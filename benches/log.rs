@@ -26,7 +26,7 @@ use tidings::event_store::{
     StreamWrite, postgres,
 };
 use tidings::execute::{self, Meta};
-use tidings::projections::ReadModels;
+use tidings::projections::{Name, ReadModels};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -233,7 +233,8 @@ async fn history(attempts: u64) {
         );
     }
     let (cpu_before_us, began) = (cpu_us(), Instant::now());
-    let events = ReadModels::rebuild(&folder.path().join("read-models"), &log, |_, _| {}).await.unwrap();
+    let events =
+        ReadModels::rebuild(&folder.path().join("read-models"), log.reader(), &Name::ALL, |_, _| {}).await.unwrap();
     let (elapsed, cpu_us) = (began.elapsed(), cpu_us() - cpu_before_us);
     println!(
         "{:<44} {:>10.0} events/s {:>10.0} events/s of a core",
