@@ -50,7 +50,7 @@ impl Recording {
         let (mut life, mut deliveries) = (vec![], vec![]);
         let lifetime = match self.loaded.lifetime(&self.config, self.history.now()) {
             Lifetime::Bucket(bucket) if opens => Lifetime::Period(bucket),
-            lifetime => lifetime,
+            lifetime @ (Lifetime::Kept | Lifetime::Bucket(_) | Lifetime::Period(_)) => lifetime,
         };
         for (event, at, _) in &self.history.events[before..] {
             self.loaded.evolve(event, *at);

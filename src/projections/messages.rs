@@ -42,14 +42,18 @@ impl Projection for Messages {
         _source: Source<'_>,
         events: &[Arc<Recorded>],
     ) -> Result<(), ApplyError> {
-        let published = events.iter().map(|recorded| match decode(recorded)? {
-            Event::Message(MessageEvent::Published(published)) => Ok((recorded.position, recorded.at, published)),
-            Event::Message(MessageEvent::PeriodOpened(_))
-            | Event::Tenant(_)
-            | Event::Subscription(_)
-            | Event::Delivery(_) => Err(ApplyError::event(recorded, "it tells of no message")),
-        });
-        let published: Vec<(Position, Timestamp, MessagePublished)> = published.collect::<Result<_, _>>()?;
+        let mut published: Vec<(Position, Timestamp, MessagePublished)> = vec![];
+        for recorded in events {
+            match decode(recorded)? {
+                Event::Message(MessageEvent::Published(message)) => {
+                    published.push((recorded.position, recorded.at, message));
+                }
+                Event::Message(MessageEvent::PeriodOpened(_)) => {}
+                Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
+                    return Err(ApplyError::event(recorded, "it is no message's event"));
+                }
+            }
+        }
         INSERT
             .run(connection, published.into_iter(), |values, (position, at, message)| {
                 values.position(position)?;
