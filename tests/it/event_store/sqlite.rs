@@ -202,16 +202,16 @@ async fn a_full_disk_refuses_whole_batches_and_loses_nothing() {
         let answers = store.append(0, batch.clone()).await;
         match &answers[0] {
             Ok(appended) => acknowledged.extend(recorded(&batch[0], appended.last.seq - 99)),
-            Err(AppendError::Unavailable(reason)) => {
-                assert!(reason.contains("full"), "{reason}");
-                assert!(matches!(&answers[1], Err(AppendError::Unavailable(_))));
+            Err(AppendError::Full(reason)) => {
+                assert!(reason.contains("log.db") && reason.contains("full"), "{reason}");
+                assert!(matches!(&answers[1], Err(AppendError::Full(_))));
                 break batch[0].clone();
             }
             Err(other) => panic!("{other}"),
         }
     };
     assert!(!acknowledged.is_empty());
-    assert!(matches!(append_one(&store, refused.clone()).await, Err(AppendError::Unavailable(_))));
+    assert!(matches!(append_one(&store, refused.clone()).await, Err(AppendError::Full(_))));
     assert!(whole_log(&store).await == acknowledged);
     store.close().await;
 
