@@ -42,8 +42,8 @@ fn a_first_start_that_cannot_listen_does_not_use_up_the_bootstrap_key() {
 #[test]
 fn a_store_of_another_kind_is_refused_without_its_password() {
     let folder = tempfile::tempdir().unwrap();
-    let said = complaint(folder.path(), &["serve", "--database-url", "postgres://me:hunter2@db/log"]);
-    assert!(said.contains("database.url") && said.contains("'postgres'"), "{said}");
+    let said = complaint(folder.path(), &["serve", "--database-url", "mysql://me:hunter2@db/log"]);
+    assert!(said.contains("database.url") && said.contains("'mysql'"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 }
 
@@ -51,6 +51,6 @@ fn a_store_of_another_kind_is_refused_without_its_password() {
 fn rebuilding_from_a_log_that_is_not_there_makes_none() {
     let folder = tempfile::tempdir().unwrap();
     let said = complaint(folder.path(), &["rebuild", "--database-url", "sqlite://typo.db"]);
-    assert_eq!(said, "tidings: there is no log 'typo.db' to rebuild from\n");
+    assert!(said.starts_with("tidings: cannot read the log 'typo.db': "), "{said}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
