@@ -157,7 +157,12 @@ impl Log {
         }
         let events = self.inner.store.read_log(after, limit).await?;
         // The floor may have been raised, by whoever drops buckets, since the events were read, never before that.
-        without_holes(after, published.floor(), &events)?;
+        if without_holes(after, published.floor(), &events).is_err() {
+            // A bucket may have grown between the question where it ends and its dropping, or have been dropped past
+            // this handle: before a hole is called damage, the database is asked.
+            published.raise_floor(self.inner.store.floor(after.shard).await?);
+            without_holes(after, published.floor(), &events)?;
+        }
         Ok(events.into_iter().map(Arc::new).collect())
     }
 

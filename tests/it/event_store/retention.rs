@@ -209,6 +209,24 @@ async fn a_hole_up_to_the_floor_is_lawful_and_one_above_it_is_damage<D: Database
     }
 }
 
+async fn what_was_dropped_past_a_log_is_no_damage_to_its_readers<D: Database>() {
+    let database = D::fresh().await;
+    let store = database.store();
+    let batch = vec![
+        append("subscription-1", 1, 1),
+        Append { ended: vec!["messages-1".to_owned()], ..bucketed("messages-1", 1, 4, 3) },
+        append("subscription-1", 2, 1),
+    ];
+    assert!(store.append(0, batch).await.iter().all(Result::is_ok));
+    let log = Log::start(store.clone(), Config::default()).await.unwrap();
+
+    drop_bucket(&*store, 4, 99).await.unwrap();
+
+    assert_eq!(log.floor(0), 0);
+    assert_eq!(log.read_log(at(1), 9).await.unwrap().len(), 1);
+    assert_eq!(log.floor(0), 4);
+}
+
 /// Reads on from its checkpoint, which it saves after each page, until it has come so far.
 async fn follow(log: Log, reader: String, until: u64) -> Vec<Recorded> {
     let mut head = log.watch(0);
@@ -224,9 +242,12 @@ async fn follow(log: Log, reader: String, until: u64) -> Vec<Recorded> {
     seen
 }
 
-/// Drops one bucket after the other, each as soon as nobody needs it any more.
-async fn retire(log: Log, buckets: u32) {
+/// Drops one bucket after the other, each as soon as nobody needs it any more. A bucket is tried from its first event
+/// on, which is the one behind so many times `events`.
+async fn retire(log: Log, buckets: u32, events: u64) {
+    let mut head = log.watch(0);
     for bucket in 1..=buckets {
+        head.wait_for(|head| *head > u64::from(bucket - 1) * events).await.unwrap();
         loop {
             match log.drop_bucket(Bucket(bucket), 3).await {
                 Ok(dropped) if !dropped.more => break,
@@ -250,7 +271,7 @@ async fn readers_see_no_damage_while_buckets_are_dropped_and_events_appended<D: 
         log.save_checkpoint(&reader, at(0)).await.unwrap();
         followers.spawn(follow(log.clone(), reader, last));
     }
-    let janitor = tokio::spawn(retire(log.clone(), BUCKETS - 1));
+    let janitor = tokio::spawn(retire(log.clone(), BUCKETS - 1, 11));
     // Comes late to all there is, again and again, and is waited for by nobody.
     let late = tokio::spawn({
         let log = log.clone();
@@ -308,6 +329,7 @@ on_every_store! {
     contents_may_go_before_their_events,
     an_owner_that_was_replaced_drops_and_forgets_nothing,
     a_hole_up_to_the_floor_is_lawful_and_one_above_it_is_damage,
+    what_was_dropped_past_a_log_is_no_damage_to_its_readers,
     readers_see_no_damage_while_buckets_are_dropped_and_events_appended,
     a_stream_whose_events_are_gone_begins_again,
 }

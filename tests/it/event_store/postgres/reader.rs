@@ -7,10 +7,9 @@ use super::{Postgres, append_on, on};
 use crate::event_store::{Database, append, append_one, at, bucketed, whole_log};
 
 async fn refused(options: Options) -> String {
-    match PostgresReader::open(options).await.unwrap_err() {
-        OpenError::Tables(reason) => reason,
-        error => panic!("{error}"),
-    }
+    let refused = PostgresReader::open(options).await.unwrap_err();
+    let OpenError::Tables(reason) = refused else { panic!("{refused}") };
+    reason
 }
 
 #[tokio::test]
