@@ -33,10 +33,8 @@ use crate::domain::filter::{self, EventType, Filter};
 use crate::domain::id::{MessageId, SubscriptionId, TenantId};
 use crate::domain::subscription::{Match, Matches, Settings};
 use crate::event_store::{Position, ReadError, StreamName};
-use crate::execute::{LoadError, Unreadable, subscription_of, subscription_stream};
+use crate::execute::{LoadError, MATCHER, Unreadable, subscription_of, subscription_stream};
 
-/// Name of the checkpoint.
-const READER: &str = "matcher";
 /// Events read at a time.
 const PAGE: usize = 500;
 /// A checkpoint is saved at most this often: it costs a commit, and being behind costs only repeated casts.
@@ -179,7 +177,7 @@ struct Led {
 
 impl<'a> Matcher<'a> {
     async fn begin(context: &'a Context, regions: &'a Regions, shard: u16) -> Result<(), MatcherError> {
-        let saved = context.log.checkpoint(READER, shard).await?.unwrap_or(0);
+        let saved = context.log.checkpoint(MATCHER, shard).await?.unwrap_or(0);
         let position = Position { shard, seq: saved };
         let (verdict_sender, verdicts) = mpsc::unbounded_channel();
         let matcher = Self {
@@ -341,7 +339,7 @@ impl<'a> Matcher<'a> {
         }
         let shards = u32::from(self.context.log.shards());
         self.save_at = Instant::now() + SAVE_EVERY.max(Duration::from_secs(1) * shards / SAVES_A_SECOND);
-        match self.context.log.save_checkpoint(READER, Position { seq: low_water, ..self.position }).await {
+        match self.context.log.save_checkpoint(MATCHER, Position { seq: low_water, ..self.position }).await {
             Ok(()) => (self.saved, self.save_failed) = (low_water, false),
             // Told once: it is tried again twice a second, for as long as the disk is full.
             Err(error) => {

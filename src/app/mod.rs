@@ -3,6 +3,7 @@
 mod bootstrap;
 mod key_file;
 mod store;
+mod tools;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use crate::outbound::HttpClient;
 use crate::projections::{Followers, Name, ReadModels};
 use crate::{graphql, http};
 use store::Store;
+
+pub use store::reader;
+pub use tools::{backup, export, import, state, verify};
 
 /// How long a start waits for the read models to catch up with the log.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
@@ -128,7 +132,7 @@ pub async fn rebuild(
     projections: &[Name],
     progress: impl FnMut(u64, u64) + Send,
 ) -> anyhow::Result<u64> {
-    let reader = store::reader(config).await?;
+    let reader = reader(config).await?;
     Ok(ReadModels::rebuild(&config.read_models_path()?, &*reader, projections, progress).await?)
 }
 

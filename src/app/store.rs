@@ -10,6 +10,7 @@ use crate::config::{Config, LogPlace};
 use crate::event_store::{
     EventReader, EventStore, Log, Options, PostgresReader, PostgresStore, SqliteReader, SqliteStore,
 };
+use crate::execute::transfer::UNFINISHED;
 
 /// A log's database, with everything of it opened.
 pub(super) enum Store {
@@ -39,11 +40,21 @@ impl Store {
     }
 
     pub(super) async fn log(&self, config: &Config) -> anyhow::Result<Log> {
-        let store: Arc<dyn EventStore> = match self {
+        let store = self.events();
+        let unfinished = store.checkpoint(UNFINISHED, 0).await?.is_some();
+        anyhow::ensure!(
+            !unfinished,
+            "the import into this store did not come to its end: make it anew, and import again"
+        );
+        Ok(Log::start(store, config.event_store.clone()).await?)
+    }
+
+    /// The store, for whoever appends without a [`Log`].
+    pub(super) fn events(&self) -> Arc<dyn EventStore> {
+        match self {
             Self::Sqlite(store) => Arc::clone(store) as _,
             Self::Postgres { store, .. } => Arc::clone(store) as _,
-        };
-        Ok(Log::start(store, config.event_store.clone()).await?)
+        }
     }
 
     /// Ends what the database has open; to be called when nobody writes any more.
@@ -56,7 +67,7 @@ impl Store {
 }
 
 /// The log, to be asked only; a server may run on it meanwhile.
-pub(super) async fn reader(config: &Config) -> anyhow::Result<Box<dyn EventReader>> {
+pub async fn reader(config: &Config) -> anyhow::Result<Box<dyn EventReader>> {
     match config.log_place()? {
         LogPlace::Sqlite(path) => {
             let cannot = || format!("cannot read the log '{}'", path.display());

@@ -1,11 +1,17 @@
 //! The command line: reads arguments, calls one function, prints what it answers.
 
 pub mod certificates;
+mod events;
 pub mod listen;
+mod progress;
+mod state;
+mod transfer;
+mod verify;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Config;
 use crate::projections::Name;
 use crate::{app, telemetry};
+use progress::Progress;
 
 /// Tidings delivers webhooks: signed, retried, remembered.
 #[derive(Debug, Parser)]
@@ -30,6 +37,18 @@ enum Command {
     Listen(listen::ListenOptions),
     /// Fold read models from the log again and put them in the place of the present ones. The server may be running.
     Rebuild(Rebuild),
+    /// Print the log as JSON Lines. The server may be running.
+    Events(events::Events),
+    /// Print the state of a stream, now or as of an earlier moment, as JSON. The server may be running.
+    State(state::State),
+    /// Check the log and everything folded from it. The server may be running.
+    Verify(verify::Verify),
+    /// Write a whole store into one file. The server may be running.
+    Export(transfer::Export),
+    /// Fill an empty store from such a file.
+    Import(transfer::Import),
+    /// Copy a SQLite log, as it is at one moment. The server may be running.
+    Backup(transfer::Backup),
     /// Print the GraphQL schema, or write all contract files.
     Schema(Schema),
 }
@@ -70,13 +89,20 @@ struct Schema {
 }
 
 /// Runs the command that the process was called with.
-pub async fn run() -> anyhow::Result<()> {
+pub async fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Serve(options) => serve(options).await,
-        Command::Listen(options) => listen::listen(options, std::io::stdout()).await,
-        Command::Rebuild(options) => rebuild(&options).await,
-        Command::Schema(options) => schema(options.out.as_deref()),
+        Command::Serve(options) => serve(options).await?,
+        Command::Listen(options) => listen::listen(options, std::io::stdout()).await?,
+        Command::Rebuild(options) => rebuild(&options).await?,
+        Command::Events(options) => events::events(options).await?,
+        Command::State(options) => state::state(options).await?,
+        Command::Verify(options) => return Ok(verify::verify(options).await),
+        Command::Export(options) => transfer::export(options).await?,
+        Command::Import(options) => transfer::import(options).await?,
+        Command::Backup(options) => transfer::backup(options).await?,
+        Command::Schema(options) => schema(options.out.as_deref())?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says on standard error why the command failed.
@@ -143,23 +169,10 @@ fn projection(name: &str) -> Result<Name, String> {
 async fn rebuild(options: &Rebuild) -> anyhow::Result<()> {
     let config = options.source.load()?;
     telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
-    let terminal = std::io::stderr().is_terminal();
-    let mut told = 0;
     let names = if options.projection.is_empty() { &Name::ALL[..] } else { &options.projection };
-    let events = app::rebuild(&config, names, |done, head| {
-        let percent = (done * 100).checked_div(head).unwrap_or(100);
-        // Another round begins at 0 again.
-        told = told.min(percent);
-        if terminal || percent >= told + 10 {
-            told = percent;
-            let (start, end) = if terminal { ("\r", "") } else { ("", "\n") };
-            drop(write!(std::io::stderr(), "{start}rebuilding: {done} of {head} events ({percent} %){end}"));
-        }
-    })
-    .await?;
-    if terminal {
-        writeln!(std::io::stderr())?;
-    }
+    let progress = Progress::new("rebuilding");
+    let events = app::rebuild(&config, names, |done, head| progress.tell(done, head)).await?;
+    progress.end();
     writeln!(std::io::stdout(), "rebuilt from {events} events")?;
     Ok(())
 }

@@ -151,13 +151,17 @@ impl Loaded {
     }
 
     fn recall(&mut self, recorded: &Recorded) -> Result<(), LoadError> {
-        let event = codec::decode(recorded)?;
+        self.recall_event(&codec::decode(recorded)?, recorded);
+        Ok(())
+    }
+
+    /// Folds a recorded event in that was decoded already, and remembers which one it was.
+    pub(super) fn recall_event(&mut self, event: &Event, recorded: &Recorded) {
         match event {
             Event::Delivery(_) => self.deliveries_event = Some(recorded.id),
             Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => self.life_event = Some(recorded.id),
         }
-        self.evolve(&event, recorded.at);
-        Ok(())
+        self.evolve(event, recorded.at);
     }
 }
 

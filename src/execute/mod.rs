@@ -3,15 +3,17 @@
 //! Names the streams, puts events into the form that the log takes, and folds what it returns. Every writer of a
 //! stream goes through here, so that a stream has one name and one way to be read.
 
+pub mod history;
+pub mod listing;
 mod loaded;
 pub mod retention;
-pub mod vault;
-pub mod history;
 mod state;
-
-pub use state::state_as_of;
+pub mod transfer;
+pub mod vault;
+pub mod verify;
 
 pub use loaded::{Loaded, fold_subscription, load_subscription};
+pub use state::state_as_of;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -137,6 +139,14 @@ pub fn shard_of(tenant: TenantId, shards: u16) -> u16 {
     let digest: [u8; 32] = Sha256::digest(tenant.to_bits().to_be_bytes()).into();
     let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
     (u64::from_be_bytes(*first) % u64::from(shards.max(1))) as u16
+}
+
+/// The reader whose checkpoint says how far messages have been matched.
+pub const MATCHER: &str = "matcher";
+
+/// Whether the stream's events go with their bucket; those of all others are kept for ever.
+pub fn is_bucketed(stream: &str) -> bool {
+    matches!(stream.split_once('-'), Some((MESSAGES_CATEGORY | DELIVERIES_CATEGORY, _)))
 }
 
 /// Stream of a tenant's own life.

@@ -21,4 +21,5 @@ mod outbound;
 mod projections;
 mod ractor_contract;
 mod support;
+mod tools;
 mod verifiers;

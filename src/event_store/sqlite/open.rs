@@ -20,7 +20,7 @@ const WRITER_CACHE_KIB: u32 = 32 * 1024;
 /// Page cache of each reading connection, in KiB.
 const READER_CACHE_KIB: u32 = 4 * 1024;
 /// Who may read and write a new file: it holds what tenants send.
-const OWNER_ONLY: u32 = 0o600;
+pub(super) const OWNER_ONLY: u32 = 0o600;
 /// Rows on the way from SQLite's thread to the reader.
 const ROW_BUFFER: usize = 512;
 

@@ -1,13 +1,15 @@
 //! Asking the log, beside whoever writes it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::{Row, SqlitePool};
 
-use super::open::{self, OpenError, Options};
+use super::open::{self, OWNER_ONLY, OpenError, Options};
 use super::{MIGRATOR, integer, number, read, write};
 use crate::event_store::{
     Bucket, BucketEnd, Claim, EventReader, Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
@@ -44,6 +46,21 @@ impl SqliteReader {
     /// Opens a log whose tables are known to be up to date.
     pub(super) async fn beside_writer(options: &Options) -> Result<Self, OpenError> {
         Ok(Self { pool: open::connect_readers(options).await? })
+    }
+
+    /// Copies the log as it is at one moment into a new file, and returns when the disk has it. Whoever writes meanwhile
+    /// goes on; the write-ahead log keeps what they write until the copy is made.
+    ///
+    /// # Errors
+    /// If the file exists, or SQLite fails; the file is then none that a server starts on.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), OpenError> {
+        let made = |source| OpenError::Make { path: path.to_owned(), source };
+        // Made here, since SQLite would let everybody read it; an empty file is as good as none to it.
+        let file = File::options().write(true).create_new(true).mode(OWNER_ONLY).open(path).map_err(made)?;
+        let text = path.to_str().ok_or_else(|| made(std::io::ErrorKind::InvalidFilename.into()))?;
+        sqlx::query("VACUUM INTO $1").bind(text).execute(&self.pool).await?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        file.sync_all().and_then(|()| File::open(folder)?.sync_all()).map_err(made)
     }
 
     /// Ends all connections.

@@ -1,0 +1,369 @@
+//! A store from an exported text.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, BufRead};
+
+use base64::Engine;
+use sha2::{Digest, Sha256};
+
+use super::{BASE64, EventLine, FORMAT, Header, Line};
+use crate::codec::{self, DecodeError};
+use crate::domain::event::{CarriedDelivery, DeliveryEvent, Event, MessageEvent, SubscriptionEvent};
+use crate::domain::id::{EventId, SubscriptionId, TenantId};
+use crate::domain::time::Timestamp;
+use crate::event_store::{
+    Append, AppendError, Bucket, Claim, EventStore, Lifetime, NewEvent, Position, ReadError, Recorded, StreamWrite,
+};
+use crate::execute::retention::Config;
+use crate::execute::{self, MATCHER};
+
+/// A reader whose checkpoint stands in a store that is being imported into: one that has it is not whole.
+pub const UNFINISHED: &str = "unfinished-import";
+/// Rows written at a time.
+const BATCH: usize = 1_000;
+
+/// What was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Events.
+    pub events: u64,
+    /// Lines of every kind.
+    pub lines: u64,
+}
+
+/// Why the store is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Something is in the store.
+    #[error("the store is not empty: import makes a new one")]
+    NotEmpty,
+    /// The text cannot be read.
+    #[error("the export cannot be read")]
+    Io(#[from] io::Error),
+    /// A line is not what it should be.
+    #[error("line {line}: {reason}")]
+    Line {
+        /// Which, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The text ends too early.
+    #[error("the export ends after line {0}, before its end: it was cut off")]
+    Cut(u64),
+    /// The text was changed.
+    #[error("the export does not have the SHA-256 that its last line says: it was changed or damaged")]
+    Changed,
+    /// An event of the export cannot be read by this program.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// Fills an empty store. Until it has come to its end the store is marked as [`UNFINISHED`]; after a failure it is to be
+/// thrown away. `progress` is told how many events are stored, of how many.
+pub async fn import(
+    store: &dyn EventStore,
+    retention: &Config,
+    mut from: impl BufRead,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Imported, ImportError> {
+    refuse_used(store).await?;
+    for shard in 0..store.shards() {
+        store.save_checkpoint(UNFINISHED, Position { shard, seq: 0 }).await?;
+    }
+    let mut import = Import::of(store, retention);
+    let mut hash = Sha256::new();
+    let mut text = Vec::new();
+    let mut total = 0;
+    loop {
+        text.clear();
+        if from.read_until(b'\n', &mut text)? == 0 || text.last() != Some(&b'\n') {
+            return Err(ImportError::Cut(import.lines));
+        }
+        if import.lines == 0 {
+            check_header(&text)?;
+        } else {
+            let line: Line = serde_json::from_slice(&text).map_err(|error| import.wrong(error.to_string()))?;
+            match line {
+                Line::Event(event) => import.event(*event).await?,
+                Line::Claim { key, value, bucket } => import.claim(key, value, bucket).await?,
+                Line::Checkpoint { shard, seq } => drop(import.matched.insert(shard, seq)),
+                Line::Heads(heads) => total = heads.iter().sum(),
+                Line::Secret { key, sealed } => import.secret(&key, &sealed).await?,
+                Line::End { lines, sha256 } => {
+                    if lines != import.lines || sha256 != hex::encode(hash.finalize()) {
+                        return Err(ImportError::Changed);
+                    }
+                    break;
+                }
+            }
+        }
+        import.lines += 1;
+        hash.update(&text);
+        if import.events % 10_000 == 0 {
+            progress(import.events, total);
+        }
+    }
+    let done = Imported { events: import.events, lines: import.lines + 1 };
+    import.finish().await?;
+    progress(done.events, total);
+    Ok(done)
+}
+
+async fn refuse_used(store: &dyn EventStore) -> Result<(), ImportError> {
+    for shard in 0..store.shards() {
+        if store.head(shard).await? > 0 || !store.checkpoints(shard).await?.is_empty() {
+            return Err(ImportError::NotEmpty);
+        }
+    }
+    if store.has_secrets().await? { Err(ImportError::NotEmpty) } else { Ok(()) }
+}
+
+fn check_header(text: &[u8]) -> Result<(), ImportError> {
+    let wrong = |reason: String| ImportError::Line { line: 1, reason };
+    let header: Header = serde_json::from_slice(text).map_err(|error| wrong(format!("this is no export: {error}")))?;
+    if header.tidings_export != FORMAT {
+        return Err(wrong(format!(
+            "the export has form {}, and this program reads form {FORMAT}",
+            header.tidings_export
+        )));
+    }
+    Ok(())
+}
+
+struct Import<'a> {
+    store: &'a dyn EventStore,
+    retention: &'a Config,
+    lines: u64,
+    events: u64,
+    /// What each shard is to get next, in order.
+    waiting: Vec<Vec<Append>>,
+    /// The newest number of each shard, that which waits included.
+    heads: Vec<u64>,
+    streams: HashMap<String, Stream>,
+    /// Whose each subscription is.
+    owners: HashMap<SubscriptionId, TenantId>,
+    deleted: HashSet<SubscriptionId>,
+    messages: HashMap<TenantId, Renumbered>,
+    /// How far the matcher had come in the exported shards.
+    matched: HashMap<u16, u64>,
+    /// The first event of each shard that the matcher had not seen.
+    first_unmatched: BTreeMap<u16, u64>,
+}
+
+/// A tenant's messages: the number that each had and the one that it has, in order.
+#[derive(Default)]
+struct Renumbered(Vec<(u64, u64)>);
+
+impl Renumbered {
+    /// The new number of a message; 0, which no event has, for one that is gone.
+    fn exactly(&self, old: u64) -> u64 {
+        self.0.binary_search_by_key(&old, |(old, _)| *old).map_or(0, |index| self.0[index].1)
+    }
+
+    /// The new number of the last message up to there; 0 if there is none.
+    fn through(&self, old: u64) -> u64 {
+        let behind = self.0.partition_point(|(known, _)| *known <= old);
+        behind.checked_sub(1).map_or(0, |index| self.0[index].1)
+    }
+}
+
+/// Replaces the numbers of messages that the event names; `false` if it names none.
+fn renumber(event: &mut DeliveryEvent, messages: &Renumbered) -> bool {
+    let carry = |carried: &mut Vec<CarriedDelivery>| {
+        carried.iter_mut().for_each(|delivery| delivery.message_seq = messages.exactly(delivery.message_seq));
+    };
+    match event {
+        DeliveryEvent::Scheduled(scheduled) => scheduled.message_seq = messages.exactly(scheduled.message_seq),
+        DeliveryEvent::PeriodOpened(opened) => {
+            opened.matched_through = messages.through(opened.matched_through);
+            carry(&mut opened.carried);
+        }
+        DeliveryEvent::Carried(more) => carry(&mut more.carried),
+        DeliveryEvent::AttemptFailed(_)
+        | DeliveryEvent::Succeeded(_)
+        | DeliveryEvent::Exhausted(_)
+        | DeliveryEvent::Expired(_) => return false,
+    }
+    true
+}
+
+fn opens_period(event: &Event) -> bool {
+    matches!(event, Event::Message(MessageEvent::PeriodOpened(_)) | Event::Delivery(DeliveryEvent::PeriodOpened(_)))
+}
+
+/// How far a stream is.
+#[derive(Clone, Copy, Default)]
+struct Stream {
+    version: u64,
+    bucket: Option<Bucket>,
+}
+
+impl<'a> Import<'a> {
+    fn of(store: &'a dyn EventStore, retention: &'a Config) -> Self {
+        let shards = usize::from(store.shards());
+        Self {
+            store,
+            retention,
+            lines: 0,
+            events: 0,
+            waiting: vec![vec![]; shards],
+            heads: vec![0; shards],
+            streams: HashMap::new(),
+            owners: HashMap::new(),
+            deleted: HashSet::new(),
+            messages: HashMap::new(),
+            matched: HashMap::new(),
+            first_unmatched: BTreeMap::new(),
+        }
+    }
+
+    fn wrong(&self, reason: String) -> ImportError {
+        ImportError::Line { line: self.lines + 1, reason }
+    }
+
+    async fn event(&mut self, line: EventLine) -> Result<(), ImportError> {
+        let recorded = self.recorded(line.shard, &line)?;
+        let mut event = codec::decode(&recorded)?;
+        let tenant = self.tenant_of(&recorded.stream, &event)?;
+        let shard = execute::shard_of(tenant, self.store.shards());
+        self.heads[usize::from(shard)] += 1;
+        let seq = self.heads[usize::from(shard)];
+        if line.seq > self.matched.get(&line.shard).copied().unwrap_or(0) {
+            self.first_unmatched.entry(shard).or_insert(seq);
+        }
+        let messages = self.messages.entry(tenant).or_default();
+        let renumbered = match &mut event {
+            Event::Message(MessageEvent::Published(_)) => {
+                messages.0.push((line.seq, seq));
+                false
+            }
+            Event::Delivery(event) => renumber(event, messages),
+            Event::Subscription(SubscriptionEvent::Deleted(_)) => {
+                self.deleted.extend(execute::subscription_of(&recorded.stream));
+                false
+            }
+            Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) => false,
+        };
+        let (kind, schema, data) = if renumbered {
+            let encoded = codec::encode(&event);
+            (encoded.kind.into(), encoded.schema, encoded.data)
+        } else {
+            (recorded.kind, recorded.schema, recorded.data)
+        };
+        let content = line.content.map(|content| BASE64.decode(content)).transpose();
+        let content = content.map_err(|error| self.wrong(format!("its content is no Base64: {error}")))?;
+        let new = NewEvent {
+            id: recorded.id,
+            kind,
+            schema,
+            at: recorded.at,
+            data,
+            meta: recorded.meta,
+            content: content.map(Into::into),
+        };
+        let write = self.write(recorded.stream, &event, new);
+        self.events += 1;
+        self.wait(shard, Append { writes: vec![write], ..Append::default() }).await
+    }
+
+    fn recorded(&self, shard: u16, line: &EventLine) -> Result<Recorded, ImportError> {
+        let id: EventId = line.id.parse().map_err(|error| self.wrong(format!("{error}")))?;
+        Ok(Recorded {
+            position: Position { shard, seq: line.seq },
+            stream: line.stream.clone(),
+            version: line.version,
+            id,
+            kind: line.kind.clone().into(),
+            schema: line.schema,
+            at: Timestamp::from_ms(line.at_ms),
+            data: line.data.clone(),
+            meta: line.meta.clone(),
+        })
+    }
+
+    fn tenant_of(&mut self, stream: &str, event: &Event) -> Result<TenantId, ImportError> {
+        if let Event::Subscription(SubscriptionEvent::Created(created)) = event {
+            self.owners.insert(created.subscription, created.tenant);
+        }
+        let found = match event {
+            Event::Tenant(_) | Event::Message(_) => execute::tenant_of(stream),
+            Event::Subscription(_) | Event::Delivery(_) => {
+                execute::subscription_of(stream).and_then(|id| self.owners.get(&id).copied())
+            }
+        };
+        found.ok_or_else(|| self.wrong(format!("whose stream '{stream}' is, no line before says")))
+    }
+
+    fn write(&mut self, stream: String, event: &Event, new: NewEvent) -> StreamWrite {
+        let place = self.streams.entry(stream.clone()).or_default();
+        place.version += 1;
+        let lifetime = if execute::is_bucketed(&stream) {
+            let bucket = self.retention.bucket_of(new.at).max(place.bucket.unwrap_or(Bucket(0)));
+            place.bucket = Some(bucket);
+            if opens_period(event) { Lifetime::Period(bucket) } else { Lifetime::Bucket(bucket) }
+        } else {
+            Lifetime::Kept
+        };
+        StreamWrite { stream, first_version: place.version, lifetime, events: vec![new] }
+    }
+
+    async fn claim(&mut self, key: String, value: String, bucket: Option<u32>) -> Result<(), ImportError> {
+        let tenant = key.strip_prefix("message/").and_then(|rest| rest.split('/').next()?.parse::<TenantId>().ok());
+        let shard = tenant.map_or(execute::SLUG_SHARD, |tenant| execute::shard_of(tenant, self.store.shards()));
+        let claims = vec![Claim { key, value, bucket: bucket.map(Bucket) }];
+        self.wait(shard, Append { claims, ..Append::default() }).await
+    }
+
+    async fn secret(&mut self, key: &str, sealed: &str) -> Result<(), ImportError> {
+        let sealed = BASE64.decode(sealed).map_err(|error| self.wrong(format!("it is no Base64: {error}")))?;
+        Ok(self.store.put_secret(key, &sealed).await?)
+    }
+
+    async fn wait(&mut self, shard: u16, append: Append) -> Result<(), ImportError> {
+        let waiting = &mut self.waiting[usize::from(shard)];
+        waiting.push(append);
+        if waiting.len() >= BATCH { self.flush(shard).await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self, shard: u16) -> Result<(), ImportError> {
+        let batch = std::mem::take(&mut self.waiting[usize::from(shard)]);
+        for answer in self.store.append(shard, batch).await {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// Says who is to be woken, which streams have ended, and how far the matcher is; then takes the mark away.
+    async fn finish(mut self) -> Result<(), ImportError> {
+        for (id, tenant) in std::mem::take(&mut self.owners) {
+            let shard = execute::shard_of(tenant, self.store.shards());
+            let stream = execute::deliveries_stream(id);
+            if !self.streams.contains_key(&stream) {
+                continue;
+            }
+            let append = match self.deleted.contains(&id) {
+                true => Append { ended: vec![stream], ..Append::default() },
+                false => Append { wakeups: vec![(id.to_string(), Some(Timestamp::from_ms(0)))], ..Append::default() },
+            };
+            self.wait(shard, append).await?;
+        }
+        for shard in 0..self.store.shards() {
+            self.flush(shard).await?;
+            let head = self.heads[usize::from(shard)];
+            let stored = self.store.head(shard).await?;
+            if stored != head {
+                return Err(self.wrong(format!("shard {shard} has {stored} events after {head} were stored")));
+            }
+            let seq = self.first_unmatched.get(&shard).map_or(head, |first| first - 1);
+            self.store.save_checkpoint(MATCHER, Position { shard, seq }).await?;
+        }
+        Ok(self.store.forget_reader(UNFINISHED).await?)
+    }
+}
