@@ -93,6 +93,18 @@ impl Server {
         server
     }
 
+    /// Makes another database the log's place, for the commands and for the next start. Key and read models stay where
+    /// they are.
+    pub(crate) fn move_to(&mut self, url: &str) {
+        let log = self.folder.path().join("log.db").display().to_string();
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let (_, rest) = text.split_once("[server]").unwrap();
+        let place = format!(
+            "[database]\nurl = \"{url}\"\n[projections]\npath = \"{log}.read-models\"\n[secrets]\nkey_file = \"{log}.key\"\n"
+        );
+        std::fs::write(&self.config, format!("{place}[server]{rest}")).unwrap();
+    }
+
     /// Starts the program again on the same store, after `kill` or `terminate`.
     pub(crate) fn restart(&mut self) {
         let mut process = Command::new(env!("CARGO_BIN_EXE_tidings"))

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::support::receiver::{Receiver, Script};
-use crate::support::server::Server;
+use crate::support::server::{Kind, Server};
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
 const DELETE: &str = "mutation($input: DeleteWebhookInput!) { deleteWebhook(input: $input) { deletedWebhookId userErrors { code message } } }";
@@ -30,10 +30,14 @@ const MESSAGES: usize = 20;
 
 impl Lived {
     async fn start() -> Self {
+        Self::start_on(Kind::Sqlite).await
+    }
+
+    async fn start_on(kind: Kind) -> Self {
         let receiver = Receiver::start().await;
         // Each first attempt is refused: every delivery to it waits for its next one.
         receiver.on("/refuses", Script::status(500));
-        let server = Server::start(&receiver.ca_file());
+        let server = Server::start_on(kind, &receiver.ca_file()).await;
         let mut lived = Self { receiver, server, messages: vec![] };
         for path in ["/takes", "/refuses", "/goes"] {
             lived.create(path).await;
@@ -76,6 +80,13 @@ impl Lived {
                 nodes.len() == 3 * MESSAGES && nodes.iter().all(|node| node["attemptCount"] != json!(0))
             })
             .await;
+    }
+
+    /// How often each message arrived at a path, in the order of the messages.
+    fn arrivals(&self, path: &str) -> Vec<usize> {
+        let requests = self.receiver.requests();
+        let ids = || requests.iter().filter(|request| request.target == path).filter_map(|r| r.header("webhook-id"));
+        self.messages.iter().map(|message| ids().filter(|id| id == message).count()).collect()
     }
 
     /// Runs a command on this store.
