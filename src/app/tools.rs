@@ -63,9 +63,7 @@ pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
     let LogPlace::Sqlite(path) = config.log_place()? else {
         anyhow::bail!("this copies SQLite alone: PostgreSQL has pg_dump and pg_basebackup for it");
     };
-    let reader =
-        SqliteReader::open(&path).await.with_context(|| format!("cannot read the log '{}'", path.display()))?;
-    reader.copy_to(to).await.with_context(|| format!("cannot copy the log to '{}'", to.display()))?;
-    reader.close().await;
-    Ok(())
+    SqliteReader::copy(&path, to)
+        .await
+        .with_context(|| format!("cannot copy the log '{}' to '{}'", path.display(), to.display()))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 /// How long a statement waits for another program that holds the file, such as a backup.
 const BUSY_TIMEOUT_MS: u32 = 5_000;
@@ -181,6 +181,14 @@ pub(super) async fn connect_readers(options: &Options) -> Result<SqlitePool, Ope
     must_be(&mut connection, "query_only", "1".to_owned()).await?;
     drop(connection);
     Ok(pool)
+}
+
+/// Copies the database into an empty file. By a connection that may write, although it does not: what SQLite attaches
+/// for the copy may do no more than the connection.
+pub(super) async fn copy(options: &Options, to: &str) -> Result<(), OpenError> {
+    let mut connection = shared(options).create_if_missing(false).connect().await?;
+    sqlx::query("VACUUM INTO $1").bind(to).execute(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 fn shared(options: &Options) -> SqliteConnectOptions {

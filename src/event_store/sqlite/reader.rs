@@ -48,19 +48,27 @@ impl SqliteReader {
         Ok(Self { pool: open::connect_readers(options).await? })
     }
 
-    /// Copies the log as it is at one moment into a new file, and returns when the disk has it. Whoever writes meanwhile
+    /// Copies a log as it is at one moment into a new file, and returns when the disk has it. Whoever writes meanwhile
     /// goes on; the write-ahead log keeps what they write until the copy is made.
     ///
     /// # Errors
-    /// If the file exists, or SQLite fails; the file is then none that a server starts on.
-    pub async fn copy_to(&self, path: &Path) -> Result<(), OpenError> {
-        let made = |source| OpenError::Make { path: path.to_owned(), source };
+    /// As [`SqliteReader::open`]; and if the file exists, or the copy fails: then no file is left.
+    pub async fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
+        Self::open(from).await?.close().await;
+        let made = |source| OpenError::Make { path: to.to_owned(), source };
+        let text = to.to_str().ok_or_else(|| made(std::io::ErrorKind::InvalidFilename.into()))?;
         // Made here, since SQLite would let everybody read it; an empty file is as good as none to it.
-        let file = File::options().write(true).create_new(true).mode(OWNER_ONLY).open(path).map_err(made)?;
-        let text = path.to_str().ok_or_else(|| made(std::io::ErrorKind::InvalidFilename.into()))?;
-        sqlx::query("VACUUM INTO $1").bind(text).execute(&self.pool).await?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        file.sync_all().and_then(|()| File::open(folder)?.sync_all()).map_err(made)
+        let file = File::options().write(true).create_new(true).mode(OWNER_ONLY).open(to).map_err(made)?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let copied = match open::copy(&Options::at(from), text).await {
+            Ok(()) => file.sync_all().and_then(|()| File::open(folder)?.sync_all()).map_err(made),
+            Err(error) => Err(error),
+        };
+        if copied.is_err() {
+            // Half a copy must not be taken for one; whoever could not write it may not be able to remove it.
+            drop(std::fs::remove_file(to));
+        }
+        copied
     }
 
     /// Ends all connections.

@@ -48,7 +48,7 @@ impl Lived {
         }
         lived.receiver.wait_for(3 * MESSAGES).await;
         let goes = lived.webhook_at("/goes").await;
-        lived.server.data(DELETE, json!({ "input": { "id": goes } })).await;
+        lived.server.data(DELETE, json!({ "input": { "webhookId": goes } })).await;
         lived.settle().await;
         lived
     }

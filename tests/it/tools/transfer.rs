@@ -47,7 +47,7 @@ async fn a_store_moves_from_sqlite_to_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_moves_from_sqlite_to_postgres_and_back() {
     let database = Fresh::empty().await;
-    let lived = moves(Lived::start().await, &database.url).await;
+    let lived = moves(Lived::start().await, database.url.as_str()).await;
     std::fs::remove_file(lived.server.folder().join("export.jsonl")).unwrap();
     let url = format!("sqlite://{}", lived.server.folder().join("back.db").display());
     goes_on(&mut moves(lived, &url).await).await;

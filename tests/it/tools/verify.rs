@@ -37,7 +37,7 @@ const DAMAGES: &[(&str, &str)] = &[
         "UPDATE event SET kind = 'subscription.beamed_up' WHERE kind = 'subscription.deleted'",
         "unknown type 'subscription.beamed_up'",
     ),
-    ("DELETE FROM event WHERE kind = 'subscription.deleted'", "none before"),
+    ("DELETE FROM event WHERE seq = 2", "none before 0-3"),
     ("DELETE FROM wakeup", "wake-up of subscription"),
     ("DELETE FROM secret WHERE key LIKE 'sec_%'", "secret sec_"),
     ("UPDATE shard SET head = head + 1", "its end"),
