@@ -188,7 +188,10 @@ pub(super) async fn connect_readers(options: &Options) -> Result<SqlitePool, Ope
 pub(super) async fn copy(options: &Options, to: &str) -> Result<(), OpenError> {
     let mut connection = shared(options).create_if_missing(false).connect().await?;
     sqlx::query("VACUUM INTO $1").bind(to).execute(&mut connection).await?;
-    Ok(connection.close().await?)
+    connection.close().await?;
+    // A copy is in the mode of a new database; those who read beside a server insist on a log that is written ahead.
+    let made = SqliteConnectOptions::new().filename(to).journal_mode(SqliteJournalMode::Wal).connect().await?;
+    Ok(made.close().await?)
 }
 
 fn shared(options: &Options) -> SqliteConnectOptions {
