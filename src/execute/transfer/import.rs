@@ -106,7 +106,7 @@ pub async fn import(
         }
         import.lines += 1;
         hash.update(&text);
-        if import.events % 10_000 == 0 {
+        if import.events.is_multiple_of(10_000) {
             progress(import.events, total);
         }
     }
