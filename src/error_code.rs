@@ -65,6 +65,8 @@ error_codes! {
     VersionConflict = "VERSION_CONFLICT", 409;
     /// A limit on the number of things is reached.
     LimitExceeded = "LIMIT_EXCEEDED", 422;
+    /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
+    WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable = "NOT_REDELIVERABLE", 409;
     /// An argument does not have the form or range that its description gives.
@@ -113,6 +115,7 @@ impl ErrorCode {
             | Self::NotFound
             | Self::VersionConflict
             | Self::LimitExceeded
+            | Self::WebhookCircuitOpen
             | Self::NotRedeliverable
             | Self::InvalidInput
             | Self::InvalidCursor

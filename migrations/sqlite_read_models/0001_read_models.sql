@@ -73,6 +73,7 @@ CREATE TABLE webhook (
     enabled INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     secrets TEXT NOT NULL,
+    circuit TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL
 ) STRICT;
@@ -111,7 +112,9 @@ CREATE TABLE delivery (
     next_attempt_at_ms INTEGER,
     last_status INTEGER,
     last_latency_ms INTEGER,
-    redelivery_of BLOB
+    redelivery_of BLOB,
+    sequence INTEGER,
+    expiry TEXT
 ) STRICT;
 
 -- A list of several states is merged from one range for each.
@@ -131,6 +134,8 @@ CREATE TABLE attempt (
     status INTEGER,
     preview TEXT,
     truncated INTEGER,
+    retry_after_s INTEGER,
+    class TEXT,
     revision INTEGER NOT NULL,
     PRIMARY KEY (delivery, number)
 ) STRICT, WITHOUT ROWID;

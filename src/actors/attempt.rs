@@ -89,11 +89,13 @@ pub(super) struct Due {
     pub(super) number: u32,
     /// Where the message stands.
     pub(super) message: Position,
+    /// The message's place among all that were matched.
+    pub(super) sequence: Option<u64>,
 }
 
 /// Starts an attempt of a subscription's open delivery.
 pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTarget, due: Due) {
-    let Due { subscription, delivery, number, message } = due;
+    let Due { subscription, delivery, number, .. } = due;
     tokio::spawn(async move {
         let withdraw = || {
             // The successor of an actor that has gone may have started the same attempt, and would take it for that.
@@ -118,7 +120,7 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
         };
         // Dropped before the permit, so that whoever gets every permit knows every outcome to be on its way.
         let mut report = Report { regions: &regions, subscription, finished: Some(finished) };
-        let exchange = match attempt(&context, &target, message, now).await {
+        let exchange = match attempt(&context, &target, due, now).await {
             Ok(exchange) => exchange,
             // A rotation that came between the lookup and the reading of the secret destroyed it.
             Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
@@ -167,14 +169,15 @@ impl Drop for Report<'_> {
     }
 }
 
-async fn attempt(context: &Context, target: &Target, position: Position, at: Timestamp) -> Result<Exchange, Unmade> {
-    let (message, data) = read_message(context, position).await?;
+async fn attempt(context: &Context, target: &Target, due: Due, at: Timestamp) -> Result<Exchange, Unmade> {
+    let (message, data) = read_message(context, due.message).await?;
     let content = Content {
         message: message.message,
         event_type: &message.event_type,
         occurred_at: message.occurred_at,
         tenant: &message.tenant_slug,
         data: &data,
+        sequence: due.sequence,
     };
     post(context, target, &content, at, target.profile.timeout_ms).await
 }
@@ -228,8 +231,14 @@ pub struct TestDelivery {
 /// Sends a test delivery: the same signing, headers and gates as real traffic, and no trace in any delivery (A17, S27).
 pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery, message: MessageId) -> Exchange {
     let at = context.clock.now();
-    let content =
-        Content { message, event_type: &test.event_type, occurred_at: at, tenant: &test.tenant_slug, data: &test.data };
+    let content = Content {
+        message,
+        event_type: &test.event_type,
+        occurred_at: at,
+        tenant: &test.tenant_slug,
+        data: &test.data,
+        sequence: None,
+    };
     match post(context, target, &content, at, target.profile.test_timeout_ms).await {
         Ok(exchange) => exchange,
         Err(error) => {

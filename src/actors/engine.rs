@@ -12,13 +12,14 @@ use super::quarantine::Quarantined;
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
 use super::{Context, attempt, intake};
+use crate::domain::event::ReenableMode;
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
-use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
-use crate::domain::subscription::{self, Command, Redeliver, Settings};
+use crate::domain::subscription::{self, Command, Leaving, Settings};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
@@ -115,6 +116,17 @@ pub struct Published {
     pub at: Option<Timestamp>,
     /// What was recorded; `None` for one accepted long ago.
     pub event: Option<Box<MessagePublished>>,
+}
+
+/// What becomes of everything that waited while a circuit was open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// It is delivered.
+    Drain,
+    /// What was published before that moment is not delivered.
+    SkipBefore(Timestamp),
+    /// It is not delivered.
+    Discard,
 }
 
 /// What a caller says of a new subscription.
@@ -324,25 +336,27 @@ impl Engine {
         Ok(TestReport { verified, exchange, position: done.position })
     }
 
-    /// Owes an ended delivery's message again, as a new delivery with the same message id and the same bytes.
-    pub async fn redeliver(
+    /// Lets a subscription try again whose circuit breaker tripped: one probe, then slowly more. Nothing changes where it
+    /// did not.
+    pub async fn reenable(
         &self,
         tenant: TenantId,
         id: SubscriptionId,
-        original: (DeliveryId, bool),
-        message: (MessageId, u64),
+        backlog: Backlog,
         meta: Meta,
-    ) -> Result<(DeliveryId, Done), EngineError> {
-        let delivery = self.context.clock.delivery_id();
-        let request = Redeliver {
-            original: original.0,
-            original_failed: original.1,
-            delivery,
-            message: message.0,
-            message_seq: message.1,
+    ) -> Result<Done, EngineError> {
+        let log = &self.context.log;
+        let shard = self.context.shard_of(tenant);
+        let (mode, skip_through) = match backlog {
+            Backlog::Drain => (ReenableMode::Drain, None),
+            Backlog::SkipBefore(moment) => {
+                let position = execute::end_before(log.reader(), shard, moment).await?;
+                (ReenableMode::SkipBefore, Some(position.seq))
+            }
+            Backlog::Discard => (ReenableMode::Discard, Some(log.head(shard))),
         };
-        let done = self.subscription(tenant, id, Command::Redeliver(request), meta).await?;
-        Ok((delivery, done))
+        let leaving = Leaving { gone_through: log.floor(shard) };
+        self.subscription(tenant, id, Command::Reenable { mode, skip_through, leaving }, meta).await
     }
 
     /// Deletes a subscription, and its secrets with it.

@@ -9,11 +9,14 @@
 //! - A subscription that cannot take its matches holds up nobody: if it lost one (it failed and rests), or has its share
 //!   of the credits under way (it takes long to load), it is remembered as behind, and led through the log by itself,
 //!   one page at a time. The checkpoint waits for it.
+//! - A subscription whose circuit is open is told nothing: its matches wait in the log, behind the number that the event
+//!   of the trip gives. The checkpoint passes them; once the way is open the subscription is led from there.
 //! - What cannot be read holds up nobody but those it concerns: for an event of a subscription's own life that
 //!   subscription, for a message the subscriptions of its tenant that were enabled there. They are behind, and go on
 //!   from there when it can be read, which is tried now and then.
 
 mod entries;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,18 +25,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use self::entries::{Concern, Entry};
+use self::table::{Batches, Block, Table};
 use super::Context;
 use super::quarantine::Holder;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
-use crate::codec;
-use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
-use crate::domain::filter::{self, EventType, Filter};
-use crate::domain::id::{MessageId, SubscriptionId, TenantId};
-use crate::domain::subscription::{Match, Matches, Settings};
+use crate::domain::id::{MessageId, SubscriptionId};
+use crate::domain::subscription::{Match, Matches};
 use crate::event_store::{Position, ReadError, StreamName};
-use crate::execute::{LoadError, MATCHER, Unreadable, subscription_of, subscription_stream};
+use crate::execute::{LoadError, MATCHER, Unreadable};
 
 /// Events read at a time.
 const PAGE: usize = 500;
@@ -43,6 +43,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(500);
 const SAVES_A_SECOND: u32 = 16;
 /// How long a subscription that lost matches is left alone.
 const RETRY_LOST_AFTER: Duration = Duration::from_secs(2);
+/// How long one is left alone that has no room, if it does not say earlier that it has.
+const RETRY_FULL_AFTER: Duration = Duration::from_secs(60);
 /// How long those are left alone who wait for an event that cannot be read.
 const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(300);
 /// One subscription may hold this part of the credits.
@@ -68,7 +70,7 @@ pub(super) enum MatcherError {
 /// Proof that matches became durable. Dropped without that, it says that they were lost.
 pub(super) struct MatchAck {
     batch: Batch,
-    durable: bool,
+    outcome: fn(Batch) -> Verdict,
     verdicts: mpsc::UnboundedSender<Verdict>,
     _credits: OwnedSemaphorePermit,
 }
@@ -80,21 +82,48 @@ struct Batch {
     first_seq: u64,
 }
 
-struct Verdict {
-    batch: Batch,
-    durable: bool,
+enum Verdict {
+    Durable(Batch),
+    Lost(Batch),
+    /// Lost, since the subscription has no room for more.
+    Full(Batch),
+    /// It has room again.
+    Room(SubscriptionId),
+}
+
+/// A subscription has no room for matches. Dropped, it says that there is room again.
+pub(super) struct Room {
+    subscription: SubscriptionId,
+    verdicts: mpsc::UnboundedSender<Verdict>,
 }
 
 impl MatchAck {
     pub(super) fn durable(mut self) {
-        self.durable = true;
+        self.outcome = Verdict::Durable;
+    }
+
+    /// Puts the matches back for a long time, or until a [`Room`] is dropped.
+    pub(super) fn full(mut self) {
+        self.outcome = Verdict::Full;
+    }
+
+    /// For whoever is about to have no room.
+    pub(super) fn room(&self) -> Room {
+        Room { subscription: self.batch.subscription, verdicts: self.verdicts.clone() }
     }
 }
 
 impl Drop for MatchAck {
     fn drop(&mut self) {
         // Bounded by the credits, which are given back only after this.
-        drop(self.verdicts.send(Verdict { batch: self.batch, durable: self.durable }));
+        drop(self.verdicts.send((self.outcome)(self.batch)));
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // Bounded by the subscriptions: each has one at most.
+        drop(self.verdicts.send(Verdict::Room(self.subscription)));
     }
 }
 
@@ -201,6 +230,9 @@ impl<'a> Matcher<'a> {
     async fn follow(mut self) -> Result<(), MatcherError> {
         let blocked = std::mem::take(&mut self.table.blocked);
         self.leave_behind(blocked);
+        // Told of before the checkpoint, which no trip passes that was not led to its end.
+        self.table.tripped.clear();
+        self.table.freed.clear();
         let mut head = self.context.log.watch(self.position.shard);
         loop {
             let news = self.position.seq < *head.borrow_and_update() && self.read_page().await?;
@@ -236,6 +268,13 @@ impl<'a> Matcher<'a> {
             self.table.read(entry, &mut batches);
         }
         let blocked = std::mem::take(&mut self.table.blocked);
+        let freed = std::mem::take(&mut self.table.freed);
+        for subscription in self.table.tripped.drain(..).chain(freed.keys().copied()) {
+            // Whatever was found or lost of it before: it is led from where it tripped.
+            batches.0.remove(&subscription);
+            self.behind.remove(&subscription);
+            self.cast_through.remove(&subscription);
+        }
         for (subscription, mut found) in batches.0 {
             if self.behind.contains_key(&subscription) {
                 continue;
@@ -250,6 +289,9 @@ impl<'a> Matcher<'a> {
             }
         }
         self.leave_behind(blocked);
+        for (subscription, from) in freed {
+            self.behind.entry(subscription).or_insert(Behind { from, next_at: Instant::now(), blocked: None });
+        }
         self.position.seq = last.seq;
         Ok(true)
     }
@@ -297,7 +339,7 @@ impl<'a> Matcher<'a> {
         };
         let batch = Batch { subscription, first_seq: *first_seq };
         self.outstanding.insert(batch, found.len());
-        let ack = MatchAck { batch, durable: false, verdicts: self.verdict_sender.clone(), _credits: credits };
+        let ack = MatchAck { batch, outcome: Verdict::Lost, verdicts: self.verdict_sender.clone(), _credits: credits };
         let new = |(message, message_seq): &(MessageId, u64)| Match {
             delivery: self.context.clock.delivery_id(),
             message: *message,
@@ -314,16 +356,31 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    fn judge(&mut self, Verdict { batch, durable }: &Verdict) {
-        self.outstanding.remove(*batch);
-        if !durable {
-            self.cast_through.remove(&batch.subscription);
-            let next_at = Instant::now() + RETRY_LOST_AFTER;
-            let new = Behind { from: batch.first_seq, next_at, blocked: None };
-            let behind = self.behind.entry(batch.subscription).or_insert(new);
-            behind.from = behind.from.min(batch.first_seq);
-            behind.next_at = next_at;
+    fn judge(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Durable(batch) => self.outstanding.remove(*batch),
+            Verdict::Lost(batch) => self.put_back(*batch, RETRY_LOST_AFTER),
+            Verdict::Full(batch) => self.put_back(*batch, RETRY_FULL_AFTER),
+            Verdict::Room(subscription) => {
+                if let Some(behind) = self.behind.get_mut(subscription).filter(|behind| behind.blocked.is_none()) {
+                    behind.next_at = Instant::now();
+                }
+            }
         }
+    }
+
+    fn put_back(&mut self, batch: Batch, rest: Duration) {
+        self.outstanding.remove(batch);
+        self.cast_through.remove(&batch.subscription);
+        // Its circuit is open: it is led from where it tripped, when the time has come.
+        if self.table.held.contains_key(&batch.subscription) {
+            return;
+        }
+        let next_at = Instant::now() + rest;
+        let new = Behind { from: batch.first_seq, next_at, blocked: None };
+        let behind = self.behind.entry(batch.subscription).or_insert(new);
+        behind.from = behind.from.min(batch.first_seq);
+        behind.next_at = next_at;
     }
 
     /// Every match at or before this position is durable.
@@ -416,139 +473,5 @@ impl<'a> Matcher<'a> {
         let room = self.share().min(found.len());
         self.cast(subscription, &found[..room]).await;
         Ok(found.get(room).map_or(led, |(_, from)| Led { from: *from, blocked: None }))
-    }
-}
-
-/// Matches found in one page, by subscription, each in log order.
-#[derive(Default)]
-struct Batches(HashMap<SubscriptionId, Vec<(MessageId, u64)>>);
-
-/// Everybody's filters as of a position.
-#[derive(Default)]
-struct Table {
-    settings: HashMap<SubscriptionId, Settings>,
-    by_tenant: HashMap<TenantId, BTreeSet<SubscriptionId>>,
-    /// Those who have met an event that cannot be read, until they are taken from here.
-    blocked: BTreeMap<SubscriptionId, Block>,
-}
-
-/// An event that cannot be read, and where somebody met it.
-struct Block {
-    from: u64,
-    event: Arc<Unreadable>,
-}
-
-impl Table {
-    async fn as_of(context: &Context, position: Position) -> Result<Self, ReadError> {
-        let mut table = Self::default();
-        let mut after: Option<(String, u64)> = None;
-        loop {
-            let behind = after.as_ref().map(|(stream, version)| (stream.as_str(), *version));
-            let (page, unreadable) = entries::lives(&context.log, position, behind, PAGE).await?;
-            for entry in page.iter().filter_map(|recorded| Entry::of(recorded).ok()) {
-                table.read(&entry, &mut Batches::default());
-            }
-            after = match (page.last(), unreadable) {
-                (Some(last), _) => Some((last.stream.clone(), last.version)),
-                (None, Some(event)) => {
-                    // The rest of its stream says nothing without it.
-                    let past = (event.stream.clone(), LAST_VERSION);
-                    if let Some(subscription) = subscription_of(&event.stream) {
-                        table.lose(subscription, event.position.seq, &event);
-                    }
-                    Some(past)
-                }
-                (None, None) => return Ok(table),
-            };
-        }
-    }
-
-    /// What one subscription's filters are; `None` if it has been deleted since: it owes nothing any more.
-    async fn of_one(context: &Context, id: SubscriptionId, position: Position) -> Result<Option<Self>, LoadError> {
-        let mut table = Self::default();
-        let stream = subscription_stream(id);
-        let mut version = 0;
-        loop {
-            let page = context.log.read_stream(&stream, version + 1, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(Some(table)) };
-            version = last.version;
-            for recorded in &page {
-                let event = codec::decode(recorded);
-                if let Ok(Event::Subscription(SubscriptionEvent::Deleted(_))) = event {
-                    return Ok(None);
-                }
-                if recorded.position <= position
-                    && let Event::Subscription(event) = event?
-                {
-                    table.learn(id, &event);
-                }
-            }
-        }
-    }
-
-    /// Reads one event of the log: remembers a subscription's change, or notes who matches a message. What cannot be
-    /// read blocks those it concerns, and no others.
-    fn read(&mut self, Entry { seq, concern }: &Entry, batches: &mut Batches) {
-        match concern {
-            Concern::Subscription(id, Ok(event)) => self.learn(*id, event),
-            Concern::Subscription(id, Err(unreadable)) => self.lose(*id, *seq, unreadable),
-            Concern::Messages(_, Ok(MessageEvent::Published(message))) => {
-                for subscription in self.matching(message.tenant, &message.event_type) {
-                    batches.0.entry(subscription).or_default().push((message.message, *seq));
-                }
-            }
-            Concern::Messages(tenant, Err(unreadable)) => self.block(*tenant, *seq, unreadable),
-            Concern::Messages(_, Ok(MessageEvent::PeriodOpened(_))) | Concern::Nobody => {}
-        }
-    }
-
-    /// The same for a table of one subscription.
-    fn read_for(&mut self, only: SubscriptionId, entry: &Entry, batches: &mut Batches) {
-        match &entry.concern {
-            Concern::Subscription(id, _) if *id != only => {}
-            Concern::Subscription(..) | Concern::Messages(..) | Concern::Nobody => self.read(entry, batches),
-        }
-    }
-
-    /// What a subscription wants is not known from here on.
-    fn lose(&mut self, subscription: SubscriptionId, seq: u64, unreadable: &Unreadable) {
-        self.settings.remove(&subscription);
-        self.blocked.entry(subscription).or_insert_with(|| Block { from: seq, event: Arc::new(unreadable.clone()) });
-    }
-
-    /// Who may have matched a message that cannot be read.
-    fn block(&mut self, tenant: TenantId, seq: u64, unreadable: &Unreadable) {
-        let event = Arc::new(unreadable.clone());
-        for id in self.by_tenant.get(&tenant).into_iter().flatten() {
-            if self.settings.get(id).is_some_and(|settings| settings.enabled) {
-                self.blocked.entry(*id).or_insert_with(|| Block { from: seq, event: Arc::clone(&event) });
-            }
-        }
-    }
-
-    fn matching(&self, tenant: TenantId, event_type: &EventType) -> impl Iterator<Item = SubscriptionId> {
-        let accepts = |filters: &[Filter]| filter::matches_any(filters, event_type);
-        self.by_tenant.get(&tenant).into_iter().flatten().copied().filter(move |id| {
-            self.settings.get(id).is_some_and(|settings| settings.enabled && accepts(&settings.filters))
-        })
-    }
-
-    fn learn(&mut self, id: SubscriptionId, event: &SubscriptionEvent) {
-        if let SubscriptionEvent::Created(created) = event {
-            self.by_tenant.entry(created.tenant).or_default().insert(id);
-            self.settings.insert(id, Settings::created(created));
-            return;
-        }
-        if let SubscriptionEvent::Deleted(_) = event {
-            if let Some(settings) = self.settings.remove(&id)
-                && let Some(ids) = self.by_tenant.get_mut(&settings.tenant)
-            {
-                ids.remove(&id);
-            }
-            return;
-        }
-        if let Some(settings) = self.settings.get_mut(&id) {
-            settings.evolve(event);
-        }
     }
 }

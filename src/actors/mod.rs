@@ -42,7 +42,7 @@ use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
-pub use engine::{Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use engine::{Backlog, Done, Engine, EngineError, NewSubscription, Published, TestReport};
 pub use janitor::{Applied, Retention};
 pub use quarantine::{Held, Quarantined};
 pub use root::{Running, start};
@@ -57,6 +57,9 @@ pub struct Config {
     pub max_attempts: usize,
     /// Attempts under way at one time for one subscription. Default: 16.
     pub max_attempts_per_subscription: usize,
+    /// Deliveries of one subscription that are open at one time; further matches wait in the log until half of them have
+    /// ended. Where the last attempt failed it is an eighth of this. Default: 2048.
+    pub max_open_deliveries: usize,
     /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
     pub idle_after_ms: u64,
     /// Matches that may be on their way to subscriptions and not yet durable, of all shards together. Default: 8000.
@@ -76,6 +79,7 @@ impl Default for Config {
             regions: 16,
             max_attempts: 512,
             max_attempts_per_subscription: 16,
+            max_open_deliveries: 2_048,
             idle_after_ms: 120_000,
             match_credits: 8_000,
             intake_queue: 4_096,

@@ -6,26 +6,32 @@
 //!   writes its wake-up before it sends anything: while the log cannot be written, nobody gets what cannot be recorded.
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
-use std::collections::{HashMap, VecDeque};
+mod gate;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::gate::{Effect, Gate};
 use super::engine::{Done, EngineError};
-use super::matcher::MatchAck;
+use super::matcher::{MatchAck, Room};
 use super::region::{RegionMessage, Regions};
 use super::timers::Generation;
 use super::{Context, attempt};
+use crate::domain::circuit::Allowance;
 use crate::domain::event::{Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Leaving, Life, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
 
 /// The least number of events for which one that leaves memory saves its state.
 const SNAPSHOT_AT_REST: u64 = 21;
+/// An endpoint that is unwell may have this part of the open deliveries.
+const UNWELL: usize = 8;
 
 /// What the actor is told.
 pub(super) enum SubscriptionMessage {
@@ -86,6 +92,10 @@ pub(super) struct State {
     target: watch::Sender<Option<Arc<attempt::Target>>>,
     generation: Generation,
     armed: Option<Timestamp>,
+    /// No attempt begins before this while the endpoint recovers.
+    begin_at: Timestamp,
+    /// Held while further matches have to wait in the log; letting go of it tells the matcher that there is room.
+    room: Option<Room>,
     /// The durable wake-up, as far as this actor knows it.
     wakeup: Wakeup,
 }
@@ -104,45 +114,6 @@ enum Wakeup {
     At(Option<Timestamp>),
 }
 
-/// Effects wait here until the appends before them are durable.
-#[derive(Default)]
-struct Gate {
-    appended: u64,
-    waiting: VecDeque<Waiting>,
-    /// Versions of the two streams up to which everything is durable.
-    life_version: u64,
-    deliveries_version: u64,
-}
-
-struct Waiting {
-    append: u64,
-    life_version: u64,
-    deliveries_version: u64,
-    effect: Effect,
-}
-
-/// What may leave the actor.
-enum Effect {
-    Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
-    Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
-    Ack(MatchAck),
-    Flushed(mpsc::Sender<()>),
-    Nothing,
-}
-
-impl Effect {
-    fn release(self, position: Option<Position>) {
-        match self {
-            // A caller that has gone needs no answer.
-            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
-            Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
-            Self::Ack(ack) => ack.durable(),
-            Self::Flushed(waiter) => drop(waiter),
-            Self::Nothing => {}
-        }
-    }
-}
-
 impl Actor for SubscriptionActor {
     type Msg = SubscriptionMessage;
     type State = State;
@@ -150,11 +121,7 @@ impl Actor for SubscriptionActor {
 
     async fn pre_start(&self, me: ActorRef<Self::Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let loaded = execute::load_subscription(&arguments.context.log, arguments.id).await?;
-        let gate = Gate {
-            life_version: loaded.life_version,
-            deliveries_version: loaded.deliveries_version,
-            ..Gate::default()
-        };
+        let gate = Gate::of(&loaded);
         let never_created = loaded.life_version == 0;
         let mut state = State {
             // What was never created has nothing to send, and no shard to write to.
@@ -166,13 +133,15 @@ impl Actor for SubscriptionActor {
             target: watch::Sender::new(None),
             generation: 0,
             armed: None,
+            begin_at: Timestamp::from_ms(0),
+            room: None,
             // What was never created has no wake-up to be removed.
             wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
         };
         if !state.may_record {
             state.write_wakeup(&me)?;
         }
-        state.start_due();
+        state.proceed(&me)?;
         Ok(state)
     }
 
@@ -200,12 +169,29 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::Rest => return state.rest(&me),
             SubscriptionMessage::Flush(waiter) => state.gate.push(&state.loaded, Effect::Flushed(waiter)),
         }
-        state.start_due();
-        Ok(())
+        state.proceed(&me)
     }
 }
 
 impl State {
+    /// Does what is due.
+    fn proceed(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
+        self.probe(me)?;
+        self.start_due();
+        Ok(())
+    }
+
+    /// Lets an endpoint be tried again whose circuit is open, if it is time.
+    fn probe(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
+        let context = &self.arguments.context;
+        let at = context.clock.now();
+        if !self.may_record || self.loaded.state.circuit.probe_at().is_none_or(|probe_at| at < probe_at) {
+            return Ok(());
+        }
+        let leaving = Leaving { gone_through: context.log.floor(self.shard()?) };
+        self.carry_out(me, Command::Probe { leaving, at })
+    }
+
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
         let Request { tenant, command, meta, reply } = request;
         let foreign = self.loaded.state.life.tenant().is_some_and(|owner| owner != tenant);
@@ -232,8 +218,15 @@ impl State {
         matches: Matches,
         ack: MatchAck,
     ) -> Result<(), ActorProcessingErr> {
+        if self.loaded.state.open_count() >= self.most_open() {
+            self.room.get_or_insert_with(|| ack.room());
+            ack.full();
+            return Ok(());
+        }
         let events = match subscription::decide(&self.loaded.state, Command::Match(matches)) {
             Ok(events) => events,
+            // They are told again when the matcher has read that the circuit is not open any more.
+            Err(Refusal::CircuitOpen) => return Ok(()),
             // Dropping the proof makes the matcher read again from the first one that was lost.
             Err(refusal) => {
                 tracing::warn!(subscription.id = %self.arguments.id, "matches put back: {refusal}");
@@ -252,6 +245,12 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         self.attempt_ended(finished.delivery, finished.number);
         self.carry_out(me, Command::FinishAttempt(finished))
+    }
+
+    /// How many deliveries may be open before further matches have to wait in the log: few if the endpoint is unwell.
+    fn most_open(&self) -> usize {
+        let most = self.arguments.context.config.max_open_deliveries;
+        if self.loaded.state.circuit.is_well() { most } else { most.div_ceil(UNWELL) }
     }
 
     /// A command of our own, which nobody waits for.
@@ -293,6 +292,13 @@ impl State {
         }
     }
 
+    /// Lets the matcher go on once half of the room is free.
+    fn tell_of_room(&mut self) {
+        if self.room.is_some() && self.loaded.state.open_count() <= self.most_open() / 2 {
+            self.room = None;
+        }
+    }
+
     fn append(
         &mut self,
         me: &ActorRef<SubscriptionMessage>,
@@ -326,16 +332,18 @@ impl State {
         events: &[Event],
         meta: Option<&Meta>,
     ) -> Result<(), ActorProcessingErr> {
-        let (mut life, mut deliveries) = (Vec::new(), Vec::new());
-        for event in events {
+        // In the order in which the log will have them, so that whoever folds it has the same state.
+        let (deliveries, life): (Vec<_>, Vec<_>) = events.iter().partition(|event| matches!(event, Event::Delivery(_)));
+        for event in life.iter().chain(&deliveries) {
             self.loaded.evolve(event, now);
-            let new = execute::new_event(event, now, meta, None, &*self.arguments.context.clock);
-            match event {
-                Event::Delivery(_) => deliveries.push(new),
-                Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => life.push(new),
-            }
         }
-        self.withdraw_old_target();
+        let clock = &*self.arguments.context.clock;
+        let new = |events: Vec<&Event>| -> Vec<_> {
+            events.into_iter().map(|event| execute::new_event(event, now, meta, None, clock)).collect()
+        };
+        let (life, deliveries) = (new(life), new(deliveries));
+        self.withdraw_old_target(now);
+        self.tell_of_room();
         let writes = self.loaded.writes(self.arguments.id, lifetime, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
         let every = self.arguments.context.config.snapshot_every_events;
@@ -411,19 +419,21 @@ impl State {
         }
         let context = &self.arguments.context;
         let now = context.clock.now();
-        let free = context.config.max_attempts_per_subscription.saturating_sub(self.in_flight.len());
+        let free = self.may_begin(now);
+        let gate = &self.gate;
         let due: Vec<_> = self
             .loaded
             .state
             .due(now)
             .filter(|(delivery, open)| {
-                open.version <= self.gate.deliveries_version && !self.in_flight.contains_key(delivery)
+                open.version <= gate.deliveries_version && !self.in_flight.contains_key(delivery)
             })
             .take(free)
             .map(|(delivery, open)| (delivery, *open))
             .collect();
         if !due.is_empty() && self.set_target(now) {
             self.start_attempts(due);
+            self.pace(now);
         }
         self.arm(now);
     }
@@ -432,11 +442,11 @@ impl State {
         // What was never created owes nothing.
         let Ok(shard) = self.shard() else { return };
         for (delivery, open) in due {
-            let number = open.failures + 1;
+            let number = open.attempts() + 1;
             self.in_flight.insert(delivery, number);
             let Arguments { context, regions, id, .. } = &self.arguments;
             let message = Position { shard, seq: open.message_seq };
-            let due = attempt::Due { subscription: *id, delivery, number, message };
+            let due = attempt::Due { subscription: *id, delivery, number, message, sequence: open.sequence };
             attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due);
         }
     }
@@ -458,9 +468,31 @@ impl State {
         true
     }
 
+    /// How many more attempts may begin now. While the endpoint recovers they are few, and follow one another slowly.
+    fn may_begin(&mut self, now: Timestamp) -> usize {
+        let Allowance { concurrent, per_second } = self.loaded.state.circuit.allowance();
+        let most = self.arguments.context.config.max_attempts_per_subscription;
+        let most = concurrent.map_or(most, |concurrent| most.min(concurrent as usize));
+        let free = most.saturating_sub(self.in_flight.len());
+        match per_second {
+            None => free,
+            Some(_) if self.begin_at > now => 0,
+            Some(_) => free.min(1),
+        }
+    }
+
+    /// When the next attempt may begin, now that one does.
+    fn pace(&mut self, now: Timestamp) {
+        if let Some(per_second @ 1..) = self.loaded.state.circuit.allowance().per_second {
+            self.begin_at = now.plus_ms((1_000 / per_second).into());
+        }
+    }
+
     /// Attempts that have not begun wait for settings that are decided to be durable, and find a new target then.
-    fn withdraw_old_target(&mut self) {
-        let revision = self.loaded.state.settings().ok().map(|settings| settings.revision);
+    fn withdraw_old_target(&mut self, now: Timestamp) {
+        let state = &self.loaded.state;
+        let sends = state.may_send() && state.circuit.hold_until.is_none_or(|until| until <= now);
+        let revision = state.settings().ok().filter(|_| sends).map(|settings| settings.revision);
         self.target.send_if_modified(|target| {
             let old = target.as_ref().is_some_and(|target| Some(target.revision) != revision);
             if old {
@@ -471,7 +503,9 @@ impl State {
     }
 
     fn arm(&mut self, now: Timestamp) {
-        let Some(due_at) = self.loaded.state.next_due_after(now) else { return };
+        // What is due already waits for its turn alone while the endpoint recovers.
+        let paced = (self.begin_at > now && self.in_flight.is_empty()).then_some(self.begin_at);
+        let Some(due_at) = self.loaded.state.next_due_after(now).into_iter().chain(paced).min() else { return };
         if self.armed == Some(due_at) {
             return;
         }
@@ -496,40 +530,5 @@ impl State {
         let message = RegionMessage::MayLeave { id: self.arguments.id, actor: me.get_id() };
         drop(self.arguments.region.cast(message));
         Ok(())
-    }
-}
-
-impl Gate {
-    /// Counts an append that is about to be sent, and remembers which versions its success makes durable.
-    fn next(&mut self, loaded: &Loaded) -> u64 {
-        self.appended += 1;
-        self.wait(loaded, Effect::Nothing);
-        self.appended
-    }
-
-    /// Lets the effect out when everything decided before it is durable: now, if it is.
-    fn push(&mut self, loaded: &Loaded, effect: Effect) {
-        if self.is_idle() { effect.release(None) } else { self.wait(loaded, effect) }
-    }
-
-    fn wait(&mut self, loaded: &Loaded, effect: Effect) {
-        self.waiting.push_back(Waiting {
-            append: self.appended,
-            life_version: loaded.life_version,
-            deliveries_version: loaded.deliveries_version,
-            effect,
-        });
-    }
-
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    fn open(&mut self, number: u64, appended: Appended) {
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.append <= number) {
-            self.life_version = waiting.life_version;
-            self.deliveries_version = waiting.deliveries_version;
-            waiting.effect.release((waiting.append == number).then_some(appended.last));
-        }
     }
 }

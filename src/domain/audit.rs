@@ -59,6 +59,14 @@ codes! {
     WebhookTestSent = "TENANT_WEBHOOK_TEST_SENT";
     /// Somebody asked for a delivery again.
     WebhookRedelivered = "TENANT_WEBHOOK_REDELIVERED";
+    /// A webhook's circuit breaker tripped: nothing is sent to it any more.
+    WebhookCircuitTripped = "TENANT_WEBHOOK_CIRCUIT_TRIPPED";
+    /// Somebody let a webhook try again whose circuit breaker had tripped.
+    WebhookCircuitReenabled = "TENANT_WEBHOOK_CIRCUIT_REENABLED";
+    /// A webhook whose circuit breaker had tripped tries again by itself.
+    WebhookCircuitProbing = "TENANT_WEBHOOK_CIRCUIT_PROBING";
+    /// A webhook's endpoint is well again: everything is sent as before.
+    WebhookCircuitClosed = "TENANT_WEBHOOK_CIRCUIT_CLOSED";
 }
 
 /// The URL without what stands behind its question mark, where receivers put tokens.

@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::circuit::{Circuit, TripCause};
 use super::filter::{EventType, Filter};
 use super::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
-use super::outcome::{FailureCode, Response};
+use super::outcome::{FailureClass, FailureCode, Response};
 use super::scope::Scope;
 use super::time::Timestamp;
 
@@ -145,6 +146,14 @@ pub enum SubscriptionEvent {
     TestSent(TestSent),
     /// A delivery was asked for again.
     RedeliveryRequested(RedeliveryRequested),
+    /// Its circuit breaker tripped: nothing is sent any more.
+    CircuitTripped(CircuitTripped),
+    /// Somebody let it try again.
+    CircuitReenabled(CircuitReenabled),
+    /// It tries again by itself.
+    CircuitProbing(CircuitProbing),
+    /// The endpoint is well again.
+    CircuitClosed(CircuitClosed),
     /// It is gone, and with it every delivery that had not ended.
     Deleted(SubscriptionDeleted),
 }
@@ -206,6 +215,17 @@ pub struct SubscriptionDisabled {
     /// In the words of whoever did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What made the system do it; absent if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<DisableCause>,
+}
+
+/// What makes the system disable a subscription. The words are stored in events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisableCause {
+    /// The endpoint answered that it wants nothing any more (410).
+    EndpointGone,
 }
 
 /// A subscription has a new signing secret.
@@ -250,6 +270,69 @@ pub struct RedeliveryRequested {
     pub message: MessageId,
 }
 
+/// The circuit breaker tripped: nothing is sent any more, and everything waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CircuitTripped {
+    /// Why.
+    pub cause: TripCause,
+    /// How many failures counted.
+    pub failures: u32,
+    /// The delivery whose attempt was the last of them.
+    pub delivery: DeliveryId,
+    /// Why that attempt failed.
+    pub code: FailureCode,
+    /// The same in a sentence.
+    pub detail: String,
+    /// Messages behind this number wait in the log, none of them scheduled yet.
+    pub matched_through: u64,
+    /// When it is tried again by itself; absent if somebody has to say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_at: Option<Timestamp>,
+    /// How often it has tried by itself in vain since it was last well.
+    #[serde(default)]
+    pub failed_probes: u32,
+}
+
+/// Somebody let a subscription try again whose circuit breaker had tripped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CircuitReenabled {
+    /// What becomes of everything that waited.
+    pub mode: ReenableMode,
+    /// Messages that waited, up to this number, are not delivered; absent if all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_through: Option<u64>,
+    /// How many deliveries were cancelled with them.
+    #[serde(default)]
+    pub cancelled: u64,
+    /// Messages that waited, up to this number, were older than messages are kept; absent if none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_through: Option<u64>,
+}
+
+/// What becomes of everything that waited. The words are stored in events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReenableMode {
+    /// Everything is delivered.
+    Drain,
+    /// What came before a moment is not delivered.
+    SkipBefore,
+    /// Nothing is delivered of what waited.
+    Discard,
+}
+
+/// A subscription tries again by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CircuitProbing {
+    /// As in [`CircuitReenabled`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_through: Option<u64>,
+}
+
+/// The endpoint is well again: everything is sent as before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CircuitClosed {}
+
 /// A subscription is gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SubscriptionDeleted {
@@ -270,6 +353,8 @@ pub enum DeliveryEvent {
     Exhausted(DeliveryExhausted),
     /// Its message is gone; the delivery has ended.
     Expired(DeliveryExpired),
+    /// Somebody did not want it any more; the delivery has ended.
+    Cancelled(DeliveryCancelled),
     /// What happened before need not be read any more.
     PeriodOpened(DeliveriesPeriodOpened),
     /// Goes on with the period's beginning, in the same append.
@@ -287,6 +372,10 @@ pub struct DeliveryScheduled {
     pub message_seq: u64,
     /// The subscription's revision when it was scheduled.
     pub revision: u64,
+    /// The message's place among all that the subscription has matched, from 1, without gaps. A repetition has that of
+    /// the first; absent in events from before there were such numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// The ended delivery that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redelivery_of: Option<DeliveryId>,
@@ -312,9 +401,16 @@ pub struct AttemptFailed {
     pub response: Option<Response>,
     /// The subscription's revision that it was sent under.
     pub revision: u64,
+    /// What that says about the endpoint.
+    pub class: FailureClass,
+    /// How many failed attempts the schedule counts now; a local failure need not be one.
+    pub failures: u32,
     /// When the next attempt is due; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
+    /// Nothing else is sent to the endpoint before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_until: Option<Timestamp>,
 }
 
 /// An attempt succeeded; the delivery has ended.
@@ -352,6 +448,13 @@ pub struct DeliveryExpired {
     pub reason: ExpiryReason,
 }
 
+/// Somebody did not want it any more; the delivery has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryCancelled {
+    /// The delivery.
+    pub delivery: DeliveryId,
+}
+
 /// Why a delivery cannot be attempted any more. The words are stored in events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -368,6 +471,12 @@ pub enum ExpiryReason {
 pub struct DeliveriesPeriodOpened {
     /// The highest number of a message that was matched.
     pub matched_through: u64,
+    /// The highest place that a matched message has got.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sequence: u64,
+    /// What is known of the endpoint's health; absent if nothing ill is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<Circuit>,
     /// Deliveries that have not ended, by the time of their next attempt.
     pub carried: Vec<CarriedDelivery>,
 }
@@ -392,6 +501,16 @@ pub struct CarriedDelivery {
     pub scheduled_at: Timestamp,
     /// When its next attempt is due.
     pub due_at: Timestamp,
-    /// Attempts that failed.
+    /// Attempts that failed and that the schedule counts.
     pub failures: u32,
+    /// Attempts that failed for a local reason and that it does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncounted: u32,
+    /// As it was scheduled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+}
+
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }

@@ -24,8 +24,22 @@ pub enum FailureCode {
     Aborted,
 }
 
+/// What a failed attempt says about the endpoint; the profile decides. The words are stored in events and shown by the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// It does not cope for the moment: tried again, and no reason to stop calling it (S23).
+    Soft,
+    /// It is broken or away: tried again, and counted.
+    Hard,
+    /// It wants nothing any more.
+    Gone,
+    /// Nothing: our own process or its rules kept the attempt from being made.
+    Local,
+}
+
 /// What the endpoint said, as far as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// HTTP status.
     pub status: u16,
@@ -35,6 +49,9 @@ pub struct Response {
     /// Whether the body was longer than the preview.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+    /// For how long the endpoint asked to be left alone (`Retry-After`), in seconds from its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
 }
 
 /// Why there is no usable answer, in one code and one sentence for the subscription's owner.

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::filter::Filter;
-use super::outcome::Response;
+use super::outcome::{Failure, FailureClass, FailureCode, Response};
 use super::time::Timestamp;
 
 /// How one kind of receiver wants its webhooks.
@@ -27,6 +27,14 @@ pub struct Profile {
     pub headers: Vec<Header>,
     /// Which statuses end a delivery well.
     pub success: Success,
+    /// What failures say about the endpoint (C18).
+    pub classes: Classes,
+    /// Whether an endpoint's `Retry-After` is heeded; absent: it is not.
+    #[serde(default)]
+    pub retry_after: Option<RetryAfter>,
+    /// When to stop calling an endpoint that is down; absent: never.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
     /// When to try again.
     pub retry: Retry,
     /// How the delays are spread.
@@ -99,6 +107,9 @@ pub enum HeaderValue {
     Type,
     /// When this attempt began, in Unix seconds (A27).
     AttemptedAt,
+    /// The message's place among all that the subscription has matched, from 1, without gaps: a receiver that finds one
+    /// missing has lost a message (S33). No header for a test.
+    Sequence,
     /// A fixed text.
     Text(String),
 }
@@ -165,6 +176,57 @@ pub enum Success {
     Exactly(Vec<u16>),
 }
 
+/// What failures say about the endpoint. What is named nowhere is hard, but for what our own process or its rules caused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classes {
+    /// Statuses of an endpoint that does not cope for the moment: they count for no circuit breaker (S23).
+    pub soft: Vec<u16>,
+    /// For how long nothing else is sent after such an answer, in milliseconds, when it does not say so itself.
+    pub soft_pause_ms: u64,
+    /// Statuses of an endpoint that wants nothing any more: they disable the subscription.
+    pub gone: Vec<u16>,
+}
+
+/// How an endpoint's `Retry-After` is heeded: a failure that has one is soft, and nothing else is sent before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryAfter {
+    /// The longest time that is heeded, in milliseconds.
+    pub cap_ms: u64,
+}
+
+/// When to stop calling an endpoint that is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// So many hard failures without a success between them (S22).
+    pub failures: u32,
+    /// Of at least so many deliveries: more than one, or a single message that cannot be taken trips it (S24).
+    pub deliveries: u32,
+    /// So many soft failures without a success between them.
+    pub soft_failures: u32,
+    /// Over at least so long, in milliseconds.
+    pub soft_over_ms: u64,
+    /// When it tries again by itself; absent: never (S22).
+    #[serde(default)]
+    pub probe: Option<Probe>,
+}
+
+/// When a circuit breaker that has tripped tries again by itself: each time after anything between no delay and this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The first delay, in milliseconds.
+    pub base_ms: u64,
+    /// How many times longer the next one is.
+    pub factor: u64,
+    /// The longest one.
+    pub cap_ms: u64,
+    /// So many in vain, and only somebody can let it try again.
+    pub attempts: u32,
+}
+
 /// When to try again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -195,10 +257,14 @@ pub enum Retry {
 pub enum Jitter {
     /// Exactly the delay.
     None,
+    /// Evenly between nothing and the delay.
+    Full,
     /// Evenly between half the delay and the delay.
     Equal,
     /// Evenly between the delay and a tenth more: never earlier than published.
     Additive,
+    /// Evenly between so many percent less and as many more, 1 to 100.
+    Proportional(u8),
 }
 
 /// What filters a subscription may have.
@@ -295,6 +361,25 @@ impl Profile {
         }
     }
 
+    /// What an exchange means: nothing ill, or what it says about the endpoint.
+    pub fn judge(&self, result: &Result<Response, Failure>) -> Result<(), FailureClass> {
+        match result {
+            Ok(response) if self.accepts(response) => Ok(()),
+            Ok(Response { status, .. }) if self.classes.gone.contains(status) => Err(FailureClass::Gone),
+            Ok(Response { status, .. }) if self.classes.soft.contains(status) => Err(FailureClass::Soft),
+            Ok(Response { retry_after_s: Some(_), .. }) if self.retry_after.is_some() => Err(FailureClass::Soft),
+            Ok(_) => Err(FailureClass::Hard),
+            Err(Failure { code: FailureCode::Blocked | FailureCode::Aborted, .. }) => Err(FailureClass::Local),
+            Err(_) => Err(FailureClass::Hard),
+        }
+    }
+
+    /// For how long the endpoint wants to be left alone, as far as this profile heeds that, in milliseconds.
+    pub fn asked_ms(&self, response: Option<&Response>) -> Option<u64> {
+        let asked_s = response?.retry_after_s?;
+        Some(asked_s.saturating_mul(1_000).min(self.retry_after?.cap_ms))
+    }
+
     /// Attempts in all.
     pub fn max_attempts(&self) -> u32 {
         match &self.retry {
@@ -304,37 +389,63 @@ impl Profile {
     }
 
     /// When to try again after the given number of failed attempts, the last of which ended at `ended_at`; `None`
-    /// when the schedule has come to its end. `random` spreads the delay.
+    /// when the schedule has come to its end. `random` spreads the delay. An endpoint that `asked` to be left alone is,
+    /// and then the time is spread over a tenth more.
     pub fn retry_at(
         &self,
         failures: u32,
         scheduled_at: Timestamp,
         ended_at: Timestamp,
+        asked_ms: Option<u64>,
         random: u64,
     ) -> Option<Timestamp> {
+        let delay_ms = self.retry.delay_ms(failures)?;
+        let planned = ended_at.plus_ms(self.jitter.spread(delay_ms, random));
+        let asked = asked_ms.map(|ms| ended_at.plus_ms(Jitter::Additive.spread(ms, random)));
+        let due = asked.map_or(planned, |asked| asked.max(planned));
         match &self.retry {
-            Retry::List { delays_ms } => {
-                let delay = *delays_ms.get(failures.checked_sub(1)? as usize)?;
-                Some(ended_at.plus_ms(self.jitter.spread(delay, random)))
-            }
-            Retry::Exponential { base_ms, factor, cap_ms, attempts, window_ms } => {
-                if failures == 0 || failures >= *attempts {
-                    return None;
-                }
-                let delay = base_ms.saturating_mul(factor.saturating_pow(failures - 1)).min(*cap_ms);
-                let due = ended_at.plus_ms(self.jitter.spread(delay, random));
-                (due <= scheduled_at.plus_ms(*window_ms)).then_some(due)
+            Retry::Exponential { window_ms, .. } if due > scheduled_at.plus_ms(*window_ms) => None,
+            Retry::Exponential { .. } | Retry::List { .. } => Some(due),
+        }
+    }
+}
+
+impl Retry {
+    /// The delay behind so many failed attempts; `None` if there is no further attempt.
+    fn delay_ms(&self, failures: u32) -> Option<u64> {
+        let before = failures.checked_sub(1)?;
+        match self {
+            Self::List { delays_ms } => delays_ms.get(before as usize).copied(),
+            Self::Exponential { base_ms, factor, cap_ms, attempts, .. } => {
+                (failures < *attempts).then(|| grown(*base_ms, *factor, before).min(*cap_ms))
             }
         }
     }
+}
+
+impl Probe {
+    /// When to try by itself after so many tries in vain; `None` if they were enough.
+    pub fn next_at(&self, failed: u32, now: Timestamp, random: u64) -> Option<Timestamp> {
+        let delay_ms = grown(self.base_ms, self.factor, failed).min(self.cap_ms);
+        (failed < self.attempts).then(|| now.plus_ms(Jitter::Full.spread(delay_ms, random)))
+    }
+}
+
+fn grown(base_ms: u64, factor: u64, times: u32) -> u64 {
+    base_ms.saturating_mul(factor.saturating_pow(times))
 }
 
 impl Jitter {
     fn spread(self, delay_ms: u64, random: u64) -> u64 {
         match self {
             Self::None => delay_ms,
+            Self::Full => random % delay_ms.saturating_add(1),
             Self::Equal => delay_ms / 2 + random % (delay_ms - delay_ms / 2 + 1),
             Self::Additive => delay_ms.saturating_add(random % (delay_ms / 10 + 1)),
+            Self::Proportional(percent) => {
+                let most = delay_ms.saturating_mul(percent.into()) / 100;
+                (delay_ms - most.min(delay_ms)).saturating_add(random % most.saturating_mul(2).saturating_add(1))
+            }
         }
     }
 }
@@ -348,7 +459,7 @@ mod tests {
     fn delays(profile: &str, random: u64) -> Vec<u64> {
         let profile = find(profile).unwrap();
         (1..)
-            .map_while(|failures| profile.retry_at(failures, START, START, random))
+            .map_while(|failures| profile.retry_at(failures, START, START, None, random))
             .map(|due| due.ms_since(START))
             .collect()
     }
@@ -377,8 +488,8 @@ mod tests {
         // S21
         let profile = find("axissynapse-v1").unwrap();
         let late = START.plus_ms(3_600_000 - 1_000);
-        assert_eq!(profile.retry_at(1, START, late, 0), None);
-        assert!(profile.retry_at(1, START, START, 0).is_some());
+        assert_eq!(profile.retry_at(1, START, late, None, 0), None);
+        assert!(profile.retry_at(1, START, START, None, 0).is_some());
     }
 
     #[test]
@@ -392,7 +503,7 @@ mod tests {
     #[test]
     fn axie_counts_only_200_as_success_and_the_others_any_2xx() {
         // A30, S19, C1
-        let answer = |status| Response { status, preview: String::new(), truncated: false };
+        let answer = |status| Response { status, ..Response::default() };
         for (status, axie, others) in [
             (200, true, true),
             (202, false, true),

@@ -27,6 +27,8 @@ pub struct Content<'a> {
     pub tenant: &'a str,
     /// The publisher's data as canonical JSON.
     pub data: &'a str,
+    /// The message's place among all that the subscription has matched; `None` for a test.
+    pub sequence: Option<u64>,
 }
 
 /// The body: the profile's envelope around the data.
@@ -66,14 +68,15 @@ pub fn headers(
     let timestamp = attempted_at.as_seconds().to_string();
     let id = content.message.to_string();
     let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
-    headers.extend(profile.headers.iter().map(|header| {
+    headers.extend(profile.headers.iter().filter_map(|header| {
         let value = match &header.value {
             HeaderValue::MessageId => id.clone(),
             HeaderValue::Type => content.event_type.to_string(),
             HeaderValue::AttemptedAt => timestamp.clone(),
+            HeaderValue::Sequence => content.sequence?.to_string(),
             HeaderValue::Text(text) => text.clone(),
         };
-        (header.name.clone(), value)
+        Some((header.name.clone(), value))
     }));
     headers.extend(profile.signatures.iter().map(|scheme| {
         let signers = if scheme.overlap { secrets } else { &secrets[..secrets.len().min(1)] };
@@ -167,7 +170,7 @@ mod tests {
     const AT: Timestamp = Timestamp::from_ms(1_763_894_415_483);
 
     fn content<'a>(event_type: &'a EventType, tenant: &'a str, data: &'a str) -> Content<'a> {
-        Content { message: MessageId::from_parts(1, 1), event_type, occurred_at: AT, tenant, data }
+        Content { message: MessageId::from_parts(1, 1), event_type, occurred_at: AT, tenant, data, sequence: Some(7) }
     }
 
     fn secret() -> Secret {

@@ -6,26 +6,31 @@
 //! - A message is scheduled at most once: positions at or below the highest matched one are ignored.
 //! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
 //! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
+//! - While its circuit is open nothing is due and no further match is scheduled: those wait in the log, behind the number
+//!   up to which everything was matched, and are told again when the way is open.
 //! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
 mod deliveries;
+mod health;
 mod history;
 mod settings;
 
 pub use deliveries::{Deliveries, Open};
+pub use health::Leaving;
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use settings::{SecretVersion, Settings};
 
 use serde::{Deserialize, Serialize};
 
+use super::circuit::{Circuit, Opened};
 use super::event::{
-    AttemptFailed, Change, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled, DeliverySucceeded,
-    Event, ExpiryReason, RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
+    Change, CircuitTripped, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExpired, DeliveryScheduled,
+    DeliverySucceeded, Event, ExpiryReason, RedeliveryRequested, ReenableMode, SecretRotated, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
 };
 use super::filter::Filter;
 use super::id::{DeliveryId, MessageId, SecretId, TenantId};
-use super::outcome::{Exchange, FailureCode};
+use super::outcome::Exchange;
 use super::profile::{self, FiltersRefused, Redelivery, UnknownProfile};
 use super::time::Timestamp;
 use crate::error_code::ErrorCode;
@@ -41,6 +46,8 @@ pub struct Subscription {
     pub life: Life,
     /// What it owes.
     pub deliveries: Deliveries,
+    /// How well its endpoint is.
+    pub circuit: Circuit,
 }
 
 /// From nothing to gone.
@@ -100,6 +107,22 @@ pub enum Command {
     FinishAttempt(Finished),
     /// Owe a message again.
     Redeliver(Redeliver),
+    /// Try again by hand, after the circuit breaker tripped.
+    Reenable {
+        /// What becomes of everything that waited.
+        mode: ReenableMode,
+        /// Messages that waited, up to this number, are not delivered.
+        skip_through: Option<u64>,
+        /// What else the decision needs.
+        leaving: Leaving,
+    },
+    /// Try again without anybody's doing, if it is time.
+    Probe {
+        /// What the decision needs.
+        leaving: Leaving,
+        /// Now.
+        at: Timestamp,
+    },
     /// Give up a delivery whose message is gone.
     Expire {
         /// The delivery.
@@ -184,6 +207,10 @@ pub struct Redeliver {
     pub message: MessageId,
     /// Its number in the shard's log.
     pub message_seq: u64,
+    /// Its place among all that the subscription has matched.
+    pub sequence: Option<u64>,
+    /// Whether it may wait while the circuit is open.
+    pub queue: bool,
 }
 
 /// Why a command is refused.
@@ -229,6 +256,9 @@ pub enum Refusal {
     /// Nothing is sent while disabled.
     #[error("the webhook is disabled")]
     Disabled,
+    /// Nothing is sent while the circuit is open.
+    #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
+    CircuitOpen,
     /// A match between the last one seen and these was lost on the way: they would hide it.
     #[error("a match after message {after} is missing")]
     MatchMissing {
@@ -249,6 +279,7 @@ impl Refusal {
             Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
             Self::Profile(_) | Self::DescriptionTooLong(_) | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
             Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
+            Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
         }
     }
 }
@@ -263,7 +294,7 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
             false => vec![subscription(SubscriptionEvent::Enabled(SubscriptionEnabled {}))],
         }),
         Command::Disable { reason } => Ok(match state.settings()?.enabled {
-            true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason }))],
+            true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason, cause: None }))],
             false => vec![],
         }),
         Command::RotateSecret { secret, fingerprint, overlap_s, at } => {
@@ -271,7 +302,9 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::RecordTest(sent) => state.settings().map(|_| vec![subscription(SubscriptionEvent::TestSent(sent))]),
         Command::Match(matches) => schedule(state, &matches),
-        Command::FinishAttempt(finished) => finish(state, finished),
+        Command::FinishAttempt(finished) => health::finish(state, finished),
+        Command::Reenable { mode, skip_through, leaving } => health::reenable(state, mode, skip_through, leaving),
+        Command::Probe { leaving, at } => health::probe(state, leaving, at),
         Command::Redeliver(request) => redeliver(state, request),
         Command::Expire { delivery, reason } => {
             state.settings()?;
@@ -280,7 +313,8 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::OpenPeriod { gone_through } => {
             state.settings()?;
-            Ok(state.deliveries.open_period(gone_through).into_iter().map(Event::Delivery).collect())
+            let events = state.deliveries.open_period(gone_through, &state.circuit);
+            Ok(events.into_iter().map(Event::Delivery).collect())
         }
         Command::Delete { expected_revision } => {
             check_revision(state.settings()?, expected_revision)?;
@@ -366,50 +400,26 @@ fn schedule(state: &Subscription, matches: &Matches) -> Result<Vec<Event>, Refus
     if matches.after.is_some_and(|after| after > seen) {
         return Err(Refusal::MatchMissing { after: seen });
     }
-    let owe = |matched: &Match| {
+    // They wait in the log, from where on the event says that tells of the trip.
+    if state.circuit.is_open() {
+        return Err(Refusal::CircuitOpen);
+    }
+    let owe = |(matched, sequence): (&Match, u64)| {
         Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
             delivery: matched.delivery,
             message: matched.message,
             message_seq: matched.message_seq,
             revision: settings.revision,
+            sequence: Some(sequence),
             redelivery_of: None,
         }))
     };
-    Ok(matches.found.iter().filter(|matched| matched.message_seq > seen).map(owe).collect())
-}
-
-fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
-    let Finished { delivery, number, revision, started_at, ended_at, exchange, random } = finished;
-    let settings = state.settings()?;
-    let open = state
-        .deliveries
-        .open
-        .get(&delivery)
-        .filter(|open| open.failures + 1 == number)
-        .ok_or(Refusal::NotPending(delivery))?;
-    let profile = profile::find(&settings.profile)?;
-    let latency_ms = exchange.latency_ms;
-    let (code, detail, response) = match exchange.result {
-        Ok(response) if profile.accepts(&response) => {
-            let succeeded = DeliverySucceeded { delivery, number, started_at, latency_ms, response, revision };
-            return Ok(vec![Event::Delivery(DeliveryEvent::Succeeded(succeeded))]);
-        }
-        Ok(response) => {
-            (FailureCode::Status, format!("the endpoint answered with status {}", response.status), Some(response))
-        }
-        Err(failure) => (failure.code, failure.detail, None),
-    };
-    let due_at = profile.retry_at(number, open.scheduled_at, ended_at, random);
-    let failed = AttemptFailed { delivery, number, started_at, latency_ms, code, detail, response, revision, due_at };
-    let mut events = vec![Event::Delivery(DeliveryEvent::AttemptFailed(failed))];
-    if due_at.is_none() {
-        events.push(Event::Delivery(DeliveryEvent::Exhausted(DeliveryExhausted { delivery, attempts: number })));
-    }
-    Ok(events)
+    let new = matches.found.iter().filter(|matched| matched.message_seq > seen);
+    Ok(new.zip(state.deliveries.sequence + 1..).map(owe).collect())
 }
 
 fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Refusal> {
-    let Redeliver { original, original_failed, delivery, message, message_seq } = request;
+    let Redeliver { original, original_failed, delivery, message, message_seq, sequence, queue } = request;
     let settings = state.settings()?;
     let profile = profile::find(&settings.profile)?;
     if state.deliveries.open.contains_key(&original) {
@@ -417,6 +427,9 @@ fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Ref
     }
     if !settings.enabled {
         return Err(Refusal::Disabled);
+    }
+    if state.circuit.is_open() && !queue {
+        return Err(Refusal::CircuitOpen);
     }
     match profile.redelivery {
         Redelivery::Failed if !original_failed => return Err(Refusal::Succeeded(original, profile.name.clone())),
@@ -430,6 +443,7 @@ fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Ref
             message,
             message_seq,
             revision,
+            sequence,
             redelivery_of: Some(original),
         })),
     ])
@@ -440,8 +454,11 @@ fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Ref
 /// `version` is the event's version in its stream.
 pub fn evolve(state: &mut Subscription, event: &Event, at: Timestamp, version: u64) {
     match event {
-        Event::Subscription(event) => state.evolve_life(event),
-        Event::Delivery(event) => state.deliveries.evolve(event, at, version),
+        Event::Subscription(event) => state.evolve_life(event, at),
+        Event::Delivery(event) => {
+            state.evolve_health(event);
+            state.deliveries.evolve(event, at, version);
+        }
         Event::Tenant(_) | Event::Message(_) => {}
     }
 }
@@ -455,30 +472,48 @@ impl Subscription {
         }
     }
 
-    /// Whether anything may be sent now.
+    /// Whether anything may be sent now, as far as people and the circuit breaker say.
     pub fn may_send(&self) -> bool {
-        self.settings().is_ok_and(|settings| settings.enabled)
+        self.settings().is_ok_and(|settings| settings.enabled) && !self.circuit.is_open()
     }
 
     /// What is due at `now`, the oldest first. The same question after a restart has the same answer.
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (DeliveryId, &Open)> {
-        let agenda = if self.may_send() { Some(self.deliveries.agenda.iter()) } else { None };
+        let held = self.circuit.hold_until.is_some_and(|until| now < until);
+        let agenda = if self.may_send() && !held { Some(self.deliveries.agenda.iter()) } else { None };
+        let probing = self.circuit.is_probing();
         agenda
             .into_iter()
             .flatten()
-            .take_while(move |(due_at, _)| *due_at <= now)
+            .take(if probing { 1 } else { usize::MAX })
+            .take_while(move |(due_at, _)| probing || *due_at <= now)
             .map(|(_, delivery)| (*delivery, &self.deliveries.open[delivery]))
     }
 
-    /// When something is due next; `None` if nothing is owed or nothing may be sent.
+    /// When something is to be done next; `None` if nothing is owed or nothing may be sent.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.deliveries.agenda.first().map(|(due_at, _)| *due_at).filter(|_| self.may_send())
+        self.first_due(self.deliveries.agenda.first())
     }
 
-    /// The next due time that lies after `now`.
+    /// The next such time that lies after `now`.
     pub fn next_due_after(&self, now: Timestamp) -> Option<Timestamp> {
         let after = (now.plus_ms(1), DeliveryId::from_parts(0, 0));
-        self.deliveries.agenda.range(after..).next().map(|(due_at, _)| *due_at).filter(|_| self.may_send())
+        let waits = |at: &Timestamp| *at > now;
+        self.next_due().filter(waits).or_else(|| self.first_due(self.deliveries.agenda.range(after..).next()))
+    }
+
+    fn first_due(&self, first: Option<&(Timestamp, DeliveryId)>) -> Option<Timestamp> {
+        if !self.settings().is_ok_and(|settings| settings.enabled) {
+            return None;
+        }
+        if self.circuit.is_open() {
+            return self.circuit.probe_at();
+        }
+        let (due_at, _) = first?;
+        // A probe waits for nothing else, and one that waited for years is no later for it.
+        let due_at =
+            if self.circuit.is_probing() { self.circuit.hold_until.unwrap_or(Timestamp::from_ms(0)) } else { *due_at };
+        Some(self.circuit.hold_until.map_or(due_at, |until| until.max(due_at)))
     }
 
     /// The deliveries that have not ended, by the time of their next attempt, whether anything may be sent or not.
@@ -491,20 +526,55 @@ impl Subscription {
         self.deliveries.open.len()
     }
 
-    fn evolve_life(&mut self, event: &SubscriptionEvent) {
-        if let SubscriptionEvent::Created(created) = event {
-            self.life = Life::Live(Settings::created(created));
-            return;
-        }
-        if let SubscriptionEvent::Deleted(_) = event {
-            self.deliveries = Deliveries::default();
-            if let Life::Live(settings) = &self.life {
-                self.life = Life::Deleted(settings.tenant);
+    fn evolve_life(&mut self, event: &SubscriptionEvent, at: Timestamp) {
+        match event {
+            SubscriptionEvent::Created(created) => {
+                self.life = Life::Live(Settings::created(created));
+                return;
             }
-            return;
+            SubscriptionEvent::Deleted(_) => {
+                let tenant = self.life.tenant();
+                *self = Self { life: tenant.map_or(Life::Absent, Life::Deleted), ..Self::default() };
+                return;
+            }
+            SubscriptionEvent::CircuitTripped(tripped) => {
+                let &CircuitTripped { cause, probe_at, failed_probes, .. } = tripped;
+                self.circuit.trip(Opened { since: at, cause, probe_at, failed_probes });
+            }
+            SubscriptionEvent::CircuitReenabled(reenabled) => {
+                self.circuit.recover(false, at);
+                self.deliveries.pass_over(reenabled.skipped_through.max(reenabled.lost_through));
+            }
+            SubscriptionEvent::CircuitProbing(probing) => {
+                self.circuit.recover(true, at);
+                self.deliveries.pass_over(probing.lost_through);
+            }
+            SubscriptionEvent::CircuitClosed(_) => self.circuit.close(),
+            SubscriptionEvent::Updated(updated) if updated.url.is_some() => self.circuit.forget_run(),
+            SubscriptionEvent::Enabled(_) => self.circuit.forget_run(),
+            SubscriptionEvent::Updated(_)
+            | SubscriptionEvent::Disabled(_)
+            | SubscriptionEvent::SecretRotated(_)
+            | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::RedeliveryRequested(_) => {}
         }
         if let Life::Live(settings) = &mut self.life {
             settings.evolve(event);
+        }
+    }
+
+    fn evolve_health(&mut self, event: &DeliveryEvent) {
+        match event {
+            DeliveryEvent::AttemptFailed(failed) => self.circuit.fail(&failed.into()),
+            DeliveryEvent::Succeeded(DeliverySucceeded { started_at, .. }) => self.circuit.succeed(*started_at),
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { circuit, .. }) => {
+                self.circuit = circuit.clone().unwrap_or_default();
+            }
+            DeliveryEvent::Scheduled(_)
+            | DeliveryEvent::Exhausted(_)
+            | DeliveryEvent::Expired(_)
+            | DeliveryEvent::Cancelled(_)
+            | DeliveryEvent::Carried(_) => {}
         }
     }
 }

@@ -63,7 +63,7 @@ fn the_fifth_failure_exhausts_the_delivery_and_leaves_the_subscription_active() 
 #[test]
 fn an_attempt_without_an_answer_is_retried_like_any_other() {
     // A30
-    for code in [FailureCode::Timeout, FailureCode::Dns, FailureCode::Connect, FailureCode::Tls, FailureCode::Aborted] {
+    for code in [FailureCode::Timeout, FailureCode::Dns, FailureCode::Connect, FailureCode::Tls, FailureCode::Body] {
         let failure = Failure { code, detail: "why".into() };
         let events = given([created(), scheduled(D1, 7)]).when(finished(D1, 1, Err(failure))).decision.unwrap();
         let [Event::Delivery(DeliveryEvent::AttemptFailed(failed))] = events.as_slice() else { panic!("{events:?}") };
@@ -119,6 +119,7 @@ fn requested(original: DeliveryId) -> [Event; 2] {
         message: message(7),
         message_seq: 7,
         revision: 1,
+        sequence: None,
         redelivery_of: Some(original),
     };
     [

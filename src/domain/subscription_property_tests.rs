@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened};
+use crate::domain::circuit::Phase;
+use crate::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, ReenableMode};
 
 /// A step as chance draws it; what it names is found in the state when its turn comes.
 #[derive(Clone, Debug)]
@@ -18,7 +19,10 @@ pub(crate) enum Step {
     Test,
     Match { gap: Option<bool>, steps: Vec<u64> },
     Finish { which: usize, number_off: i32, status: Option<u16>, random: u64 },
-    Redeliver { which: usize, failed: bool },
+    Fail { times: usize, status: u16, random: u64 },
+    Reenable { skip: Option<u64>, gone: u64 },
+    Probe { gone: u64 },
+    Redeliver { which: usize, failed: bool, queue: bool },
     Expire { which: usize },
     OpenPeriod { gone: u64 },
     Delete,
@@ -51,7 +55,14 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             prop::option::weighted(0.8, prop_oneof![Just(200), 100..600_u16]),
             any::<u64>(),
         ).prop_map(|(which, number_off, status, random)| Step::Finish { which, number_off, status, random }),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, failed)| Step::Redeliver { which, failed }),
+        3 => (1..16_usize, prop_oneof![5 => Just(500), 1 => Just(503), 1 => Just(200)], any::<u64>()).prop_map(
+            |(times, status, random)| Step::Fail { times, status, random }
+        ),
+        2 => (prop::option::of(0..30_u64), 0..20_u64).prop_map(|(skip, gone)| Step::Reenable { skip, gone }),
+        2 => (0..20_u64).prop_map(|gone| Step::Probe { gone }),
+        2 => (any::<usize>(), any::<bool>(), any::<bool>()).prop_map(
+            |(which, failed, queue)| Step::Redeliver { which, failed, queue }
+        ),
         1 => any::<usize>().prop_map(|which| Step::Expire { which }),
         2 => prop_oneof![Just(0), 0..20_u64].prop_map(|gone| Step::OpenPeriod { gone }),
         1 => prop::bool::weighted(0.2).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
@@ -138,11 +149,11 @@ impl History {
             }
             Step::Finish { which, number_off, status, random } => {
                 let delivery = self.one_of(which);
-                let failures = self.state.deliveries.open.get(&delivery).map_or(0, |open| open.failures);
+                let attempts = self.state.deliveries.open.get(&delivery).map_or(0, Open::attempts);
                 let failure = || Failure { code: FailureCode::Connect, detail: "the connection was refused".into() };
                 Command::FinishAttempt(Finished {
                     delivery,
-                    number: (failures + 1).saturating_add_signed(number_off),
+                    number: (attempts + 1).saturating_add_signed(number_off),
                     revision,
                     started_at: self.now(),
                     ended_at: self.now(),
@@ -150,11 +161,26 @@ impl History {
                     random,
                 })
             }
-            Step::Redeliver { which, failed } => {
+            Step::Fail { .. } => return None,
+            Step::Reenable { skip, gone } => Command::Reenable {
+                mode: if skip.is_some() { ReenableMode::SkipBefore } else { ReenableMode::Drain },
+                skip_through: skip,
+                leaving: Leaving { gone_through: gone },
+            },
+            Step::Probe { gone } => Command::Probe { leaving: Leaving { gone_through: gone }, at: self.now() },
+            Step::Redeliver { which, failed, queue } => {
                 let original = self.one_of(which);
                 let delivery = self.new_delivery();
                 let (message, message_seq) = (message(1), 1);
-                Command::Redeliver(Redeliver { original, original_failed: failed, delivery, message, message_seq })
+                Command::Redeliver(Redeliver {
+                    original,
+                    original_failed: failed,
+                    delivery,
+                    message,
+                    message_seq,
+                    sequence: None,
+                    queue,
+                })
             }
             Step::Expire { which } => {
                 Command::Expire { delivery: self.one_of(which), reason: ExpiryReason::DataErased }
@@ -165,6 +191,12 @@ impl History {
     }
 
     pub(crate) fn take(&mut self, step: Step) {
+        if let Step::Fail { times, .. } = step {
+            for _ in 0..times {
+                let Some(one) = self.one_failure(&step) else { return };
+                self.take(one);
+            }
+        }
         let Some(command) = self.command(step) else { return };
         let Ok(events) = decide(&self.state, command) else { return };
         let at = self.now();
@@ -175,6 +207,15 @@ impl History {
             evolve(&mut self.state, &event, at, version);
             self.events.push((event, at, version));
         }
+    }
+
+    /// One of several failures: the delivery that is due first is attempted at its time, and answered so.
+    pub(crate) fn one_failure(&mut self, step: &Step) -> Option<Step> {
+        let Step::Fail { status, random, .. } = *step else { return None };
+        let (due_at, delivery) = self.state.deliveries.agenda.first().copied()?;
+        self.now_ms = self.now_ms.max(due_at.ms_since(START)) + 1;
+        let which = self.known.iter().position(|known| *known == delivery).unwrap_or(0);
+        Some(Step::Finish { which, number_off: 0, status: Some(status), random })
     }
 
     /// The state as a fold from the `nth` period on; from the beginning if there is no such period.
@@ -205,15 +246,45 @@ impl History {
         let far = Timestamp::from_ms(i64::MAX);
         let due: Vec<_> = self.state.due(far).map(|(_, open)| open.due_at).collect();
         assert!(due.is_sorted(), "what is due comes in the order of its times");
-        if self.state.may_send() {
+        let circuit = &self.state.circuit;
+        let enabled = self.state.settings().is_ok_and(|settings| settings.enabled);
+        if self.state.may_send() && circuit.is_probing() {
+            assert_eq!(due.len(), self.state.open_count().min(1), "a probe is one delivery");
+            assert!(self.state.next_due() <= due.first().copied().max(circuit.hold_until));
+        } else if self.state.may_send() {
             assert_eq!(due.len(), self.state.open_count(), "everything owed is due at last");
-            assert_eq!(self.state.next_due(), due.first().copied());
+            let first = due.first().copied();
+            assert_eq!(
+                self.state.next_due(),
+                first.map(|first| circuit.hold_until.map_or(first, |until| until.max(first)))
+            );
+        } else if enabled {
+            assert_eq!(due.len(), 0, "nothing is sent while the circuit is open");
+            assert_eq!(self.state.next_due(), circuit.probe_at());
         } else {
             assert_eq!((due.len(), self.state.next_due(), self.state.next_due_after(START)), (0, None, None));
         }
         if let Life::Deleted(_) = self.state.life {
             assert_eq!(self.state.open_count(), 0, "one that is deleted owes nothing");
         }
+        if let Phase::Closed(run) = &circuit.phase {
+            let hard = self.state.settings().ok().and_then(|settings| settings.profile().ok()?.breaker);
+            let trips = hard.is_some_and(|breaker| {
+                run.failures >= breaker.failures && run.deliveries.len() >= breaker.deliveries as usize
+            });
+            assert!(!trips, "a run that is long enough has tripped the circuit");
+        }
+        let sequences: Vec<_> = self
+            .events
+            .iter()
+            .filter_map(|(event, ..)| match event {
+                Event::Delivery(DeliveryEvent::Scheduled(scheduled)) if scheduled.redelivery_of.is_none() => {
+                    scheduled.sequence
+                }
+                Event::Delivery(_) | Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => None,
+            })
+            .collect();
+        assert!(sequences.iter().copied().eq(1..=sequences.len() as u64), "matches are numbered without gaps");
     }
 }
 

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::retention::{self, Config};
 use super::{LoadError, PAGE, deliveries_stream, shard_of, subscription_stream};
 use crate::codec;
+use crate::domain::circuit::{Circuit, Opened, Phase, Recovery, Run, TripCause};
 use crate::domain::event::{Event, SubscriptionEvent};
 use crate::domain::filter::Filter;
 use crate::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
@@ -21,7 +22,7 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -339,14 +340,31 @@ fn samples() -> [Saved; 3] {
         scheduled_at: at,
         due_at: at,
         failures: 0,
+        uncounted: 0,
+        sequence: Some(1),
         version: 1,
     };
-    let deliveries = || Deliveries::of([(DeliveryId::from_parts(1, 1), owed)], 1);
+    let deliveries = || Deliveries::of([(DeliveryId::from_parts(1, 1), owed)], 1, 1);
     let tenant = settings.tenant;
-    [Life::Absent, Life::Live(settings), Life::Deleted(tenant)].map(|life| Saved {
+    let run = Run {
+        failures: 1,
+        deliveries: vec![DeliveryId::from_parts(1, 1)],
+        last_ended_at: Some(at),
+        soft: 1,
+        soft_since: Some(at),
+    };
+    let opened = Opened { since: at, cause: TripCause::HardFailures, probe_at: Some(at), failed_probes: 1 };
+    let recovery = Recovery { since: at, level: Some(1), successes: 1, failures: 1, automatic: true, failed_probes: 1 };
+    let phases = [Phase::Closed(run), Phase::Open(opened), Phase::HalfOpen(recovery)];
+    let lives = [Life::Absent, Life::Live(settings), Life::Deleted(tenant)];
+    std::array::from_fn(|index| Saved {
         life: place,
         deliveries: Some(place),
-        state: Subscription { life, deliveries: deliveries() },
+        state: Subscription {
+            life: lives[index].clone(),
+            deliveries: deliveries(),
+            circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
+        },
     })
 }
 

@@ -6,6 +6,7 @@
 pub mod history;
 pub mod listing;
 mod loaded;
+mod moment;
 pub mod retention;
 mod state;
 pub mod transfer;
@@ -13,6 +14,7 @@ pub mod vault;
 pub mod verify;
 
 pub use loaded::{Loaded, fold_subscription, load_subscription};
+pub use moment::end_before;
 pub use state::state_as_of;
 
 use bytes::Bytes;

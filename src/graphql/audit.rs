@@ -45,6 +45,18 @@ pub(super) enum AuditCode {
     /// A delivery was asked for again.
     #[graphql(name = "TENANT_WEBHOOK_REDELIVERED")]
     WebhookRedelivered,
+    /// A webhook's circuit breaker tripped: nothing is sent to it any more.
+    #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_TRIPPED")]
+    WebhookCircuitTripped,
+    /// Somebody let a webhook try again whose circuit breaker had tripped.
+    #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_REENABLED")]
+    WebhookCircuitReenabled,
+    /// A webhook whose circuit breaker had tripped tries again by itself.
+    #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_PROBING")]
+    WebhookCircuitProbing,
+    /// A webhook's endpoint is well again: everything is sent as before.
+    #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_CLOSED")]
+    WebhookCircuitClosed,
     /// The tenant was created.
     TenantCreated,
     /// The tenant registered an event type.

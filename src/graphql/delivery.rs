@@ -7,11 +7,12 @@ use super::failure::{internal, nullable};
 use super::loader::load;
 use super::message::Message;
 use super::page::{Connection, List, PageArgs, cost};
-use super::scalar::{DateTime, int};
+use super::scalar::{DateTime, Long, int};
 use super::state;
 use super::webhook::Webhook;
+use crate::domain::event;
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
-use crate::domain::outcome::FailureCode;
+use crate::domain::outcome::{self, FailureCode};
 use crate::domain::scope::Scope;
 use crate::projections::rows::{self, AttemptRow, DeliveryRow};
 use crate::projections::{self, TenantScope};
@@ -29,7 +30,7 @@ pub(super) enum DeliveryStatus {
     Succeeded,
     /// The last attempt failed.
     Failed,
-    /// Its webhook was deleted.
+    /// Its webhook was deleted, or it was not to be sent any more when the webhook's circuit breaker was enabled again.
     Cancelled,
 }
 
@@ -69,6 +70,30 @@ impl From<FailureCode> for AttemptOutcome {
             FailureCode::Aborted => Self::Aborted,
         }
     }
+}
+
+/// What a failed attempt says about the endpoint, as the profile judges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "outcome::FailureClass")]
+pub(super) enum AttemptFailureClass {
+    /// It does not cope for the moment: tried again, and not counted by the circuit breaker.
+    Soft,
+    /// It is broken or away: tried again, and counted by the circuit breaker.
+    Hard,
+    /// It wants nothing any more: the webhook was disabled.
+    Gone,
+    /// Nothing: our own process or its rules kept the attempt from being made.
+    Local,
+}
+
+/// Why a delivery could not be attempted any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "event::ExpiryReason")]
+pub(super) enum DeliveryExpiry {
+    /// The message is older than messages are kept.
+    MessageDropped,
+    /// The message is known, but its data was erased.
+    DataErased,
 }
 
 /// Picks deliveries; all conditions must hold.
@@ -158,6 +183,17 @@ impl Delivery {
         self.0.last_latency_ms.map(int)
     }
 
+    /// The message's place among all messages that the webhook has matched, from 1, without gaps; the receiver gets it as
+    /// the header `webhook-sequence`. A repetition has that of the first delivery. Null for deliveries of old versions.
+    async fn sequence(&self) -> Option<Long> {
+        self.0.sequence.map(Long)
+    }
+
+    /// Why no further attempt could be made, if it failed before the end of its schedule; null otherwise.
+    async fn expiry(&self) -> Option<DeliveryExpiry> {
+        self.0.expiry.map(DeliveryExpiry::from)
+    }
+
     /// The delivery that this one repeats; null if it repeats none.
     async fn redelivery_of(&self, ctx: &Context<'_>) -> Option<Result<Delivery>> {
         nullable(async {
@@ -216,6 +252,16 @@ impl DeliveryAttempt {
     /// How it ended.
     async fn outcome(&self) -> AttemptOutcome {
         self.0.failure.map_or(AttemptOutcome::Succeeded, AttemptOutcome::from)
+    }
+
+    /// What the failure says about the endpoint; null for success, and for attempts of old versions.
+    async fn failure_class(&self) -> Option<AttemptFailureClass> {
+        self.0.class.map(AttemptFailureClass::from)
+    }
+
+    /// For how long the endpoint asked to be left alone (`Retry-After`), in seconds; null if it did not.
+    async fn retry_after_seconds(&self) -> Option<i32> {
+        self.0.response.as_ref().and_then(|response| response.retry_after_s).map(int)
     }
 
     /// HTTP status of the answer; null if there was none.

@@ -177,6 +177,8 @@ user_error_codes! {
     VersionConflict
     /// A limit on the number of things is reached.
     LimitExceeded
+    /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
+    WebhookCircuitOpen
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable
     /// An argument does not have the form or range that its description gives.
@@ -201,6 +203,7 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             subscription::Refusal::NotFound
             | subscription::Refusal::Exists
             | subscription::Refusal::Disabled
+            | subscription::Refusal::CircuitOpen
             | subscription::Refusal::MatchMissing { .. }
             | subscription::Refusal::NotPending(_) => &[],
         },

@@ -19,6 +19,7 @@
 mod failure;
 mod scalar;
 mod caller;
+mod circuit;
 mod limits;
 mod page;
 mod loader;

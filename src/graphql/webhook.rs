@@ -3,6 +3,7 @@
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::caller::{authorise, own_tenant};
+use super::circuit::Circuit;
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::failure::{internal, nullable};
@@ -104,6 +105,11 @@ impl Webhook {
     /// Whether it sends.
     async fn enabled(&self) -> bool {
         self.0.enabled
+    }
+
+    /// Its circuit breaker: whether the endpoint is called at all.
+    async fn circuit(&self) -> Circuit<'_> {
+        Circuit(&self.0)
     }
 
     /// Name of its delivery profile.

@@ -15,7 +15,7 @@ use super::failure::{before_the_answer, failure, refused};
 use super::preview::Preview;
 use super::resolver::GuardedResolver;
 use super::url::{EndpointHost, EndpointUrl, UrlRefusal};
-use super::{Config, ConfigError, tls};
+use super::{Config, ConfigError, retry_after, tls};
 use crate::domain::outcome::{Exchange, Failure, FailureCode, Response};
 
 /// Idle connections kept for each host: as many as one subscription uses at a time, since between two of its attempts
@@ -175,11 +175,12 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 /// still counts by its status.
 async fn read(mut answer: reqwest::Response) -> Result<Response, Failure> {
     let status = answer.status().as_u16();
+    let retry_after_s = retry_after::seconds(answer.headers());
     let mut preview = Preview::default();
     loop {
         match answer.chunk().await {
             Ok(Some(chunk)) if preview.push(&chunk) => {}
-            Ok(Some(_) | None) => return Ok(preview.into_response(status)),
+            Ok(Some(_) | None) => return Ok(preview.into_response(status, retry_after_s)),
             Err(_) => return Err(failure(FailureCode::Body, "the answer broke off")),
         }
     }

@@ -17,6 +17,7 @@ mod resolver;
 mod tls;
 mod failure;
 mod preview;
+mod retry_after;
 mod client;
 
 pub use address::EgressPolicy;

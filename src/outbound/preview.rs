@@ -27,9 +27,10 @@ impl Preview {
     }
 
     /// The answer as it is kept.
-    pub(super) fn into_response(self, status: u16) -> Response {
+    pub(super) fn into_response(self, status: u16, retry_after_s: Option<u64>) -> Response {
         let (preview, whole) = escape(&self.kept);
-        Response { status, preview, truncated: !whole || self.read_bytes > self.kept.len() }
+        let truncated = !whole || self.read_bytes > self.kept.len();
+        Response { status, preview, truncated, retry_after_s }
     }
 }
 
@@ -71,7 +72,7 @@ mod tests {
     fn preview(body: &[u8]) -> Response {
         let mut preview = Preview::default();
         preview.push(body);
-        preview.into_response(200)
+        preview.into_response(200, None)
     }
 
     #[test]
@@ -103,7 +104,7 @@ mod tests {
         let mut preview = Preview::default();
         assert!(preview.push(&[b'a'; MAX_BODY_BYTES - 1]));
         assert!(!preview.push(b"a"));
-        assert!(preview.into_response(200).truncated);
+        assert!(preview.into_response(200, None).truncated);
     }
 
     proptest! {
@@ -115,7 +116,7 @@ mod tests {
             for chunk in &chunks {
                 collected.push(chunk);
             }
-            let response = collected.into_response(200);
+            let response = collected.into_response(200, None);
             prop_assert!(response.preview.len() <= MAX_PREVIEW_BYTES);
             prop_assert!(!response.preview.contains(|c: char| c.is_control() || reorders_text(c)));
             prop_assert_eq!(response, preview(&chunks.concat()));

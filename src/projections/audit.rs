@@ -245,7 +245,9 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),
         SubscriptionEvent::Disabled(disabled) => {
-            (Code::WebhookDisabled, none.changed("enabled", true, false).to("reason", &disabled.reason))
+            let changes = none.changed("enabled", true, false).to("reason", &disabled.reason);
+            let changes = if disabled.cause.is_some() { changes.to("cause", disabled.cause) } else { changes };
+            (Code::WebhookDisabled, changes)
         }
         SubscriptionEvent::SecretRotated(rotated) => {
             let retires_at = rotated.previous_retires_at.map(|at| at.to_rfc3339_ms());
@@ -268,6 +270,29 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 none.changed("delivery", requested.original, requested.delivery).to("message", requested.message);
             (Code::WebhookRedelivered, changes)
         }
+        SubscriptionEvent::CircuitTripped(tripped) => {
+            let probe_at = tripped.probe_at.map(|at| at.to_rfc3339_ms());
+            let changes = none
+                .to("cause", tripped.cause)
+                .to("failures", tripped.failures)
+                .to("delivery", tripped.delivery)
+                .to("failure", tripped.code)
+                .to("detail", &tripped.detail)
+                .to("probe_at", probe_at);
+            (Code::WebhookCircuitTripped, changes)
+        }
+        SubscriptionEvent::CircuitReenabled(reenabled) => {
+            let changes = none
+                .to("mode", reenabled.mode)
+                .to("cancelled", reenabled.cancelled)
+                .to("skipped_through", reenabled.skipped_through)
+                .to("lost_through", reenabled.lost_through);
+            (Code::WebhookCircuitReenabled, changes)
+        }
+        SubscriptionEvent::CircuitProbing(probing) => {
+            (Code::WebhookCircuitProbing, none.to("lost_through", probing.lost_through))
+        }
+        SubscriptionEvent::CircuitClosed(_) => (Code::WebhookCircuitClosed, none),
         SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
     }
 }

@@ -16,14 +16,14 @@ use lru::LruCache;
 use sqlx::SqliteConnection;
 
 use super::columns::{bytes, id_list};
-use super::delivery_queries::{TO_FOLD, delivery_row, failure_text, status_number};
+use super::delivery_queries::{TO_FOLD, delivery_row, status_number, word_text};
 use super::projection::{ApplyError, Projection, Source, decode};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
 use crate::codec;
 use crate::domain::event::{
-    AttemptFailed, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled, DeliverySucceeded, Event,
-    MessageEvent, MessagePublished, SubscriptionEvent,
+    AttemptFailed, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled,
+    DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionEvent,
 };
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
@@ -39,19 +39,20 @@ const READ_AHEAD: usize = 64;
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO delivery (position, id, tenant, subscription, message, message_position, event_type, status, attempts, \
-         created_at_ms, completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of, sequence, \
+         expiry) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET status = excluded.status, attempts = excluded.attempts, \
          completed_at_ms = excluded.completed_at_ms, next_attempt_at_ms = excluded.next_attempt_at_ms, \
-         last_status = excluded.last_status, last_latency_ms = excluded.last_latency_ms",
+         last_status = excluded.last_status, last_latency_ms = excluded.last_latency_ms, expiry = excluded.expiry",
     )
 });
 
 static INSERT_ATTEMPTS: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO attempt (delivery, number, started_at_ms, latency_ms, failure, detail, status, preview, \
-         truncated, revision) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         truncated, retry_after_s, class, revision) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
 });
@@ -153,6 +154,12 @@ impl Deliveries {
             Event::Delivery(DeliveryEvent::Expired(expired)) => {
                 if let Some((_, row)) = rows.deliveries.get_mut(&expired.delivery) {
                     end(row, DeliveryStatus::Failed, recorded.at);
+                    row.expiry = Some(expired.reason);
+                }
+            }
+            Event::Delivery(DeliveryEvent::Cancelled(cancelled)) => {
+                if let Some((_, row)) = rows.deliveries.get_mut(&cancelled.delivery) {
+                    end(row, DeliveryStatus::Cancelled, recorded.at);
                 }
             }
             Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position, message),
@@ -235,7 +242,8 @@ impl Rows {
                     DeliveryEvent::AttemptFailed(AttemptFailed { delivery, .. })
                     | DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
                     | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
-                    | DeliveryEvent::Expired(DeliveryExpired { delivery, .. }),
+                    | DeliveryEvent::Expired(DeliveryExpired { delivery, .. })
+                    | DeliveryEvent::Cancelled(DeliveryCancelled { delivery }),
                 ) => {
                     old.insert(*delivery);
                 }
@@ -300,11 +308,14 @@ impl Rows {
             values.add(row.next_attempt_at.map(Timestamp::as_ms))?;
             values.add(row.last_status.map(i64::from))?;
             values.optional_number(row.last_latency_ms)?;
-            values.add(row.redelivery_of.map(bytes))
+            values.add(row.redelivery_of.map(bytes))?;
+            values.optional_number(row.sequence)?;
+            values.add(row.expiry.map(word_text))
         })
         .await?;
         INSERT_ATTEMPTS
             .run(connection, self.attempts.into_iter(), |values, (position, row)| {
+                let retry_after_s = row.response.as_ref().and_then(|response| response.retry_after_s);
                 let (preview, status, truncated) = match row.response {
                     Some(response) => {
                         (Some(response.preview), Some(i64::from(response.status)), Some(response.truncated))
@@ -315,11 +326,13 @@ impl Rows {
                 values.add(i64::from(row.number))?;
                 values.add(row.started_at.as_ms())?;
                 values.number(row.latency_ms)?;
-                values.add(row.failure.map(failure_text))?;
+                values.add(row.failure.map(word_text))?;
                 values.add(row.detail)?;
                 values.add(status)?;
                 values.add(preview)?;
                 values.add(truncated)?;
+                values.optional_number(retry_after_s)?;
+                values.add(row.class.map(word_text))?;
                 values.number(row.revision)
             })
             .await?;
@@ -356,6 +369,8 @@ fn new_row(
         last_status: None,
         last_latency_ms: None,
         redelivery_of: scheduled.redelivery_of,
+        sequence: scheduled.sequence,
+        expiry: None,
     }
 }
 
@@ -374,6 +389,7 @@ fn failed_attempt(failed: AttemptFailed) -> AttemptRow {
         failure: Some(failed.code),
         detail: Some(failed.detail),
         response: failed.response,
+        class: Some(failed.class),
         revision: failed.revision,
     }
 }
@@ -387,6 +403,7 @@ fn successful_attempt(succeeded: DeliverySucceeded) -> AttemptRow {
         failure: None,
         detail: None,
         response: Some(succeeded.response),
+        class: None,
         revision: succeeded.revision,
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 
@@ -13,7 +15,7 @@ use super::page::{List, Order, Query, Range, list};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
-use crate::domain::outcome::{FailureCode, Response};
+use crate::domain::outcome::Response;
 use crate::event_store::Position;
 
 /// Which deliveries are wanted.
@@ -46,18 +48,19 @@ pub(super) fn status_number(status: DeliveryStatus) -> i64 {
     }
 }
 
-/// How the column holds a failure: by the word that events use.
-pub(super) fn failure_text(code: FailureCode) -> String {
+/// How a column holds a code: by the word that events use.
+pub(super) fn word_text(code: impl Serialize) -> String {
     match serde_json::to_value(code) {
         Ok(Value::String(text)) => text,
-        Ok(_) | Err(_) => unreachable!("a failure code is written as a text"),
+        Ok(_) | Err(_) => unreachable!("a code is written as a text"),
     }
 }
 
 macro_rules! select {
     () => {
         "SELECT position, id, tenant, subscription, message, message_position, event_type, status, attempts, created_at_ms, \
-         completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of FROM delivery"
+         completed_at_ms, next_attempt_at_ms, last_status, last_latency_ms, redelivery_of, sequence, expiry \
+         FROM delivery"
     };
 }
 
@@ -82,7 +85,8 @@ pub(super) const OF_MESSAGE: List = list!(
 
 macro_rules! select_attempts {
     () => {
-        "SELECT number, started_at_ms, latency_ms, failure, detail, status, preview, truncated, revision FROM attempt"
+        "SELECT number, started_at_ms, latency_ms, failure, detail, status, preview, truncated, \
+         retry_after_s, class, revision FROM attempt"
     };
 }
 
@@ -191,6 +195,8 @@ pub(super) fn delivery_row(row: &SqliteRow) -> Result<(Position, DeliveryRow), s
         last_status: columns.optional_number()?,
         last_latency_ms: columns.optional_number()?,
         redelivery_of: columns.optional_id()?,
+        sequence: columns.optional_number()?,
+        expiry: word(columns.get()?)?,
     };
     Ok((position, row))
 }
@@ -208,15 +214,16 @@ fn attempt_row(delivery: DeliveryId, row: &SqliteRow) -> Result<(u32, AttemptRow
         number,
         started_at: columns.time()?,
         latency_ms: columns.number()?,
-        failure: failure(columns.get()?)?,
+        failure: word(columns.get()?)?,
         detail: columns.get()?,
         response: response(&mut columns)?,
+        class: word(columns.get()?)?,
         revision: columns.number()?,
     };
     Ok((number, row))
 }
 
-fn failure(text: Option<String>) -> Result<Option<FailureCode>, sqlx::Error> {
+fn word<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>, sqlx::Error> {
     text.map(|text| serde_json::from_value(Value::String(text))).transpose().map_err(damaged)
 }
 
@@ -224,9 +231,11 @@ fn response(columns: &mut Columns<'_>) -> Result<Option<Response>, sqlx::Error> 
     let status: Option<u16> = columns.optional_number()?;
     let preview: Option<String> = columns.get()?;
     let truncated: Option<bool> = columns.get()?;
+    let retry_after_s = columns.optional_number()?;
     Ok(status.map(|status| Response {
         status,
         preview: preview.unwrap_or_default(),
         truncated: truncated.unwrap_or_default(),
+        retry_after_s,
     }))
 }

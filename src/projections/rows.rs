@@ -1,9 +1,10 @@
 //! What the read models hold, as their readers get it.
 
-use crate::domain::event::SecretRotated;
+use crate::domain::circuit::TripCause;
+use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
-use crate::domain::outcome::{FailureCode, Response};
+use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::event_store::Position;
@@ -82,12 +83,55 @@ pub struct WebhookRow {
     pub revision: u64,
     /// Its signing secrets, the current one first: all but the secret.
     pub secrets: Vec<SecretRow>,
+    /// How far its circuit breaker lets it send.
+    pub circuit: CircuitRow,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
     /// When a delivery last succeeded or an attempt last failed.
     pub last_delivery_at: Option<Timestamp>,
+}
+
+/// How far a subscription's circuit breaker lets it send.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CircuitRow {
+    /// As ever.
+    #[default]
+    Closed,
+    /// Nothing is sent.
+    Open(Trip),
+    /// It finds out whether the endpoint is well again.
+    HalfOpen {
+        /// Since when.
+        since: Timestamp,
+        /// What came before.
+        trip: Trip,
+    },
+}
+
+/// Why a circuit breaker tripped.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Trip {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub cause: TripCause,
+    /// How many failures counted.
+    pub failures: u32,
+    /// The delivery whose attempt was the last of them.
+    pub delivery: DeliveryId,
+    /// Why that attempt failed.
+    pub code: FailureCode,
+    /// The same in a sentence.
+    pub detail: String,
+    /// In which shard everything of the subscription stands.
+    pub shard: u16,
+    /// Messages behind this number of the shard wait in the log.
+    pub matched_through: u64,
+    /// When it tries again by itself.
+    pub probe_at: Option<Timestamp>,
 }
 
 /// What may be known of a signing secret.
@@ -142,7 +186,7 @@ pub enum DeliveryStatus {
     Succeeded,
     /// The last attempt failed.
     Failed,
-    /// Its subscription was deleted.
+    /// Its subscription was deleted, or somebody did not want it any more.
     Cancelled,
 }
 
@@ -177,6 +221,10 @@ pub struct DeliveryRow {
     pub last_latency_ms: Option<u64>,
     /// The delivery that it repeats.
     pub redelivery_of: Option<DeliveryId>,
+    /// The message's place among all that the subscription has matched.
+    pub sequence: Option<u64>,
+    /// What was gone, if it failed for that.
+    pub expiry: Option<ExpiryReason>,
 }
 
 /// An attempt.
@@ -196,6 +244,8 @@ pub struct AttemptRow {
     pub detail: Option<String>,
     /// What the endpoint said.
     pub response: Option<Response>,
+    /// What the failure says about the endpoint; `None` for success.
+    pub class: Option<FailureClass>,
     /// The subscription's revision that it was sent under.
     pub revision: u64,
 }

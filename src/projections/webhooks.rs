@@ -7,13 +7,16 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::columns::{Columns, bytes, id_list, json_text};
+use super::columns::{Columns, bytes, id_list, integer, json_text, packed};
 use super::page::{List, Order, Range, list};
 use super::projection::{ApplyError, Projection, Source, decode};
-use super::rows::{SecretRow, WebhookRow};
+use super::rows::{CircuitRow, SecretRow, Trip, WebhookRow};
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
-use crate::domain::event::{Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated};
+use crate::domain::event::{
+    CircuitTripped, Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated,
+};
+use crate::domain::filter::{self, EventType};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
@@ -22,11 +25,11 @@ use crate::execute;
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         created_at_ms, updated_at_ms) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, created_at_ms, updated_at_ms) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
-         secrets = excluded.secrets, updated_at_ms = excluded.updated_at_ms",
+         secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms",
     )
 });
 
@@ -78,6 +81,7 @@ impl Projection for Webhooks {
             values.add(row.enabled)?;
             values.number(row.revision)?;
             values.add(json_text(&row.secrets))?;
+            values.add(json_text(&row.circuit))?;
             values.add(row.created_at.as_ms())?;
             values.add(row.updated_at.as_ms())
         })
@@ -108,6 +112,20 @@ fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
             *slot = None;
             return Ok(());
         }
+        SubscriptionEvent::CircuitTripped(tripped) => {
+            row.circuit = CircuitRow::Open(trip(tripped, recorded));
+            return Ok(());
+        }
+        SubscriptionEvent::CircuitReenabled(_) | SubscriptionEvent::CircuitProbing(_) => {
+            if let CircuitRow::Open(trip) = std::mem::take(&mut row.circuit) {
+                row.circuit = CircuitRow::HalfOpen { since: at, trip };
+            }
+            return Ok(());
+        }
+        SubscriptionEvent::CircuitClosed(_) => {
+            row.circuit = CircuitRow::Closed;
+            return Ok(());
+        }
         SubscriptionEvent::Created(_) | SubscriptionEvent::TestSent(_) | SubscriptionEvent::RedeliveryRequested(_) => {
             return Ok(());
         }
@@ -115,6 +133,13 @@ fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
     row.revision += 1;
     row.updated_at = at;
     Ok(())
+}
+
+fn trip(tripped: CircuitTripped, recorded: &Recorded) -> Trip {
+    let CircuitTripped { cause, failures, delivery, code, detail, matched_through, probe_at, failed_probes: _ } =
+        tripped;
+    let (at, shard) = (recorded.at, recorded.position.shard);
+    Trip { at, cause, failures, delivery, code, detail, shard, matched_through, probe_at }
 }
 
 fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
@@ -129,6 +154,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         enabled: created.enabled,
         revision: 1,
         secrets: vec![secret],
+        circuit: CircuitRow::Closed,
         created_at: at,
         updated_at: at,
         last_delivery_at: None,
@@ -178,8 +204,8 @@ pub struct WebhookCounts {
 
 macro_rules! select {
     () => {
-        "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, created_at_ms, \
-         updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
+        "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
+         created_at_ms, updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
 
@@ -204,6 +230,16 @@ pub(super) const BY_ENABLED: List = list!(
 );
 
 pub(super) const COUNTS: &str = "SELECT enabled, count(*) FROM webhook WHERE tenant = $1 GROUP BY enabled";
+
+/// The types of a tenant's messages, from one jump through the index for each.
+pub(super) const TYPES: &str = "WITH RECURSIVE type (name) AS ( \
+         SELECT min(event_type) FROM message WHERE tenant = $1 \
+         UNION ALL \
+         SELECT (SELECT min(event_type) FROM message WHERE tenant = $1 AND event_type > type.name) FROM type \
+         WHERE type.name IS NOT NULL \
+     ) SELECT name FROM type WHERE name IS NOT NULL";
+
+pub(super) const BEHIND: &str = "SELECT count(*) FROM message WHERE tenant = $1 AND event_type = $2 AND position > $3";
 
 impl ReadModels {
     /// A subscription; `None` after its deletion.
@@ -239,6 +275,23 @@ impl ReadModels {
         Ok(range.fetch(&self.inner.database.readers, query, webhook_row).await?)
     }
 
+    /// How many messages have matched the subscription's filters, as they are now, since its circuit breaker tripped.
+    pub async fn waiting(&self, scope: TenantScope, row: &WebhookRow, trip: &Trip) -> Result<u64, QueryError> {
+        let mut snapshot = self.inner.database.readers.begin().await?;
+        let behind = integer(packed(Position { shard: trip.shard, seq: trip.matched_through }));
+        let types = sqlx::query(TYPES).bind(bytes(scope.0)).fetch_all(&mut *snapshot).await?;
+        let mut waiting = 0;
+        for found in &types {
+            let event_type: EventType = Columns::of(found).parsed()?;
+            if filter::matches_any(&row.filters, &event_type) {
+                let count = sqlx::query(BEHIND).bind(bytes(scope.0)).bind(event_type.as_str()).bind(behind);
+                waiting += Columns::of(&count.fetch_one(&mut *snapshot).await?).number::<u64>()?;
+            }
+        }
+        snapshot.rollback().await?;
+        Ok(waiting)
+    }
+
     /// How many there are (A2).
     pub async fn webhook_counts(&self, scope: TenantScope) -> Result<WebhookCounts, QueryError> {
         let found = sqlx::query(COUNTS).bind(bytes(scope.0)).fetch_all(&self.inner.database.readers).await?;
@@ -266,6 +319,7 @@ fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
         enabled: columns.get()?,
         revision: columns.number()?,
         secrets: columns.json()?,
+        circuit: columns.json()?,
         created_at: columns.time()?,
         updated_at: columns.time()?,
         last_delivery_at: columns.optional_time()?,

@@ -19,7 +19,7 @@ use tidings::domain::event::{
 };
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
-use tidings::domain::outcome::{FailureCode, Response};
+use tidings::domain::outcome::{FailureClass, FailureCode, Response};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{Position, Recorded};
 
@@ -189,11 +189,9 @@ fn id_parts() -> impl Strategy<Value = (u64, u128)> {
 }
 
 fn response() -> impl Strategy<Value = Response> {
-    (any::<u16>(), any::<String>(), any::<bool>()).prop_map(|(status, preview, truncated)| Response {
-        status,
-        preview,
-        truncated,
-    })
+    let retry_after_s = prop::option::of(any::<u64>());
+    (any::<u16>(), any::<String>(), any::<bool>(), retry_after_s)
+        .prop_map(|(status, preview, truncated, retry_after_s)| Response { status, preview, truncated, retry_after_s })
 }
 
 fn failed() -> impl Strategy<Value = Event> {
@@ -207,9 +205,14 @@ fn failed() -> impl Strategy<Value = Event> {
         FailureCode::Body,
         FailureCode::Aborted,
     ]);
-    let times = (timestamp(), any::<u64>(), prop::option::of(timestamp()));
-    (id_parts(), any::<u32>(), times, code, any::<String>(), prop::option::of(response()), any::<u64>()).prop_map(
-        |((at, random), number, (started_at, latency_ms, due_at), code, detail, response, revision)| {
+    let class =
+        prop::sample::select(vec![FailureClass::Soft, FailureClass::Hard, FailureClass::Gone, FailureClass::Local]);
+    let later = || prop::option::of(timestamp());
+    let times = (timestamp(), any::<u64>(), later(), later());
+    let counts = (any::<u32>(), any::<u32>(), class);
+    (id_parts(), counts, times, code, any::<String>(), prop::option::of(response()), any::<u64>()).prop_map(
+        |((at, random), counts, (started_at, latency_ms, due_at, hold_until), code, detail, response, revision)| {
+            let (number, failures, class) = counts;
             let delivery = DeliveryId::from_parts(at, random);
             Event::Delivery(DeliveryEvent::AttemptFailed(AttemptFailed {
                 delivery,
@@ -220,20 +223,25 @@ fn failed() -> impl Strategy<Value = Event> {
                 detail,
                 response,
                 revision,
+                class,
+                failures,
                 due_at,
+                hold_until,
             }))
         },
     )
 }
 
 fn scheduled() -> impl Strategy<Value = Event> {
-    (id_parts(), id_parts(), any::<u64>(), any::<u64>(), prop::option::of(id_parts())).prop_map(
-        |(delivery, message, message_seq, revision, original)| {
+    let sequence = prop::option::of(any::<u64>());
+    (id_parts(), id_parts(), any::<u64>(), any::<u64>(), sequence, prop::option::of(id_parts())).prop_map(
+        |(delivery, message, message_seq, revision, sequence, original)| {
             Event::Delivery(DeliveryEvent::Scheduled(DeliveryScheduled {
                 delivery: DeliveryId::from_parts(delivery.0, delivery.1),
                 message: MessageId::from_parts(message.0, message.1),
                 message_seq,
                 revision,
+                sequence,
                 redelivery_of: original.map(|(at, random)| DeliveryId::from_parts(at, random)),
             }))
         },

@@ -11,7 +11,7 @@ use tidings::domain::event::{
 };
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
-use tidings::domain::outcome::{FailureCode, Response};
+use tidings::domain::outcome::{FailureClass, FailureCode, Response};
 use tidings::domain::scope::Scope;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, Append, Bucket, Lifetime, Log, MemoryStore, Position, StreamWrite};
@@ -139,6 +139,7 @@ fn scheduled(number: u128) -> Event {
         message: MessageId::from_parts(1, number),
         message_seq: 1,
         revision: 1,
+        sequence: None,
         redelivery_of: None,
     }))
 }
@@ -153,6 +154,9 @@ fn failed(number: u128, due_second: u64) -> Event {
         detail: "no answer".into(),
         response: None,
         revision: 1,
+        class: FailureClass::Hard,
+        failures: 1,
+        hold_until: None,
         due_at: Some(second_after_start(due_second)),
     }))
 }
@@ -163,7 +167,7 @@ fn succeeded(number: u128) -> Event {
         number: 1,
         started_at: START,
         latency_ms: 7,
-        response: Response { status: 200, preview: String::new(), truncated: false },
+        response: Response { status: 200, ..Response::default() },
         revision: 1,
     }))
 }

@@ -123,6 +123,7 @@ mod tests {
             occurred_at: NOW,
             tenant: "ent_abc123",
             data: "{}",
+            sequence: None,
         };
         let profile = profile::find("axie-v1").unwrap();
         let body = signing::body(profile, &content);

@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::circuit::Circuit;
 use crate::domain::event::{
-    CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExhausted, DeliveryExpired,
-    DeliverySucceeded, ExpiryReason,
+    CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryCancelled, DeliveryEvent, DeliveryExhausted,
+    DeliveryExpired, DeliverySucceeded, ExpiryReason,
 };
 use crate::domain::id::{DeliveryId, MessageId};
 use crate::domain::time::Timestamp;
@@ -22,6 +23,8 @@ pub struct Deliveries {
     /// The open ones by the time of their next attempt.
     pub(super) agenda: BTreeSet<(Timestamp, DeliveryId)>,
     pub(super) matched_through: u64,
+    /// The highest place that a matched message has got.
+    pub(super) sequence: u64,
 }
 
 /// A delivery that has not ended.
@@ -36,8 +39,12 @@ pub struct Open {
     pub scheduled_at: Timestamp,
     /// When its next attempt is due.
     pub due_at: Timestamp,
-    /// Attempts that failed.
+    /// Attempts that failed and that the schedule counts.
     pub failures: u32,
+    /// Attempts that failed for a local reason and that it does not count.
+    pub uncounted: u32,
+    /// The message's place among all that were matched; `None` if it has none.
+    pub sequence: Option<u64>,
     /// The version of its last event in the deliveries stream: not to be acted on before that is durable.
     pub version: u64,
 }
@@ -47,6 +54,7 @@ pub struct Open {
 #[serde(deny_unknown_fields)]
 struct Listed {
     matched_through: u64,
+    sequence: u64,
     /// In the order of the agenda.
     open: Vec<(DeliveryId, Open)>,
 }
@@ -54,33 +62,38 @@ struct Listed {
 impl From<Deliveries> for Listed {
     fn from(deliveries: Deliveries) -> Self {
         let open = deliveries.agenda.iter().map(|(_, delivery)| (*delivery, deliveries.open[delivery])).collect();
-        Self { matched_through: deliveries.matched_through, open }
+        Self { matched_through: deliveries.matched_through, sequence: deliveries.sequence, open }
     }
 }
 
 impl From<Listed> for Deliveries {
     fn from(listed: Listed) -> Self {
         let agenda = listed.open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
-        Self { open: listed.open.into_iter().collect(), agenda, matched_through: listed.matched_through }
+        let Listed { matched_through, sequence, open } = listed;
+        Self { open: open.into_iter().collect(), agenda, matched_through, sequence }
     }
 }
 
 impl Deliveries {
-    /// These, with everything matched up to that number.
-    pub fn of(open: impl IntoIterator<Item = (DeliveryId, Open)>, matched_through: u64) -> Self {
-        Listed { matched_through, open: open.into_iter().collect() }.into()
+    /// These, with everything matched up to that number, and so many in all.
+    pub fn of(open: impl IntoIterator<Item = (DeliveryId, Open)>, matched_through: u64, sequence: u64) -> Self {
+        Listed { matched_through, sequence, open: open.into_iter().collect() }.into()
     }
 
     /// The events that begin a period: what is owed, and then the end of each delivery whose message has a number up to
     /// `gone_through`.
-    pub(super) fn open_period(&self, gone_through: u64) -> Vec<DeliveryEvent> {
+    pub(super) fn open_period(&self, gone_through: u64, circuit: &Circuit) -> Vec<DeliveryEvent> {
         let carried = |(_, delivery): &(Timestamp, DeliveryId)| CarriedDelivery::of(*delivery, &self.open[delivery]);
         let (expired, kept): (Vec<_>, Vec<_>) =
             self.agenda.iter().map(carried).partition(|delivery| delivery.message_seq <= gone_through);
         let mut kept = kept.into_iter();
         let first = kept.by_ref().take(CARRIED_PER_EVENT).collect();
-        let matched_through = self.matched_through;
-        let mut events = vec![DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, carried: first })];
+        let mut events = vec![DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened {
+            matched_through: self.matched_through,
+            sequence: self.sequence,
+            circuit: Some(circuit.clone()).filter(|circuit| *circuit != Circuit::default()),
+            carried: first,
+        })];
         while kept.len() > 0 {
             let carried = kept.by_ref().take(CARRIED_PER_EVENT).collect();
             events.push(DeliveryEvent::Carried(DeliveriesCarried { carried }));
@@ -96,6 +109,7 @@ impl Deliveries {
             DeliveryEvent::Scheduled(scheduled) => {
                 if scheduled.redelivery_of.is_none() {
                     self.matched_through = self.matched_through.max(scheduled.message_seq);
+                    self.sequence = self.sequence.max(scheduled.sequence.unwrap_or(0));
                 }
                 let open = Open {
                     message: scheduled.message,
@@ -103,13 +117,16 @@ impl Deliveries {
                     scheduled_at: at,
                     due_at: at,
                     failures: 0,
+                    uncounted: 0,
+                    sequence: scheduled.sequence,
                     version,
                 };
                 self.insert(scheduled.delivery, open);
             }
             DeliveryEvent::AttemptFailed(failed) => {
                 let Some(mut open) = self.remove(failed.delivery) else { return };
-                open.failures = failed.number;
+                open.failures = failed.failures;
+                open.uncounted = failed.number.saturating_sub(failed.failures);
                 open.version = version;
                 if let Some(due_at) = failed.due_at {
                     open.due_at = due_at;
@@ -118,21 +135,29 @@ impl Deliveries {
             }
             DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
             | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
-            | DeliveryEvent::Expired(DeliveryExpired { delivery, .. }) => {
+            | DeliveryEvent::Expired(DeliveryExpired { delivery, .. })
+            | DeliveryEvent::Cancelled(DeliveryCancelled { delivery }) => {
                 self.remove(*delivery);
             }
-            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, carried }) => {
-                *self = Self { matched_through: *matched_through, ..Self::default() };
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, sequence, carried, circuit: _ }) => {
+                *self = Self { matched_through: *matched_through, sequence: *sequence, ..Self::default() };
                 self.take_over(carried, version);
             }
             DeliveryEvent::Carried(DeliveriesCarried { carried }) => self.take_over(carried, version),
         }
     }
 
+    /// Messages up to that number will not be matched any more.
+    pub(super) fn pass_over(&mut self, through: Option<u64>) {
+        self.matched_through = self.matched_through.max(through.unwrap_or(0));
+    }
+
     fn take_over(&mut self, carried: &[CarriedDelivery], version: u64) {
         for delivery in carried {
-            let CarriedDelivery { delivery, message, message_seq, scheduled_at, due_at, failures } = *delivery;
-            self.insert(delivery, Open { message, message_seq, scheduled_at, due_at, failures, version });
+            let CarriedDelivery { delivery, message, message_seq, scheduled_at, due_at, failures, uncounted, sequence } =
+                *delivery;
+            let open = Open { message, message_seq, scheduled_at, due_at, failures, uncounted, sequence, version };
+            self.insert(delivery, open);
         }
     }
 
@@ -148,9 +173,16 @@ impl Deliveries {
     }
 }
 
+impl Open {
+    /// Attempts that were made.
+    pub fn attempts(&self) -> u32 {
+        self.failures + self.uncounted
+    }
+}
+
 impl CarriedDelivery {
     fn of(delivery: DeliveryId, open: &Open) -> Self {
-        let Open { message, message_seq, scheduled_at, due_at, failures, version: _ } = *open;
-        Self { delivery, message, message_seq, scheduled_at, due_at, failures }
+        let Open { message, message_seq, scheduled_at, due_at, failures, uncounted, sequence, version: _ } = *open;
+        Self { delivery, message, message_seq, scheduled_at, due_at, failures, uncounted, sequence }
     }
 }

@@ -122,6 +122,10 @@ impl Version {
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::CircuitTripped(_)
+            | SubscriptionEvent::CircuitReenabled(_)
+            | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::CircuitClosed(_)
             | SubscriptionEvent::Deleted(_) => None,
         };
         let known: Vec<_> = rotated.into_iter().chain(self.secrets.iter().cloned()).collect();
@@ -233,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_change_makes_a_version_that_says_what_it_changed() {
-        let disabled = SubscriptionEvent::Disabled(SubscriptionDisabled { reason: None });
+        let disabled = SubscriptionEvent::Disabled(SubscriptionDisabled { reason: None, cause: None });
         let enabled = SubscriptionEvent::Enabled(SubscriptionEnabled {});
         let made = versions([created(), moved("https://example.com/second"), disabled, tested(), enabled]);
         let numbers: Vec<_> = made.iter().map(|version| version.number).collect();

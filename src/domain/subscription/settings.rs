@@ -106,6 +106,10 @@ impl Settings {
             }
             SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::CircuitTripped(_)
+            | SubscriptionEvent::CircuitReenabled(_)
+            | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::CircuitClosed(_)
             | SubscriptionEvent::Created(_)
             | SubscriptionEvent::Deleted(_) => return,
         }

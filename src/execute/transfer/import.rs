@@ -189,7 +189,33 @@ fn renumber(event: &mut DeliveryEvent, messages: &Renumbered) -> bool {
         DeliveryEvent::AttemptFailed(_)
         | DeliveryEvent::Succeeded(_)
         | DeliveryEvent::Exhausted(_)
-        | DeliveryEvent::Expired(_) => return false,
+        | DeliveryEvent::Expired(_)
+        | DeliveryEvent::Cancelled(_) => return false,
+    }
+    true
+}
+
+/// The same of what happened to the subscription itself.
+fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
+    let through = |old: &mut Option<u64>| *old = old.map(|old| messages.through(old));
+    match event {
+        SubscriptionEvent::CircuitTripped(tripped) => {
+            tripped.matched_through = messages.through(tripped.matched_through);
+        }
+        SubscriptionEvent::CircuitReenabled(reenabled) => {
+            through(&mut reenabled.skipped_through);
+            through(&mut reenabled.lost_through);
+        }
+        SubscriptionEvent::CircuitProbing(probing) => through(&mut probing.lost_through),
+        SubscriptionEvent::Created(_)
+        | SubscriptionEvent::Updated(_)
+        | SubscriptionEvent::Enabled(_)
+        | SubscriptionEvent::Disabled(_)
+        | SubscriptionEvent::SecretRotated(_)
+        | SubscriptionEvent::TestSent(_)
+        | SubscriptionEvent::RedeliveryRequested(_)
+        | SubscriptionEvent::CircuitClosed(_)
+        | SubscriptionEvent::Deleted(_) => return false,
     }
     true
 }
@@ -249,7 +275,8 @@ impl<'a> Import<'a> {
                 self.deleted.extend(execute::subscription_of(&recorded.stream));
                 false
             }
-            Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) => false,
+            Event::Subscription(event) => renumber_life(event, messages),
+            Event::Tenant(_) | Event::Message(_) => false,
         };
         let (kind, schema, data) = if renumbered {
             let encoded = codec::encode(&event);

@@ -9,6 +9,7 @@ use crate::domain::filter::EventType;
 use crate::domain::id::DeliveryId;
 use crate::domain::outcome::FailureCode;
 use crate::domain::scope::Scope;
+use crate::domain::subscription::{Command, Redeliver};
 use crate::domain::{json, message};
 use crate::error_code::ErrorCode;
 use crate::graphql::caller::{authorise, caller};
@@ -66,6 +67,10 @@ struct TestDeliveryResult {
 struct RedeliverDeliveryInput {
     /// A delivery that has ended.
     delivery_id: ID,
+    /// Whether the new delivery may wait if the webhook's circuit breaker has tripped; otherwise it is then refused with
+    /// `WEBHOOK_CIRCUIT_OPEN`.
+    #[graphql(default)]
+    queue: bool,
 }
 
 /// What came of `redeliverDelivery`.
@@ -213,9 +218,18 @@ async fn redeliver(ctx: &Context<'_>, input: RedeliverDeliveryInput) -> Result<R
         DeliveryStatus::Failed => true,
         DeliveryStatus::Succeeded | DeliveryStatus::Cancelled => false,
     };
-    let message = (original.message, original.message_seq);
-    let (delivery, done) =
-        state(ctx).engine.redeliver(tenant, original.subscription, (id, failed), message, caller(ctx).meta()).await?;
+    let delivery = state(ctx).clock.delivery_id();
+    let request = Redeliver {
+        original: id,
+        original_failed: failed,
+        delivery,
+        message: original.message,
+        message_seq: original.message_seq,
+        sequence: original.sequence,
+        queue: input.queue,
+    };
+    let command = Command::Redeliver(request);
+    let done = state(ctx).engine.subscription(tenant, original.subscription, command, caller(ctx).meta()).await?;
     readable(ctx, done.position).await;
     let row = read_models.delivery(TenantScope(tenant), delivery).await.map_err(|error| internal(&error))?;
     Ok(RedeliverDeliveryPayload {

@@ -1,9 +1,9 @@
 //! Mutations of webhooks.
 
-use async_graphql::{Context, ID, InputObject, MaybeUndefined, Object, Result, SimpleObject};
+use async_graphql::{Context, Enum, ID, InputObject, MaybeUndefined, Object, Result, SimpleObject};
 
 use super::{payloads, readable};
-use crate::actors::{Done, NewSubscription};
+use crate::actors::{Backlog, Done, NewSubscription};
 use crate::domain::filter::Filter;
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
@@ -163,7 +163,41 @@ struct RotateWebhookSecretPayload {
     user_errors: Vec<UserError>,
 }
 
+/// What becomes of everything that waited while a webhook's circuit breaker had tripped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+enum ReenableBacklog {
+    /// It is delivered, the oldest first.
+    Drain,
+    /// What was published before a moment is not delivered.
+    SkipBefore,
+    /// It is not delivered.
+    Discard,
+}
+
+/// Which webhook is to try again.
+#[derive(InputObject)]
+struct ReenableWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// What becomes of everything that waited.
+    backlog: ReenableBacklog,
+    /// The moment of `SKIP_BEFORE`, and of nothing else.
+    skip_before: Option<DateTime>,
+}
+
+/// What came of `reenableWebhook`.
+#[derive(Default, SimpleObject)]
+struct ReenableWebhookPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// Place in the log of what was recorded; null if its circuit breaker had not tripped.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
 payloads!(
+    ReenableWebhookPayload,
     CreateWebhookPayload,
     UpdateWebhookPayload,
     EnableWebhookPayload,
@@ -217,6 +251,16 @@ impl WebhookMutation {
         #[graphql(desc = "Which webhook.")] input: DisableWebhookInput,
     ) -> Option<Result<DisableWebhookPayload>> {
         payload(disable(ctx, input)).await
+    }
+
+    /// Lets a webhook send again whose circuit breaker has tripped: one delivery as a probe, then slowly more. Nothing
+    /// happens where it has not. Needs the scope `WEBHOOKS_WRITE`.
+    async fn reenable_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook, and what becomes of what waited.")] input: ReenableWebhookInput,
+    ) -> Option<Result<ReenableWebhookPayload>> {
+        payload(reenable(ctx, input)).await
     }
 
     /// Deletes a webhook for ever, and cancels what is under way. Needs the scope `WEBHOOKS_WRITE`.
@@ -289,6 +333,23 @@ async fn switch(ctx: &Context<'_>, id: &ID, command: Command) -> Result<(Option<
     let (scope, id) = addressed(ctx, Scope::WebhooksWrite, id)?;
     let done = state(ctx).engine.subscription(scope.0, id, command, caller(ctx).meta()).await?;
     Ok((read_back(ctx, scope, id, &done).await, position(&done)))
+}
+
+async fn reenable(ctx: &Context<'_>, input: ReenableWebhookInput) -> Result<ReenableWebhookPayload, Failure> {
+    let (scope, id) = addressed(ctx, Scope::WebhooksWrite, &input.webhook_id)?;
+    let invalid = |message: &str| UserError::new(UserErrorCode::InvalidInput, message, &["input", "skipBefore"]);
+    let backlog = match (input.backlog, input.skip_before) {
+        (ReenableBacklog::Drain, None) => Backlog::Drain,
+        (ReenableBacklog::Discard, None) => Backlog::Discard,
+        (ReenableBacklog::SkipBefore, Some(moment)) => Backlog::SkipBefore(moment.0),
+        (ReenableBacklog::SkipBefore, None) => return Err(invalid("SKIP_BEFORE needs its moment").into()),
+        (ReenableBacklog::Drain | ReenableBacklog::Discard, Some(_)) => {
+            return Err(invalid("a moment is for SKIP_BEFORE alone").into());
+        }
+    };
+    let done = state(ctx).engine.reenable(scope.0, id, backlog, caller(ctx).meta()).await?;
+    let webhook = read_back(ctx, scope, id, &done).await;
+    Ok(ReenableWebhookPayload { webhook, position: position(&done), user_errors: vec![] })
 }
 
 async fn delete(ctx: &Context<'_>, input: DeleteWebhookInput) -> Result<DeleteWebhookPayload, Failure> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
-use tidings::domain::outcome::FailureCode;
+use tidings::domain::outcome::{FailureClass, FailureCode};
 use tidings::domain::subscription::{Command, Update};
 use tidings::event_store::{Append, EventReader, Lifetime, NewEvent, StreamWrite};
 use tidings::execute::{Meta, deliveries_stream};
@@ -12,15 +12,16 @@ use tidings::execute::{Meta, deliveries_stream};
 use crate::support::simulation::{Answer, OTHER_URL, START, URL, World, life};
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_panics_counts_as_failed_and_is_made_again() {
+async fn an_attempt_that_panics_is_made_again_and_is_no_fault_of_the_endpoint() {
     let world = World::new().await;
     let subscription = world.subscribe().await;
     world.endpoint.answers([Answer::Panic]);
     world.publish().await;
     world.succeeded(subscription, 1).await;
-    assert_eq!(world.endpoint.times(), [0, 2_000]);
+    assert_eq!(world.endpoint.times(), [0, 1_000]);
     let events = world.deliveries(subscription).await;
-    assert!(matches!(&events[1], DeliveryEvent::AttemptFailed(failed) if failed.code == FailureCode::Aborted));
+    let DeliveryEvent::AttemptFailed(failed) = &events[1] else { panic!("{events:?}") };
+    assert_eq!((failed.code, failed.class, failed.failures), (FailureCode::Aborted, FailureClass::Local, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,6 +268,7 @@ async fn shaky_life(seed: u64) {
                 | DeliveryEvent::Succeeded(_)
                 | DeliveryEvent::Exhausted(_)
                 | DeliveryEvent::Expired(_)
+                | DeliveryEvent::Cancelled(_)
                 | DeliveryEvent::PeriodOpened(_)
                 | DeliveryEvent::Carried(_) => None,
             })

@@ -1,5 +1,6 @@
 //! The actors as a whole: over the log in memory, in paused time, against a scripted endpoint.
 
+mod breaker;
 mod changes;
 mod faults;
 mod idempotency;

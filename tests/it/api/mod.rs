@@ -39,7 +39,10 @@ struct Agreeable;
 #[async_trait]
 impl Transport for Agreeable {
     async fn post(&self, _: Request) -> Exchange {
-        Exchange { latency_ms: 7, result: Ok(Response { status: 200, preview: "thanks".into(), truncated: false }) }
+        Exchange {
+            latency_ms: 7,
+            result: Ok(Response { status: 200, preview: "thanks".into(), ..Response::default() }),
+        }
     }
 }
 

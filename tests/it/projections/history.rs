@@ -253,12 +253,12 @@ impl History {
         let due: Vec<_> = state.due(Timestamp::from_ms(i64::MAX)).map(|(id, open)| (id, *open)).collect();
         for (delivery, open) in due {
             let result = match status {
-                Some(status) => Ok(Response { status, preview: "thanks".into(), truncated: false }),
+                Some(status) => Ok(Response { status, preview: "thanks".into(), ..Response::default() }),
                 None => Err(Failure { code: FailureCode::Connect, detail: "no connection".into() }),
             };
             let finished = Finished {
                 delivery,
-                number: open.failures + 1,
+                number: open.attempts() + 1,
                 revision: 1,
                 started_at: self.clock.now(),
                 ended_at: self.clock.now(),
@@ -278,7 +278,8 @@ impl History {
         let index = (pick as usize).checked_rem(self.ended.len())?;
         let (id, original, message, message_seq, original_failed) = self.ended[index];
         let delivery = self.clock.delivery_id();
-        let redeliver = Redeliver { original, original_failed, delivery, message, message_seq };
+        let redeliver =
+            Redeliver { original, original_failed, delivery, message, message_seq, sequence: None, queue: false };
         self.command(id, Command::Redeliver(redeliver)).await.map(|_| delivery)
     }
 

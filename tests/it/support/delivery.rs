@@ -36,6 +36,7 @@ impl Draft<'_> {
             occurred_at: self.attempted_at,
             tenant: self.tenant,
             data: self.data,
+            sequence: None,
         };
         let body = signing::body(self.profile, &content);
         let headers = signing::headers(self.profile, &content, &body, self.secrets, self.attempted_at);

@@ -58,6 +58,8 @@ impl Call {
 pub(crate) enum Answer {
     /// At once, with this status.
     Status(u16),
+    /// At once, with 503 and the wish to be left alone for so many seconds.
+    Busy(u64),
     /// With this status, after so many milliseconds.
     Late(u16, u64),
     /// Not at all: the attempt fails after so many milliseconds.
@@ -133,9 +135,10 @@ impl Transport for Endpoint {
             headers: request.headers,
         });
         self.began.send_modify(|began| *began += 1);
-        let respond = |status| Ok(Response { status, preview: String::new(), truncated: false });
+        let respond = |status| Ok(Response { status, ..Response::default() });
         let result = match answer {
             Answer::Status(status) => respond(status),
+            Answer::Busy(seconds) => Ok(Response { status: 503, retry_after_s: Some(seconds), ..Response::default() }),
             Answer::Late(status, after_ms) => {
                 tokio::time::sleep(Duration::from_millis(after_ms)).await;
                 respond(status)
@@ -374,7 +377,10 @@ fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
                 scheduled.extend(carried.iter().map(|open| (open.delivery, open.message.to_string())));
             }
             DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
-            DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_) | DeliveryEvent::Expired(_) => {}
+            DeliveryEvent::AttemptFailed(_)
+            | DeliveryEvent::Exhausted(_)
+            | DeliveryEvent::Expired(_)
+            | DeliveryEvent::Cancelled(_) => {}
         }
     }
     delivered

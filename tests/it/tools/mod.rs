@@ -26,7 +26,7 @@ struct Lived {
 }
 
 /// Messages that [`Lived`] begins with.
-const MESSAGES: usize = 20;
+const MESSAGES: usize = 8;
 
 impl Lived {
     async fn start() -> Self {

@@ -1,0 +1,90 @@
+//! The output gate: what was decided leaves the actor when it is durable, and not before.
+
+use std::collections::VecDeque;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::actors::engine::{Done, EngineError};
+use crate::actors::matcher::MatchAck;
+use crate::domain::subscription::Refusal;
+use crate::event_store::{Appended, Position};
+use crate::execute::Loaded;
+
+/// Effects wait here until the appends before them are durable.
+#[derive(Default)]
+pub(super) struct Gate {
+    appended: u64,
+    waiting: VecDeque<Waiting>,
+    /// Versions of the two streams up to which everything is durable.
+    pub(super) life_version: u64,
+    pub(super) deliveries_version: u64,
+}
+
+struct Waiting {
+    append: u64,
+    life_version: u64,
+    deliveries_version: u64,
+    effect: Effect,
+}
+
+/// What may leave the actor.
+pub(super) enum Effect {
+    Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
+    Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
+    Ack(MatchAck),
+    Flushed(mpsc::Sender<()>),
+    Nothing,
+}
+
+impl Effect {
+    fn release(self, position: Option<Position>) {
+        match self {
+            // A caller that has gone needs no answer.
+            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
+            Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
+            Self::Ack(ack) => ack.durable(),
+            Self::Flushed(waiter) => drop(waiter),
+            Self::Nothing => {}
+        }
+    }
+}
+
+impl Gate {
+    /// One in which nothing waits: everything that was loaded is durable.
+    pub(super) fn of(loaded: &Loaded) -> Self {
+        Self { life_version: loaded.life_version, deliveries_version: loaded.deliveries_version, ..Self::default() }
+    }
+
+    /// Counts an append that is about to be sent, and remembers which versions its success makes durable.
+    pub(super) fn next(&mut self, loaded: &Loaded) -> u64 {
+        self.appended += 1;
+        self.wait(loaded, Effect::Nothing);
+        self.appended
+    }
+
+    /// Lets the effect out when everything decided before it is durable: now, if it is.
+    pub(super) fn push(&mut self, loaded: &Loaded, effect: Effect) {
+        if self.is_idle() { effect.release(None) } else { self.wait(loaded, effect) }
+    }
+
+    fn wait(&mut self, loaded: &Loaded, effect: Effect) {
+        self.waiting.push_back(Waiting {
+            append: self.appended,
+            life_version: loaded.life_version,
+            deliveries_version: loaded.deliveries_version,
+            effect,
+        });
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn open(&mut self, number: u64, appended: Appended) {
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.append <= number) {
+            self.life_version = waiting.life_version;
+            self.deliveries_version = waiting.deliveries_version;
+            waiting.effect.release((waiting.append == number).then_some(appended.last));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! How attempts end, and what that makes of the endpoint: retries, the circuit breaker, and the way back.
+
+use super::{Finished, Refusal, Settings, Subscription};
+use crate::domain::circuit::{Failed, SOFT_PROBE_PAUSE_MS, TripCause};
+use crate::domain::event::{
+    AttemptFailed, CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, DeliveryCancelled, DeliveryEvent,
+    DeliveryExhausted, DeliverySucceeded, DisableCause, Event, ReenableMode, SubscriptionDisabled, SubscriptionEvent,
+};
+use crate::domain::outcome::{FailureClass, FailureCode, Response};
+use crate::domain::profile::{self, Profile};
+use crate::domain::subscription::Open;
+use crate::domain::time::Timestamp;
+
+/// So many local failures of a delivery are tried again without being counted by its schedule.
+const UNCOUNTED_FAILURES: u32 = 3;
+/// After a local failure that is not counted, in milliseconds.
+const LOCAL_RETRY_MS: u64 = 1_000;
+
+/// What is known when an open circuit is to be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Messages up to this number are not kept any more.
+    pub gone_through: u64,
+}
+
+pub(super) fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
+    let settings = state.settings()?;
+    let profile = profile::find(&settings.profile)?;
+    let open = state
+        .deliveries
+        .open
+        .get(&finished.delivery)
+        .filter(|open| open.attempts() + 1 == finished.number)
+        .ok_or(Refusal::NotPending(finished.delivery))?;
+    match profile.judge(&finished.exchange.result) {
+        Ok(()) => Ok(succeed(state, finished)),
+        Err(class) => Ok(fail(state, settings, profile, open, finished, class)),
+    }
+}
+
+fn succeed(state: &Subscription, finished: Finished) -> Vec<Event> {
+    let Finished { delivery, number, revision, started_at, exchange, .. } = finished;
+    let latency_ms = exchange.latency_ms;
+    // A profile counts nothing but an answer as success.
+    let response = exchange.result.unwrap_or_else(|_| Response::default());
+    let mut circuit = state.circuit.clone();
+    circuit.succeed(started_at);
+    let closed = circuit.has_recovered().then(|| life(SubscriptionEvent::CircuitClosed(CircuitClosed {})));
+    let succeeded = DeliverySucceeded { delivery, number, started_at, latency_ms, response, revision };
+    closed.into_iter().chain([Event::Delivery(DeliveryEvent::Succeeded(succeeded))]).collect()
+}
+
+fn fail(
+    state: &Subscription,
+    settings: &Settings,
+    profile: &Profile,
+    open: &Open,
+    finished: Finished,
+    class: FailureClass,
+) -> Vec<Event> {
+    let Finished { delivery, number, revision, started_at, ended_at, exchange, random } = finished;
+    let (code, detail, response) = match exchange.result {
+        Ok(response) => {
+            (FailureCode::Status, format!("the endpoint answered with status {}", response.status), Some(response))
+        }
+        Err(failure) => (failure.code, failure.detail, None),
+    };
+    let asked_ms = profile.asked_ms(response.as_ref());
+    let uncounted = class == FailureClass::Local && open.uncounted < UNCOUNTED_FAILURES;
+    let failures = open.failures + u32::from(!uncounted);
+    let due_at = match class {
+        FailureClass::Gone => None,
+        _ if uncounted => Some(ended_at.plus_ms(LOCAL_RETRY_MS)),
+        FailureClass::Hard | FailureClass::Soft | FailureClass::Local => {
+            profile.retry_at(failures, open.scheduled_at, ended_at, asked_ms, random)
+        }
+    };
+    let failed = AttemptFailed {
+        delivery,
+        number,
+        started_at,
+        latency_ms: exchange.latency_ms,
+        code,
+        detail,
+        response,
+        revision,
+        class,
+        failures,
+        due_at,
+        hold_until: pause_ms(state, profile, class, asked_ms).map(|ms| ended_at.plus_ms(ms)),
+    };
+    let mut events = Vec::new();
+    events.extend(tripped(state, profile, &failed, ended_at, random));
+    if class == FailureClass::Gone && settings.enabled {
+        let disabled = SubscriptionDisabled { reason: None, cause: Some(DisableCause::EndpointGone) };
+        events.push(life(SubscriptionEvent::Disabled(disabled)));
+    }
+    events.push(Event::Delivery(DeliveryEvent::AttemptFailed(failed)));
+    if due_at.is_none() {
+        events.push(Event::Delivery(DeliveryEvent::Exhausted(DeliveryExhausted { delivery, attempts: number })));
+    }
+    events
+}
+
+/// For how long nothing else is sent to the endpoint; `None`: it goes on.
+fn pause_ms(state: &Subscription, profile: &Profile, class: FailureClass, asked_ms: Option<u64>) -> Option<u64> {
+    if class != FailureClass::Soft {
+        return None;
+    }
+    let pause_ms = asked_ms.unwrap_or(profile.classes.soft_pause_ms);
+    let least_ms = if state.circuit.is_probing() { SOFT_PROBE_PAUSE_MS } else { 0 };
+    Some(pause_ms.max(least_ms)).filter(|ms| *ms > 0)
+}
+
+fn tripped(
+    state: &Subscription,
+    profile: &Profile,
+    failed: &AttemptFailed,
+    ended_at: Timestamp,
+    random: u64,
+) -> Option<Event> {
+    let breaker = profile.breaker.as_ref()?;
+    let mut circuit = state.circuit.clone();
+    circuit.fail(&failed.into());
+    let cause = circuit.trips(breaker, ended_at)?;
+    let failed_probes = if cause == TripCause::HardFailures { 0 } else { circuit.failed_probes() };
+    Some(life(SubscriptionEvent::CircuitTripped(CircuitTripped {
+        cause,
+        failures: circuit.run_length(),
+        delivery: failed.delivery,
+        code: failed.code,
+        detail: failed.detail.clone(),
+        matched_through: state.deliveries.matched_through,
+        probe_at: breaker.probe.and_then(|probe| probe.next_at(failed_probes, ended_at, random)),
+        failed_probes,
+    })))
+}
+
+/// The way back by hand. Nothing happens where no circuit is open.
+pub(super) fn reenable(
+    state: &Subscription,
+    mode: ReenableMode,
+    skip_through: Option<u64>,
+    leaving: Leaving,
+) -> Result<Vec<Event>, Refusal> {
+    state.settings()?;
+    if !state.circuit.is_open() {
+        return Ok(vec![]);
+    }
+    let skipped = |open: &Open| skip_through.is_some_and(|through| open.message_seq <= through);
+    let cancelled: Vec<_> =
+        state.open().filter(|(_, open)| skipped(open)).map(|(delivery, _)| DeliveryCancelled { delivery }).collect();
+    let skipped_through = skip_through.filter(|through| *through > state.deliveries.matched_through);
+    let reenabled = CircuitReenabled {
+        mode,
+        skipped_through,
+        cancelled: cancelled.len() as u64,
+        lost_through: leaving.lost_through(state).filter(|lost| skipped_through.is_none_or(|through| through < *lost)),
+    };
+    let cancelled = cancelled.into_iter().map(|cancelled| Event::Delivery(DeliveryEvent::Cancelled(cancelled)));
+    Ok([life(SubscriptionEvent::CircuitReenabled(reenabled))].into_iter().chain(cancelled).collect())
+}
+
+/// The way back without anybody's doing. Nothing happens before its time.
+pub(super) fn probe(state: &Subscription, leaving: Leaving, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+    state.settings()?;
+    let is_time = state.circuit.probe_at().is_some_and(|probe_at| probe_at <= now);
+    let probing =
+        || life(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: leaving.lost_through(state) }));
+    Ok(is_time.then(probing).into_iter().collect())
+}
+
+impl Leaving {
+    /// Up to where messages that waited in the log are gone.
+    fn lost_through(self, state: &Subscription) -> Option<u64> {
+        Some(self.gone_through).filter(|gone| *gone > state.deliveries.matched_through)
+    }
+}
+
+impl From<&AttemptFailed> for Failed {
+    fn from(failed: &AttemptFailed) -> Self {
+        let AttemptFailed { delivery, class, started_at, latency_ms, hold_until, .. } = *failed;
+        Self { delivery, class, started_at, ended_at: started_at.plus_ms(latency_ms), hold_until }
+    }
+}
+
+fn life(event: SubscriptionEvent) -> Event {
+    Event::Subscription(event)
+}
