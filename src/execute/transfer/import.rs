@@ -194,10 +194,6 @@ fn renumber(event: &mut DeliveryEvent, messages: &Renumbered) -> bool {
     true
 }
 
-fn opens_period(event: &Event) -> bool {
-    matches!(event, Event::Message(MessageEvent::PeriodOpened(_)) | Event::Delivery(DeliveryEvent::PeriodOpened(_)))
-}
-
 /// How far a stream is.
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -307,7 +303,7 @@ impl<'a> Import<'a> {
         let lifetime = if execute::is_bucketed(&stream) {
             let bucket = self.retention.bucket_of(new.at).max(place.bucket.unwrap_or(Bucket(0)));
             place.bucket = Some(bucket);
-            if opens_period(event) { Lifetime::Period(bucket) } else { Lifetime::Bucket(bucket) }
+            if event.opens_period() { Lifetime::Period(bucket) } else { Lifetime::Bucket(bucket) }
         } else {
             Lifetime::Kept
         };
