@@ -226,7 +226,7 @@ impl Filled {
         for _ in 0..READS / 5 {
             let after = clock.random_u64() % (self.events - PAGE as u64);
             // Past the log's own memory, which holds the newest.
-            read += log.store().read_log(Position { shard: 0, seq: after }, PAGE).await.unwrap().len();
+            read += log.store().reader().read_log(Position { shard: 0, seq: after }, PAGE).await.unwrap().len();
         }
         (stream_us, began.elapsed().as_micros() as f64 / read as f64)
     }
@@ -234,7 +234,9 @@ impl Filled {
 
 /// One subscription with many attempts behind it: how long it takes to have its state, and to build all read models.
 async fn history(attempts: u64) {
-    println!("\none subscription with {attempts} attempts, three events each with its message, {OPEN} deliveries open, SQLite\n");
+    println!(
+        "\none subscription with {attempts} attempts, three events each with its message, {OPEN} deliveries open, SQLite\n"
+    );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     let log = sqlite(&path).await;

@@ -1,4 +1,4 @@
-//! What may be dropped: buckets, contents, readers and snapshots.
+//! What may be dropped: buckets, contents and readers.
 //!
 //! Buckets and contents go in steps, each a transaction of its own, so that appends go on between.
 //!
@@ -83,14 +83,6 @@ pub(super) async fn contents(
 pub(super) async fn reader(connection: &mut SqliteConnection, epoch: u64, reader: &str) -> Result<(), Failure> {
     begin(connection, epoch).await?;
     sqlx::query("DELETE FROM checkpoint WHERE reader = $1").bind(reader).execute(&mut *connection).await?;
-    sqlx::query("COMMIT").execute(connection).await?;
-    Ok(())
-}
-
-/// Throws all snapshots away.
-pub(super) async fn snapshots(connection: &mut SqliteConnection, epoch: u64) -> Result<(), Failure> {
-    begin(connection, epoch).await?;
-    sqlx::query("DELETE FROM snapshot").execute(&mut *connection).await?;
     sqlx::query("COMMIT").execute(connection).await?;
     Ok(())
 }
