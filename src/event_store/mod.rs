@@ -24,6 +24,7 @@ mod log;
 mod memory;
 mod plan;
 pub mod postgres;
+mod row;
 mod sqlite;
 mod tail;
 mod tails;

@@ -38,8 +38,8 @@ pub use self::open::{OpenError, Options};
 pub use self::reader::PostgresReader;
 use self::write::Target;
 use self::writers::{Writer, Writers};
+use super::row::{integer, number};
 use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, StreamName};
-use crate::domain::id::EventId;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -302,21 +302,4 @@ fn refusal(failure: Failure, shard: u16, epoch: u64) -> AppendError {
 /// PostgreSQL's `disk_full`; its message names the file.
 fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "53100")
-}
-
-/// A number as PostgreSQL holds it; what is larger than it can hold is larger than anything it holds.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A number that this program wrote.
-fn number(integer: i64) -> u64 {
-    u64::try_from(integer).unwrap_or(0)
-}
-
-/// An event's id from its 16 bytes.
-fn event_id(bytes: &[u8]) -> Result<EventId, &'static str> {
-    let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| "its id is not 16 bytes long")?);
-    let at_ms = (bits >> 80) as u64; // the upper 48 bits
-    Ok(EventId::from_parts(at_ms, bits & ((1 << 80) - 1)))
 }

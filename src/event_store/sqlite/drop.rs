@@ -12,7 +12,7 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::write::Failure;
-use super::{integer, number};
+use crate::event_store::row::{integer, number};
 use crate::event_store::{Bucket, DropError, Dropped, Position};
 
 pub(super) const NOTE_BUCKET: &str = "SELECT first_seq, last_seq, dropping FROM bucket WHERE bucket = $1";

@@ -29,8 +29,8 @@ use tracing::warn;
 pub use self::open::{OpenError, Options};
 pub use self::reader::SqliteReader;
 use self::write::Failure;
+use super::row::{integer, number};
 use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position};
-use crate::domain::id::EventId;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -261,21 +261,4 @@ async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool
 fn is_full(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "13" || code == "4874")
-}
-
-/// A number as SQLite holds it; what is larger than it can hold is larger than anything it holds.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A number that this program wrote.
-fn number(integer: i64) -> u64 {
-    u64::try_from(integer).unwrap_or(0)
-}
-
-/// An event's id from its 16 bytes.
-fn event_id(bytes: &[u8]) -> Result<EventId, &'static str> {
-    let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| "its id is not 16 bytes long")?);
-    let at_ms = (bits >> 80) as u64; // the upper 48 bits
-    Ok(EventId::from_parts(at_ms, bits & ((1 << 80) - 1)))
 }
