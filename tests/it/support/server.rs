@@ -67,6 +67,11 @@ impl Server {
         Self::start_over(database, ca_file, "")
     }
 
+    /// The same over that database.
+    pub(crate) fn start_in(database: Fresh, ca_file: &Path) -> Self {
+        Self::start_over(Some(database), ca_file, "")
+    }
+
     fn start_over(database: Option<Fresh>, ca_file: &Path, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = configure(folder.path(), database.as_ref(), ca_file, more);
