@@ -13,19 +13,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidings::actors;
 use tidings::clock::{Clock, SystemClock};
 use tidings::domain::event::{
-    DeliveryEvent, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionCreated,
-    SubscriptionEvent, TenantCreated, TenantEvent,
+    DeliveryEvent, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished, MessagesPeriodOpened,
+    SubscriptionCreated, SubscriptionEvent, TenantCreated, TenantEvent,
 };
 use tidings::domain::filter::{EventType, Filter};
-use tidings::domain::id::{MessageId, SubscriptionId, TenantId};
+use tidings::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use tidings::domain::outcome::Response;
+use tidings::domain::subscription;
 use tidings::event_store::{
     self, Append, Bucket, EventStore, Lifetime, Log, NewEvent, Options, Position, PostgresStore, SqliteStore,
     StreamWrite, postgres,
 };
-use tidings::execute::{self, Meta};
+use tidings::execute::{self, Loaded, Messages, Meta, retention};
 use tidings::projections::{Name, ReadModels};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -37,13 +39,27 @@ const FILL_EVENTS: usize = 10;
 /// Streams that a filled log has.
 const STREAMS: usize = 20_000;
 const BUCKET: Bucket = Bucket(1);
+/// Deliveries that stay open all along.
+const OPEN: u64 = 100;
+/// Attempts recorded in one append.
+const AT_A_TIME: u64 = 250;
+/// Read models are built again from the first so many attempts at most.
+const REBUILT: u64 = 200_000;
 
 #[tokio::main]
 async fn main() {
-    let seconds = setting("BENCH_SECONDS", 4);
-    appends(Duration::from_secs(seconds)).await;
-    growth(setting("BENCH_LOG_EVENTS", 1_000_000)).await;
-    history(setting("BENCH_ATTEMPTS", 200_000)).await;
+    // Those that are named as arguments; all if none is.
+    let named: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
+    if wanted("appends") {
+        appends(Duration::from_secs(setting("BENCH_SECONDS", 4))).await;
+    }
+    if wanted("growth") {
+        growth(setting("BENCH_LOG_EVENTS", 1_000_000)).await;
+    }
+    if wanted("history") {
+        history(setting("BENCH_ATTEMPTS", 200_000)).await;
+    }
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -76,7 +92,7 @@ async fn appends(duration: Duration) {
 async fn report_appends(name: &str, log: &Log, writers: usize, events: usize, duration: Duration) {
     let Load { appends, mut latencies_us, elapsed, cpu_us } = load(log, writers, events, duration).await;
     latencies_us.sort_unstable();
-    let quantile = |q: f64| f64::from(latencies_us[((latencies_us.len() - 1) as f64 * q) as usize]) / 1_000.0;
+    let quantile = |q: f64| quantile_ms(&latencies_us, q);
     let count = (appends * events) as f64;
     println!(
         "{:<12} {:>8} {:>14} {:>10.0} {:>9.2} {:>9.2} {:>14.1}",
@@ -89,6 +105,11 @@ async fn report_appends(name: &str, log: &Log, writers: usize, events: usize, du
         cpu_us as f64 / count
     );
     log.close().await;
+}
+
+/// Of latencies in order.
+fn quantile_ms(latencies_us: &[u32], q: f64) -> f64 {
+    f64::from(latencies_us[((latencies_us.len() - 1) as f64 * q) as usize]) / 1_000.0
 }
 
 /// What a load was and cost.
@@ -205,7 +226,7 @@ impl Filled {
         for _ in 0..READS / 5 {
             let after = clock.random_u64() % (self.events - PAGE as u64);
             // Past the log's own memory, which holds the newest.
-            read += log.store().read_log(Position { shard: 0, seq: after }, PAGE).await.unwrap().len();
+            read += log.store().reader().read_log(Position { shard: 0, seq: after }, PAGE).await.unwrap().len();
         }
         (stream_us, began.elapsed().as_micros() as f64 / read as f64)
     }
@@ -213,66 +234,102 @@ impl Filled {
 
 /// One subscription with many attempts behind it: how long it takes to have its state, and to build all read models.
 async fn history(attempts: u64) {
-    println!("\none subscription with {attempts} attempts, three events each with its message, SQLite\n");
+    println!(
+        "\none subscription with {attempts} attempts, three events each with its message, {OPEN} deliveries open, SQLite\n"
+    );
     let folder = tempfile::tempdir().unwrap();
-    let log = sqlite(&folder.path().join("log.db")).await;
-    let clock = clock();
-    let began = Instant::now();
-    let subscription = Told::tell(&log, &clock, attempts).await;
-    println!("{:<44} {:>10.1} s", "telling it to the log", began.elapsed().as_secs_f64());
-    for number in 1..=3 {
-        let (cpu_before_us, began) = (cpu_us(), Instant::now());
-        let loaded = execute::load_subscription(&log, subscription).await.unwrap();
-        let elapsed = began.elapsed();
-        assert!(loaded.deliveries_version >= attempts);
-        println!(
-            "{:<44} {:>10.1} ms {:>8.2} µs CPU an event",
-            format!("activation {number}, version {}", loaded.deliveries_version),
-            elapsed.as_secs_f64() * 1_000.0,
-            (cpu_us() - cpu_before_us) as f64 / loaded.deliveries_version as f64
-        );
-    }
+    let path = folder.path().join("log.db");
+    let log = sqlite(&path).await;
+    let mut told = Told::begin(&log).await;
+    told.attempts(attempts.min(REBUILT)).await;
+    rebuild(&log, &folder.path().join("read-models")).await;
+    let (began, before) = (Instant::now(), told.loaded.deliveries_version);
+    told.attempts(attempts.saturating_sub(REBUILT)).await;
+    let events = told.loaded.deliveries_version - before;
+    println!("{:<60} {:>10.1} s", format!("telling {events} more events of it"), began.elapsed().as_secs_f64());
+    println!("{:<60} {:>10.0} MiB", "the log's file", std::fs::metadata(&path).unwrap().len() as f64 / 1_048_576.0);
+    let read = told.loaded.deliveries_version + 1 - told.loaded.period.unwrap().first_version;
+    activations(&log, &told, &format!("without snapshot, {read} events of its period"), 100).await;
+    told.store_snapshot().await;
+    activations(&log, &told, "with a snapshot just stored", 1_000).await;
+    let behind = actors::Config::default().snapshot_every_events - 2;
+    told.attempts(behind / 2).await;
+    activations(&log, &told, &format!("with a snapshot and {behind} events behind it"), 1_000).await;
+    log.close().await;
+}
+
+async fn rebuild(log: &Log, path: &Path) {
     let (cpu_before_us, began) = (cpu_us(), Instant::now());
-    let events =
-        ReadModels::rebuild(&folder.path().join("read-models"), log.reader(), &Name::ALL, |_, _| {}).await.unwrap();
+    let events = ReadModels::rebuild(path, log.reader(), &Name::ALL, |_, _| {}).await.unwrap();
     let (elapsed, cpu_us) = (began.elapsed(), cpu_us() - cpu_before_us);
     println!(
-        "{:<44} {:>10.0} events/s {:>10.0} events/s of a core",
+        "{:<60} {:>10.0} events/s {:>8.0} events/s of a core",
         format!("all read models from {events} events"),
         events as f64 / elapsed.as_secs_f64(),
         events as f64 / (cpu_us as f64 / 1e6)
     );
-    log.close().await;
 }
 
-/// The life of a subscription whose deliveries all succeed, as the running system would have recorded it.
+/// Loads the state again and again, one time after the other; it is always what was told.
+async fn activations(log: &Log, told: &Told<'_>, how: &str, times: usize) {
+    let cpu_before_us = cpu_us();
+    let mut latencies_us = Vec::with_capacity(times);
+    for _ in 0..times {
+        let began = Instant::now();
+        let loaded = execute::load_subscription(log, told.subscription).await.unwrap();
+        latencies_us.push(began.elapsed().as_micros() as u32);
+        assert_eq!(loaded.state, told.loaded.state);
+    }
+    let cpu_ms = (cpu_us() - cpu_before_us) as f64 / 1_000.0 / times as f64;
+    latencies_us.sort_unstable();
+    let quantile = |q: f64| quantile_ms(&latencies_us, q);
+    println!(
+        "{:<60} p50 {:>8.2} ms, p99 {:>8.2} ms, {cpu_ms:.2} ms CPU, {times} times",
+        format!("activation {how}"),
+        quantile(0.5),
+        quantile(0.99),
+    );
+}
+
+/// The life of a subscription whose deliveries succeed, but for the first ones, recorded as the running system does: in
+/// periods, each of which carries what is open.
 struct Told<'a> {
     log: &'a Log,
-    clock: &'a Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
+    retention: retention::Config,
     tenant: TenantId,
     subscription: SubscriptionId,
+    messages: Messages,
+    loaded: Loaded,
 }
 
 impl<'a> Told<'a> {
-    async fn tell(log: &'a Log, clock: &'a Arc<dyn Clock>, attempts: u64) -> SubscriptionId {
-        let told = Self { log, clock, tenant: clock.tenant_id(), subscription: clock.subscription_id() };
-        told.beginning().await;
-        let mut first = 0;
-        while first < attempts {
-            let count = (attempts - first).min(250);
-            told.deliveries(first, count).await;
-            first += count;
-        }
-        told.subscription
+    async fn begin(log: &'a Log) -> Self {
+        let clock = clock();
+        let (tenant, subscription) = (clock.tenant_id(), clock.subscription_id());
+        let retention = retention::Config::default();
+        let (messages, loaded) = (Messages::default(), Loaded::default());
+        let mut told = Self { log, clock, retention, tenant, subscription, messages, loaded };
+        told.create().await;
+        let published = told.publish(OPEN).await;
+        told.append(published.iter().map(|published| told.scheduled(published)).collect()).await;
+        told
     }
 
-    async fn beginning(&self) {
+    async fn create(&mut self) {
         let created = TenantCreated {
             tenant: self.tenant,
             name: "bench".into(),
             slug: "bench".into(),
             profile: "standard-v1".into(),
         };
+        let tenant = StreamWrite {
+            stream: execute::tenant_stream(self.tenant),
+            first_version: 1,
+            lifetime: Lifetime::Kept,
+            events: vec![self.recorded(&Event::Tenant(TenantEvent::Created(created)), None)],
+        };
+        self.log.append(0, Append { writes: vec![tenant], ..Append::default() }).await.unwrap();
         let subscribed = SubscriptionCreated {
             subscription: self.subscription,
             tenant: self.tenant,
@@ -284,50 +341,78 @@ impl<'a> Told<'a> {
             secret: self.clock.secret_id(),
             fingerprint: "0".repeat(16),
         };
-        let kept = |stream, event| StreamWrite {
-            stream,
-            first_version: 1,
-            lifetime: Lifetime::Kept,
-            events: vec![self.recorded(&event, None)],
-        };
-        let writes = vec![
-            kept(execute::tenant_stream(self.tenant), Event::Tenant(TenantEvent::Created(created))),
-            kept(
-                execute::subscription_stream(self.subscription),
-                Event::Subscription(SubscriptionEvent::Created(subscribed)),
-            ),
-        ];
+        self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
+    }
+
+    async fn attempts(&mut self, mut count: u64) {
+        while count > 0 {
+            let published = self.publish(count.min(AT_A_TIME)).await;
+            let mut events: Vec<_> = published.iter().map(|published| self.scheduled(published)).collect();
+            events.extend(published.iter().map(|published| self.succeeded(published)));
+            self.append(events).await;
+            count -= published.len() as u64;
+        }
+    }
+
+    /// Messages that have been recorded, and the delivery that each is to have.
+    async fn publish(&mut self, count: u64) -> Vec<Published> {
+        let lifetime = self.retention.next_lifetime(self.messages.version, self.messages.period, self.clock.now());
+        let mut events = vec![];
+        if let Lifetime::Period(_) = lifetime {
+            events.push(self.recorded(&Event::Message(MessageEvent::PeriodOpened(MessagesPeriodOpened {})), None));
+        }
+        let ids: Vec<_> = (0..count).map(|_| (self.clock.message_id(), self.clock.delivery_id())).collect();
+        events.extend(ids.iter().map(|(message, _)| {
+            let content = Bytes::from(vec![b'x'; EVENT_BYTES]);
+            self.recorded(&Event::Message(MessageEvent::Published(self.message(*message))), Some(content))
+        }));
+        let write = self.messages.write(self.tenant, lifetime, events);
+        let last = self.log.append(0, Append { writes: vec![write], ..Append::default() }).await.unwrap().last;
+        let published = |((message, delivery), message_seq)| Published { message, delivery, message_seq };
+        ids.into_iter().zip(last.seq + 1 - count..).map(published).collect()
+    }
+
+    /// As the subscription's actor does it; it would store a snapshot now and then.
+    async fn append(&mut self, mut events: Vec<Event>) {
+        let now = self.clock.now();
+        let lifetime = self.loaded.lifetime(&self.retention, now);
+        if let (Lifetime::Period(_), Some(Event::Delivery(_))) = (lifetime, events.first()) {
+            let open = subscription::Command::OpenPeriod { gone_through: 0 };
+            events.splice(..0, subscription::decide(&self.loaded.state, open).unwrap());
+        }
+        let (mut life, mut deliveries) = (vec![], vec![]);
+        for event in &events {
+            self.loaded.evolve(event, now);
+            let recorded = execute::new_event(event, now, Some(&Meta::system()), None, &*self.clock);
+            match event {
+                Event::Delivery(_) => deliveries.push(recorded),
+                Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => life.push(recorded),
+            }
+        }
+        let writes = self.loaded.writes(self.subscription, lifetime, life, deliveries);
         self.log.append(0, Append { writes, ..Append::default() }).await.unwrap();
     }
 
-    /// Messages, then a delivery of each, then their outcomes.
-    async fn deliveries(&self, first: u64, count: u64) {
-        let ids: Vec<_> = (0..count).map(|_| (self.clock.message_id(), self.clock.delivery_id())).collect();
-        let published = ids.iter().map(|(message, _)| {
-            let content = Bytes::from(vec![b'x'; EVENT_BYTES]);
-            self.recorded(&Event::Message(MessageEvent::Published(self.message(*message))), Some(content))
-        });
-        let appended = append(&execute::messages_stream(self.tenant), first + 1, published.collect());
-        let last = self.log.append(0, appended).await.unwrap().last;
-        let scheduled = ids.iter().zip(last.seq + 1 - count..).map(|((message, delivery), message_seq)| {
-            let (delivery, message) = (*delivery, *message);
-            let scheduled = DeliveryScheduled { delivery, message, message_seq, revision: 1, redelivery_of: None };
-            self.recorded(&Event::Delivery(DeliveryEvent::Scheduled(scheduled)), None)
-        });
-        let succeeded = ids.iter().map(|(_, delivery)| {
-            let succeeded = DeliverySucceeded {
-                delivery: *delivery,
-                number: 1,
-                started_at: self.clock.now(),
-                latency_ms: 7,
-                response: Response { status: 200, preview: "ok".into(), truncated: false },
-                revision: 1,
-            };
-            self.recorded(&Event::Delivery(DeliveryEvent::Succeeded(succeeded)), None)
-        });
-        let events = scheduled.chain(succeeded).collect();
-        let appended = append(&execute::deliveries_stream(self.subscription), 2 * first + 1, events);
-        self.log.append(0, appended).await.unwrap();
+    async fn store_snapshot(&self) {
+        let snapshots = self.loaded.snapshot(self.subscription).into_iter().collect();
+        self.log.append(0, Append { snapshots, ..Append::default() }).await.unwrap();
+    }
+
+    fn scheduled(&self, published: &Published) -> Event {
+        let Published { message, delivery, message_seq } = *published;
+        let scheduled = DeliveryScheduled { delivery, message, message_seq, revision: 1, redelivery_of: None };
+        Event::Delivery(DeliveryEvent::Scheduled(scheduled))
+    }
+
+    fn succeeded(&self, published: &Published) -> Event {
+        Event::Delivery(DeliveryEvent::Succeeded(DeliverySucceeded {
+            delivery: published.delivery,
+            number: 1,
+            started_at: self.clock.now(),
+            latency_ms: 7,
+            response: Response { status: 200, preview: "ok".into(), truncated: false },
+            revision: 1,
+        }))
     }
 
     fn message(&self, message: MessageId) -> MessagePublished {
@@ -345,8 +430,15 @@ impl<'a> Told<'a> {
     }
 
     fn recorded(&self, event: &Event, content: Option<Bytes>) -> NewEvent {
-        execute::new_event(event, self.clock.now(), Some(&Meta::system()), content, &**self.clock)
+        execute::new_event(event, self.clock.now(), Some(&Meta::system()), content, &*self.clock)
     }
+}
+
+/// A message, where it stands in the log, and its delivery.
+struct Published {
+    message: MessageId,
+    delivery: DeliveryId,
+    message_seq: u64,
 }
 
 async fn sqlite(path: &Path) -> Log {

@@ -211,7 +211,9 @@ class Endpoint:
 
 
 class Run:
-    def __init__(self, program, store, seed, folder):
+    """`settings` is added to the configuration of the server."""
+
+    def __init__(self, program, store, seed, folder, settings=""):
         self.store, self.random = store, random.Random(seed)
         path = lambda name: os.path.join(folder, name)
         self.errors = open(path("stderr.log"), "w")
@@ -220,7 +222,7 @@ class Run:
         with open(path("tidings.toml"), "w") as config:
             config.write(f'[database]\nurl = "{url}"\n[server]\nlisten = "127.0.0.1:0"\n[egress]\nallow_cidrs = ["127.0.0.0/8"]\n'
                          # Subscriptions leave memory between kills too, and take their wake-ups out of the log.
-                         f'extra_ca = ["{self.endpoint.tls}/ca.pem"]\n[actors]\nidle_after_ms = 300\n[telemetry]\nfilter = "warn,ractor=off"\n')
+                         f'extra_ca = ["{self.endpoint.tls}/ca.pem"]\n[actors]\nidle_after_ms = 300\n[telemetry]\nfilter = "warn,ractor=off"\n' + settings)
         self.server = Server(program, folder, self.errors)
         self.server.start()
         self.ledger = Ledger()

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::actors::{self, Retention, Running};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::vault::Vault;
@@ -47,8 +47,7 @@ pub struct App {
 
 impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
-    pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;

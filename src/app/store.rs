@@ -41,7 +41,7 @@ impl Store {
 
     pub(super) async fn log(&self, config: &Config) -> anyhow::Result<Log> {
         let store = self.events();
-        let unfinished = store.checkpoint(UNFINISHED, 0).await?.is_some();
+        let unfinished = store.reader().checkpoint(UNFINISHED, 0).await?.is_some();
         anyhow::ensure!(
             !unfinished,
             "the import into this store did not come to its end: make it anew, and import again"

@@ -12,10 +12,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::projections::Name;
 use crate::{app, telemetry};
@@ -128,7 +130,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
         config.server.listen = listen;
     }
     telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
-    let app = app::App::start(&config).await?;
+    let app = app::App::start(&config, Arc::new(SystemClock)).await?;
     // Before anybody is told that it runs: an earlier signal would end it without order.
     let signal = shutdown_signal()?;
     let mut out = std::io::stdout();

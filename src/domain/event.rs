@@ -25,6 +25,17 @@ pub enum Event {
     Delivery(DeliveryEvent),
 }
 
+impl Event {
+    /// Whether the stream that it stands in need not be read before it any more.
+    pub fn opens_period(&self) -> bool {
+        match self {
+            Self::Message(event) => matches!(event, MessageEvent::PeriodOpened(_)),
+            Self::Delivery(event) => matches!(event, DeliveryEvent::PeriodOpened(_)),
+            Self::Tenant(_) | Self::Subscription(_) => false,
+        }
+    }
+}
+
 /// What happens to a tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TenantEvent {

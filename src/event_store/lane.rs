@@ -185,7 +185,7 @@ impl Lane {
             (None, true) => info!(shard = self.shard, "the log can be written again"),
             (Some(_), true) | (None, false) => {}
         }
-        let stored = self.store.head(self.shard).await;
+        let stored = self.store.reader().head(self.shard).await;
         self.unsettled = failure.is_some() || stored.is_err();
         let acknowledged = answers.iter().flatten().map(|appended| appended.last.seq).max().unwrap_or(0);
         self.published.change(|tail| tail.restart(stored.unwrap_or(0).max(acknowledged).max(tail.last())));

@@ -87,13 +87,14 @@ impl Log {
         let (closing, _) = watch::channel(false);
         let fenced = watch::Sender::new(None);
         let mut published = Vec::new();
-        for shard in 0..store.shards() {
-            let shown = Published::new(store.head(shard).await?, store.floor(shard).await?, &config);
+        let reader = store.reader();
+        for shard in 0..reader.shards() {
+            let shown = Published::new(reader.head(shard).await?, reader.floor(shard).await?, &config);
             published.push(Arc::new(shown));
         }
         let tails = Arc::new(Tails::new(published, &config));
         let queue_appends = config.queue_appends.clamp(1, Semaphore::MAX_PERMITS);
-        let share = if store.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
+        let share = if reader.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
         let mut shards = Vec::new();
         let mut lanes = Vec::new();
         for (shard, published) in (0..).zip(tails.published()) {
@@ -155,12 +156,12 @@ impl Log {
         if let Some(events) = published.tail().after(after.seq, limit) {
             return Ok(events);
         }
-        let events = self.inner.store.read_log(after, limit).await?;
+        let events = self.reader().read_log(after, limit).await?;
         // The floor may have been raised, by whoever drops buckets, since the events were read, never before that.
         if without_holes(after, published.floor(), &events).is_err() {
             // A bucket may have grown between the question where it ends and its dropping, or have been dropped past
             // this handle: before a hole is called damage, the database is asked.
-            published.raise_floor(self.inner.store.floor(after.shard).await?);
+            published.raise_floor(self.reader().floor(after.shard).await?);
             without_holes(after, published.floor(), &events)?;
         }
         Ok(events.into_iter().map(Arc::new).collect())
@@ -179,7 +180,7 @@ impl Log {
         // Those who read meanwhile must not take a hole for damage: they are told the floor that is about to be.
         let mut ends = Vec::new();
         for shard in 0..self.shards() {
-            let buckets = self.inner.store.buckets(shard).await.map_err(unwritable)?;
+            let buckets = self.reader().buckets(shard).await.map_err(unwritable)?;
             ends.extend(buckets.into_iter().filter(|end| end.bucket == bucket).map(|end| end.last));
         }
         let before: Vec<u64> = (0..self.shards()).map(|shard| self.floor(shard)).collect();
@@ -198,7 +199,7 @@ impl Log {
     /// See [`EventStore::drop_contents`]. What is dropped leaves memory too.
     pub async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
         for shard in 0..self.shards() {
-            let buckets = self.inner.store.buckets(shard).await.map_err(unwritable)?;
+            let buckets = self.reader().buckets(shard).await.map_err(unwritable)?;
             if let Some(last) = buckets.iter().filter(|end| end.bucket <= through).map(|end| end.last.seq).max() {
                 self.inner.shards[usize::from(shard)].published.forget_through(last);
             }
@@ -211,7 +212,7 @@ impl Log {
         if let Some(entry) = self.published(position.shard)?.tail().entry(position.seq) {
             return Ok(entry.content.clone());
         }
-        self.inner.store.content(position).await
+        self.reader().content(position).await
     }
 
     /// The head of a shard, and a wake-up whenever it moves.
@@ -232,7 +233,7 @@ impl Log {
 
     /// How many shards there are.
     pub fn shards(&self) -> u16 {
-        self.inner.store.shards()
+        self.reader().shards()
     }
 
     /// The database behind the log.
@@ -242,7 +243,7 @@ impl Log {
 
     /// The database behind the log, for whoever only asks.
     pub fn reader(&self) -> &dyn EventReader {
-        &*self.inner.store
+        self.inner.store.reader()
     }
 
     /// Returns the refusal once an append was refused because a shard has a newer owner: whoever holds this log will
@@ -276,12 +277,12 @@ impl Log {
 impl Log {
     /// See [`EventReader::read_stream`].
     pub async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.inner.store.read_stream(stream, from_version, limit).await
+        self.reader().read_stream(stream, from_version, limit).await
     }
 
     /// As [`EventReader::stream_version`].
     pub async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.inner.store.stream_version(stream).await
+        self.reader().stream_version(stream).await
     }
 
     /// See [`EventReader::read_category`].
@@ -292,22 +293,22 @@ impl Log {
         after: Option<(&str, u64)>,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        self.inner.store.read_category(category, up_to, after, limit).await
+        self.reader().read_category(category, up_to, after, limit).await
     }
 
     /// See [`EventReader::claims`].
     pub async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        self.inner.store.claims(shard, keys).await
+        self.reader().claims(shard, keys).await
     }
 
     /// See [`EventReader::wakeups`].
     pub async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        self.inner.store.wakeups(shard, after, limit).await
+        self.reader().wakeups(shard, after, limit).await
     }
 
     /// See [`EventReader::checkpoint`].
     pub async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        self.inner.store.checkpoint(reader, shard).await
+        self.reader().checkpoint(reader, shard).await
     }
 
     /// See [`EventStore::save_checkpoint`].
@@ -322,7 +323,7 @@ impl Log {
 
     /// See [`EventReader::secret`].
     pub async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.inner.store.secret(key).await
+        self.reader().secret(key).await
     }
 
     /// See [`EventStore::destroy_secret`].
@@ -332,7 +333,7 @@ impl Log {
 
     /// See [`EventReader::has_secrets`].
     pub async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.inner.store.has_secrets().await
+        self.reader().has_secrets().await
     }
 }
 

@@ -391,6 +391,10 @@ fn stored(shard: u16, seq: u64, snapshot: &Snapshot) -> StoredSnapshot {
 
 #[async_trait]
 impl EventStore for MemoryStore {
+    fn reader(&self) -> &dyn EventReader {
+        self
+    }
+
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         batch.into_iter().map(|append| self.write(shard, |data| data.append(shard, append)).flatten()).collect()
     }
@@ -420,10 +424,6 @@ impl EventStore for MemoryStore {
         let mut rows = 0;
         self.write_all(|shard| rows += shard.drop_contents(through))?;
         Ok(Dropped { rows, more: false })
-    }
-
-    async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        self.write_all(|shard| shard.snapshots.clear())
     }
 
     async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {

@@ -24,6 +24,7 @@ mod log;
 mod memory;
 mod plan;
 pub mod postgres;
+mod row;
 mod sqlite;
 mod tail;
 mod tails;
@@ -452,7 +453,10 @@ pub trait EventReader: Send + Sync + 'static {
 ///
 /// Opening a store takes ownership of its shards: it raises their epoch, and older owners can write no more.
 #[async_trait]
-pub trait EventStore: EventReader {
+pub trait EventStore: Send + Sync + 'static {
+    /// The same database, for whoever asks. It sees what was committed before.
+    fn reader(&self) -> &dyn EventReader;
+
     /// Commits the appends together; the answers stand in the order of the requests. One that cannot be written (a
     /// conflict, a taken claim) does not hinder the others. An append is checked against those before it in the batch.
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>>;
@@ -473,9 +477,6 @@ pub trait EventStore: EventReader {
     /// Erases the contents of events of the bucket and all older ones, in all shards, by steps as above. The events
     /// stay.
     async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError>;
-
-    /// Throws all snapshots away.
-    async fn forget_snapshots(&self) -> Result<(), AppendError>;
 
     /// Stores a sealed secret under a key, replacing an older one.
     async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError>;

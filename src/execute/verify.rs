@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{Loaded, deliveries_stream, is_bucketed, subscription_of, subscription_stream};
 use crate::codec;
-use crate::domain::event::{DeliveryEvent, Event, MessageEvent};
+use crate::domain::event::Event;
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Position, ReadError, Recorded, StoredSnapshot, Wakeup};
@@ -246,7 +246,7 @@ impl Shard {
             );
         }
         let decoded = codec::decode(recorded);
-        let opens = recorded.version == 1 || decoded.as_ref().is_ok_and(opens_period);
+        let opens = recorded.version == 1 || decoded.as_ref().is_ok_and(Event::opens_period);
         let opened = if opens { recorded.version } else { seen.opened };
         self.streams.insert(recorded.stream.clone(), Seen { version: recorded.version, opened });
         match decoded {
@@ -395,8 +395,4 @@ impl Shard {
         report.open_deliveries +=
             self.subscriptions.values().map(|loaded| loaded.state.open_count() as u64).sum::<u64>();
     }
-}
-
-fn opens_period(event: &Event) -> bool {
-    matches!(event, Event::Message(MessageEvent::PeriodOpened(_)) | Event::Delivery(DeliveryEvent::PeriodOpened(_)))
 }

@@ -2,7 +2,8 @@
 //! again it goes on by itself.
 //!
 //! The disk is a small tmpfs, which only root may mount. Where that is refused, SQLite's own limit on the size of its
-//! file stands in for the disk, with the API in this process.
+//! file stands in for the disk, with the API in this process. PostgreSQL's tables are put on such a disk; a full disk
+//! under its write-ahead log ends the whole database, which is another story (`scripts/disk-full`).
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -10,12 +11,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::api::full::full_log_refuses_and_takes_again;
+use crate::event_store::postgres::database::{Fresh, data_directory};
 use crate::support::receiver::{Receiver, Script};
 use crate::support::server::Server;
-use crate::support::stored_log::messages_in_file;
+use crate::support::stored_log::{messages_in_file, messages_in_postgres};
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } userErrors { code message } } }";
@@ -40,6 +43,13 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &options, "tidings-test"]).arg(folder.path());
         let mounted = mount.output().is_ok_and(|done| done.status.success());
         mounted.then_some(Self { folder })
+    }
+
+    /// Makes it the database server's own, as a folder for tables has to be.
+    async fn give_to_postgres(&self) {
+        let mut chown = Command::new("chown");
+        chown.arg("--reference").arg(data_directory().await).arg(self.folder.path());
+        assert!(chown.status().unwrap().success());
     }
 
     /// Takes what is left of it, but for `left` bytes.
@@ -80,12 +90,20 @@ impl Drop for SmallDisk {
 
 /// Publishes a message of about that size; the error's code if it was refused.
 async fn publish(server: &Server, n: usize, size: usize) -> Result<String, Value> {
-    let input = json!({ "type": "user.created", "data": { "n": n, "text": "x".repeat(size) }, "idempotencyKey": format!("full-{n}") });
+    let input = json!({ "type": "user.created", "data": { "n": n, "text": text(n, size) }, "idempotencyKey": format!("full-{n}") });
     let answer = server.graphql(PUBLISH, json!({ "input": input })).await;
     match answer.pointer("/data/publishMessage/message/id") {
         Some(id) => Ok(id.as_str().unwrap().to_owned()),
         None => Err(answer["errors"][0]["extensions"].clone()),
     }
+}
+
+/// So many characters that PostgreSQL finds nothing to compress in.
+fn text(n: usize, size: usize) -> String {
+    let blocks = (0..size.div_ceil(64)).map(|block| hex::encode(Sha256::digest(format!("{n} {block}"))));
+    let mut text: String = blocks.collect();
+    text.truncate(size);
+    text
 }
 
 async fn subscribe(server: &Server, receiver: &Receiver) {
@@ -237,4 +255,56 @@ async fn a_write_ahead_log_that_a_long_read_keeps_fills_the_disk_and_costs_nothi
     }
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(messages_in_file(&log).await, accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_tables_of_postgresql_refuses_what_is_new_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount(64) else { return full_log_refuses_and_takes_again().await };
+    disk.give_to_postgres().await;
+    let receiver = Receiver::start().await;
+    receiver.on("/hook", Script::status(200).after(std::time::Duration::from_millis(20)));
+    let mut server = Server::start_in(Fresh::in_folder(disk.folder.path()).await, &receiver.ca_file());
+    subscribe(&server, &receiver).await;
+    let mut accepted = vec![];
+    for n in 0..20 {
+        accepted.push(publish(&server, n, 20_000).await.unwrap());
+    }
+    disk.fill(MIB);
+    let refusal = loop {
+        match publish(&server, accepted.len(), 20_000).await {
+            Ok(id) => accepted.push(id),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal, json!({ "code": "STORAGE_FULL", "retryAfterSeconds": 30 }));
+
+    let mut refused = 0;
+    for _ in 0..200 {
+        match publish(&server, accepted.len(), 20_000).await {
+            Err(again) => {
+                assert_eq!(again, refusal);
+                refused += 1;
+            }
+            // The database found room by itself, in what the refused ones had left behind.
+            Ok(id) => accepted.push(id),
+        }
+        assert_eq!(server.data(WEBHOOKS, Value::Null).await["webhooks"]["nodes"].as_array().unwrap().len(), 1);
+    }
+    assert!(refused > 100, "{refused}");
+    let (log_lines, all_lines) = (lines_with(&server, "the database has no room"), server.stderr().lines().count());
+    assert!((1..=10).contains(&log_lines) && all_lines <= 40, "{log_lines} of {all_lines} lines\n{}", server.stderr());
+
+    disk.make_room();
+
+    let next = accepted.len();
+    accepted.push(publish(&server, next, 20_000).await.unwrap());
+    let came = delivered(&receiver, &server, &accepted).await;
+    let once: HashSet<_> = came.iter().collect();
+    let sent_again = came.len() - once.len();
+    println!("{} accepted, {refused} refused, {sent_again} sent again, {all_lines} lines logged", accepted.len());
+    assert_eq!(once.len(), accepted.len(), "something came that nobody was told of");
+    assert!(sent_again <= 2 * UNDER_WAY, "{sent_again} were sent again\n{}", server.stderr());
+    server.until(NEWEST, Value::Null, |data| newest(data) == accepted[next]).await;
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(messages_in_postgres(server.database_url()).await, accepted);
 }

@@ -20,6 +20,7 @@ mod listen;
 mod outbound;
 mod projections;
 mod ractor_contract;
+mod retention;
 mod support;
 mod tools;
 mod verifiers;

@@ -22,11 +22,9 @@ mod rows;
 mod write;
 mod writers;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -40,11 +38,8 @@ pub use self::open::{OpenError, Options};
 pub use self::reader::PostgresReader;
 use self::write::Target;
 use self::writers::{Writer, Writers};
-use super::{
-    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
-    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
-};
-use crate::domain::id::EventId;
+use super::row::{integer, number};
+use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, StreamName};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -189,109 +184,11 @@ impl PostgresStore {
 }
 
 #[async_trait]
-impl EventReader for PostgresStore {
-    fn shards(&self) -> u16 {
-        self.reader.shards()
-    }
-
-    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_stream(stream, from_version, limit).await
-    }
-
-    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.reader.stream_version(stream).await
-    }
-
-    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_log(after, limit).await
-    }
-
-    async fn read_category(
-        &self,
-        category: &str,
-        up_to: Position,
-        after: Option<(&str, u64)>,
-        limit: usize,
-    ) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_category(category, up_to, after, limit).await
-    }
-
-    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
-        self.reader.head(shard).await
-    }
-
-    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
-        self.reader.floor(shard).await
-    }
-
-    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
-        self.reader.content(position).await
-    }
-
-    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        self.reader.claims(shard, keys).await
-    }
-
-    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
-        self.reader.claims_after(shard, after, limit).await
-    }
-
-    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        self.reader.wakeups(shard, after, limit).await
-    }
-
-    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
-        self.reader.period(stream).await
-    }
-
-    async fn periods(
-        &self,
-        shard: u16,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        self.reader.periods(shard, after, limit).await
-    }
-
-    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        self.reader.live_through(shard, bucket, limit).await
-    }
-
-    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        self.reader.buckets(shard).await
-    }
-
-    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        self.reader.snapshot(shard, key).await
-    }
-
-    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
-        self.reader.snapshots(shard, after, limit).await
-    }
-
-    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        self.reader.checkpoint(reader, shard).await
-    }
-
-    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
-        self.reader.checkpoints(shard).await
-    }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.reader.secret(key).await
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        self.reader.secrets(after, limit).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.reader.has_secrets().await
-    }
-}
-
-#[async_trait]
 impl EventStore for PostgresStore {
+    fn reader(&self) -> &dyn EventReader {
+        &self.reader
+    }
+
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let requests = batch.len();
         let Some(owned) = self.shard(shard) else {
@@ -364,19 +261,11 @@ impl EventStore for PostgresStore {
         let rows = self.as_owner(query).await?;
         Ok(Dropped { rows, more: rows >= u64::from(limit) })
     }
-
-    async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        self.as_owner(sqlx::query(FORGET_SNAPSHOTS)).await.map(drop)
-    }
 }
 
 const FORGET_READER: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $2), gone AS ( \
          DELETE FROM checkpoint USING owner, shard \
          WHERE checkpoint.shard = shard.shard AND checkpoint.reader = $1 RETURNING seq \
-     ) SELECT EXISTS (SELECT FROM owner), (SELECT COUNT(*) FROM gone)";
-
-const FORGET_SNAPSHOTS: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $1), gone AS ( \
-         DELETE FROM snapshot USING owner RETURNING seq \
      ) SELECT EXISTS (SELECT FROM owner), (SELECT COUNT(*) FROM gone)";
 
 const DROP_CONTENTS: &str = "WITH owner AS (SELECT shard FROM shard WHERE shard = 0 AND epoch = $3), gone AS ( \
@@ -413,21 +302,4 @@ fn refusal(failure: Failure, shard: u16, epoch: u64) -> AppendError {
 /// PostgreSQL's `disk_full`; its message names the file.
 fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "53100")
-}
-
-/// A number as PostgreSQL holds it; what is larger than it can hold is larger than anything it holds.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A number that this program wrote.
-fn number(integer: i64) -> u64 {
-    u64::try_from(integer).unwrap_or(0)
-}
-
-/// An event's id from its 16 bytes.
-fn event_id(bytes: &[u8]) -> Result<EventId, &'static str> {
-    let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| "its id is not 16 bytes long")?);
-    let at_ms = (bits >> 80) as u64; // the upper 48 bits
-    Ok(EventId::from_parts(at_ms, bits & ((1 << 80) - 1)))
 }

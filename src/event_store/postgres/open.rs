@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{MIGRATOR, number};
+use super::MIGRATOR;
+use crate::event_store::row::number;
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -14,7 +14,8 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::{Failure, integer, number};
+use super::Failure;
+use crate::event_store::row::{integer, number};
 use crate::event_store::{AppendError, Bucket, DropError, Dropped, Position};
 
 /// How long the first transaction, which holds up appends, waits for a shard.

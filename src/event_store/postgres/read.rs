@@ -1,15 +1,11 @@
 //! What the log is asked, and how a row becomes an event again.
 
-use std::borrow::Cow;
-
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{Decode, Postgres, Row, Type};
 
-use super::{event_id, number};
 use crate::domain::time::Timestamp;
-use crate::event_store::{
-    Bucket, BucketEnd, Claim, Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, Wakeup,
-};
+use crate::event_store::row::{Columns, bucket, column, number, unavailable};
+use crate::event_store::{BucketEnd, Claim, Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, Wakeup};
 
 /// From either table, in the order of the versions. Of the buckets only those from the open period on are looked into,
 /// if that is where the reading begins. The limits inside let the planner merge the tables, where it would sort them.
@@ -112,11 +108,6 @@ pub(super) fn snapshot(row: &PgRow, shard: u16) -> Result<StoredSnapshot, sqlx::
     })
 }
 
-/// A bucket from its number.
-pub(super) fn bucket(number: i64) -> Result<Bucket, sqlx::Error> {
-    u32::try_from(number).map(Bucket).map_err(|_| sqlx::Error::Decode(format!("{number} is no bucket").into()))
-}
-
 pub(super) fn events(rows: &[PgRow]) -> Result<Vec<Recorded>, ReadError> {
     rows.iter().map(|row| event(row).map_err(|error| error.in_stream(row.try_get(2).ok()))).collect()
 }
@@ -126,29 +117,15 @@ fn event(row: &PgRow) -> Result<Recorded, ReadError> {
     let seq = number(row.try_get(1).map_err(unavailable)?);
     let shard = u16::try_from(shard).map_err(|_| ReadError::Unavailable(format!("{shard} is no shard")))?;
     let position = Position { shard, seq };
-    let damaged = |reason: String| ReadError::Damaged { position, stream: None, reason };
-    let schema: i32 = column(row, position, 5)?;
-    Ok(Recorded {
-        position,
+    let columns = Columns {
         stream: column(row, position, 2)?,
-        version: number(column(row, position, 3)?),
-        kind: Cow::Owned(column(row, position, 4)?),
-        schema: u16::try_from(schema).map_err(|_| damaged(format!("{schema} is no schema version")))?,
-        id: event_id(column(row, position, 6)?).map_err(|reason| damaged(reason.to_owned()))?,
-        at: Timestamp::from_ms(column(row, position, 7)?),
+        version: column(row, position, 3)?,
+        kind: column(row, position, 4)?,
+        schema: column::<_, i32>(row, position, 5)?.into(),
+        id: column(row, position, 6)?,
+        at_ms: column(row, position, 7)?,
         data: column(row, position, 8)?,
         meta: column(row, position, 9)?,
-    })
-}
-
-fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
-    row: &'r PgRow,
-    position: Position,
-    index: usize,
-) -> Result<T, ReadError> {
-    row.try_get(index).map_err(|error| ReadError::Damaged { position, stream: None, reason: error.to_string() })
-}
-
-pub(super) fn unavailable(error: sqlx::Error) -> ReadError {
-    ReadError::Unavailable(error.to_string())
+    };
+    columns.event(position)
 }

@@ -9,7 +9,8 @@ use sqlx::query::{Query, QueryScalar};
 use sqlx::{Connection, PgConnection, Postgres, Row};
 
 use super::open::{self, OpenError, Options};
-use super::{MIGRATOR, integer, no_shard, number, read};
+use super::{MIGRATOR, no_shard, read};
+use crate::event_store::row::{integer, number, unavailable};
 use crate::event_store::{
     Bucket, BucketEnd, Claim, EventReader, Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
@@ -52,7 +53,7 @@ impl PostgresReader {
     }
 
     async fn events(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<Recorded>, ReadError> {
-        read::events(&query.fetch_all(&self.pool).await.map_err(read::unavailable)?)
+        read::events(&query.fetch_all(&self.pool).await.map_err(unavailable)?)
     }
 
     async fn all<T, C: FromIterator<T>>(
@@ -60,8 +61,8 @@ impl PostgresReader {
         query: Query<'_, Postgres, PgArguments>,
         from_row: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
     ) -> Result<C, ReadError> {
-        let rows = query.fetch_all(&self.pool).await.map_err(read::unavailable)?;
-        rows.iter().map(from_row).collect::<Result<C, sqlx::Error>>().map_err(read::unavailable)
+        let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
+        rows.iter().map(from_row).collect::<Result<C, sqlx::Error>>().map_err(unavailable)
     }
 
     async fn at_most_one<T>(
@@ -69,12 +70,12 @@ impl PostgresReader {
         query: Query<'_, Postgres, PgArguments>,
         from_row: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
     ) -> Result<Option<T>, ReadError> {
-        let row = query.fetch_optional(&self.pool).await.map_err(read::unavailable)?;
-        row.as_ref().map(from_row).transpose().map_err(read::unavailable)
+        let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
+        row.as_ref().map(from_row).transpose().map_err(unavailable)
     }
 
     async fn number(&self, query: QueryScalar<'_, Postgres, i64, PgArguments>) -> Result<u64, ReadError> {
-        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+        query.fetch_one(&self.pool).await.map(number).map_err(unavailable)
     }
 }
 
@@ -220,6 +221,6 @@ impl EventReader for PostgresReader {
     }
 
     async fn has_secrets(&self) -> Result<bool, ReadError> {
-        sqlx::query_scalar(read::HAS_SECRETS).fetch_one(&self.pool).await.map_err(read::unavailable)
+        sqlx::query_scalar(read::HAS_SECRETS).fetch_one(&self.pool).await.map_err(unavailable)
     }
 }

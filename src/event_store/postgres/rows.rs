@@ -6,9 +6,9 @@ use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
-use super::integer;
 use crate::domain::time::Timestamp;
 use crate::event_store::plan::{Plan, Verdict};
+use crate::event_store::row::integer;
 use crate::event_store::{Append, Bucket, NewEvent, Period, Snapshot, StreamWrite};
 
 /// Columns of equal length for each table. A place is a distance from the head as the batch finds it.

@@ -14,9 +14,10 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::{PgConnection, Row};
 
 use super::rows::Rows;
-use super::{Failure, event_id, integer, number, partition, read};
+use super::{Failure, partition, read};
 use crate::domain::id::EventId;
 use crate::event_store::plan::{self, Known, Place, Plan, Verdict};
+use crate::event_store::row::{event_id, integer, number};
 use crate::event_store::{Append, AppendError, Appended, Bucket, Position, StreamWrite};
 
 /// Fence, allocator and all rows at once; answers with the head as it was, or with no row if nothing was written.

@@ -1,4 +1,4 @@
-//! What may be dropped: buckets, contents, readers and snapshots.
+//! What may be dropped: buckets, contents and readers.
 //!
 //! Buckets and contents go in steps, each a transaction of its own, so that appends go on between.
 //!
@@ -12,7 +12,7 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::write::Failure;
-use super::{integer, number};
+use crate::event_store::row::{integer, number};
 use crate::event_store::{Bucket, DropError, Dropped, Position};
 
 pub(super) const NOTE_BUCKET: &str = "SELECT first_seq, last_seq, dropping FROM bucket WHERE bucket = $1";
@@ -83,14 +83,6 @@ pub(super) async fn contents(
 pub(super) async fn reader(connection: &mut SqliteConnection, epoch: u64, reader: &str) -> Result<(), Failure> {
     begin(connection, epoch).await?;
     sqlx::query("DELETE FROM checkpoint WHERE reader = $1").bind(reader).execute(&mut *connection).await?;
-    sqlx::query("COMMIT").execute(connection).await?;
-    Ok(())
-}
-
-/// Throws all snapshots away.
-pub(super) async fn snapshots(connection: &mut SqliteConnection, epoch: u64) -> Result<(), Failure> {
-    begin(connection, epoch).await?;
-    sqlx::query("DELETE FROM snapshot").execute(&mut *connection).await?;
     sqlx::query("COMMIT").execute(connection).await?;
     Ok(())
 }

@@ -17,12 +17,10 @@ mod reader;
 mod statement;
 mod write;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::Mutex;
@@ -31,11 +29,8 @@ use tracing::warn;
 pub use self::open::{OpenError, Options};
 pub use self::reader::SqliteReader;
 use self::write::Failure;
-use super::{
-    Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
-    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
-};
-use crate::domain::id::EventId;
+use super::row::{integer, number};
+use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -162,109 +157,11 @@ impl SqliteStore {
 }
 
 #[async_trait]
-impl EventReader for SqliteStore {
-    fn shards(&self) -> u16 {
-        self.reader.shards()
-    }
-
-    async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_stream(stream, from_version, limit).await
-    }
-
-    async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.reader.stream_version(stream).await
-    }
-
-    async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_log(after, limit).await
-    }
-
-    async fn read_category(
-        &self,
-        category: &str,
-        up_to: Position,
-        after: Option<(&str, u64)>,
-        limit: usize,
-    ) -> Result<Vec<Recorded>, ReadError> {
-        self.reader.read_category(category, up_to, after, limit).await
-    }
-
-    async fn head(&self, shard: u16) -> Result<u64, ReadError> {
-        self.reader.head(shard).await
-    }
-
-    async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
-        self.reader.floor(shard).await
-    }
-
-    async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
-        self.reader.content(position).await
-    }
-
-    async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        self.reader.claims(shard, keys).await
-    }
-
-    async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
-        self.reader.claims_after(shard, after, limit).await
-    }
-
-    async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        self.reader.wakeups(shard, after, limit).await
-    }
-
-    async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
-        self.reader.period(stream).await
-    }
-
-    async fn periods(
-        &self,
-        shard: u16,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        self.reader.periods(shard, after, limit).await
-    }
-
-    async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        self.reader.live_through(shard, bucket, limit).await
-    }
-
-    async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        self.reader.buckets(shard).await
-    }
-
-    async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        self.reader.snapshot(shard, key).await
-    }
-
-    async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
-        self.reader.snapshots(shard, after, limit).await
-    }
-
-    async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        self.reader.checkpoint(reader, shard).await
-    }
-
-    async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
-        self.reader.checkpoints(shard).await
-    }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.reader.secret(key).await
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        self.reader.secrets(after, limit).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.reader.has_secrets().await
-    }
-}
-
-#[async_trait]
 impl EventStore for SqliteStore {
+    fn reader(&self) -> &dyn EventReader {
+        &self.reader
+    }
+
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let requests = batch.len();
         if shard != 0 {
@@ -343,13 +240,6 @@ impl EventStore for SqliteStore {
         let dropped = drop::contents(&mut connection, self.epoch, through, limit).await;
         self.settle(&mut kept, connection, dropped).await
     }
-
-    async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        let mut kept = self.writer.lock().await;
-        let mut connection = self.writer(&mut kept).await?;
-        let forgotten = drop::snapshots(&mut connection, self.epoch).await;
-        self.settle(&mut kept, connection, forgotten).await
-    }
 }
 
 /// Makes older handles unable to write.
@@ -371,21 +261,4 @@ async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool
 fn is_full(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "13" || code == "4874")
-}
-
-/// A number as SQLite holds it; what is larger than it can hold is larger than anything it holds.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A number that this program wrote.
-fn number(integer: i64) -> u64 {
-    u64::try_from(integer).unwrap_or(0)
-}
-
-/// An event's id from its 16 bytes.
-fn event_id(bytes: &[u8]) -> Result<EventId, &'static str> {
-    let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| "its id is not 16 bytes long")?);
-    let at_ms = (bits >> 80) as u64; // the upper 48 bits
-    Ok(EventId::from_parts(at_ms, bits & ((1 << 80) - 1)))
 }

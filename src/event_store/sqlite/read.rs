@@ -1,12 +1,10 @@
 //! What the log is asked, and how a row becomes an event again.
 
-use std::borrow::Cow;
-
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Decode, Row, Sqlite, SqlitePool, Type};
+use sqlx::{Row, SqlitePool};
 
-use super::{event_id, integer, number};
 use crate::domain::time::Timestamp;
+use crate::event_store::row::{Columns, bucket, column, integer, number, unavailable};
 use crate::event_store::{
     Bucket, BucketEnd, Claim, Period, Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
 };
@@ -119,8 +117,8 @@ pub(super) async fn claims_after(
 ) -> Result<Vec<Claim>, ReadError> {
     let rows = page(pool, CLAIMS_AFTER, after, limit).await?;
     let claim = |row: &SqliteRow| {
-        let bucket: Option<i64> = row.try_get(2)?;
-        Ok(Claim { key: row.try_get(0)?, value: row.try_get(1)?, bucket: bucket.map(bucket_of).transpose()? })
+        let claimed_for: Option<i64> = row.try_get(2)?;
+        Ok(Claim { key: row.try_get(0)?, value: row.try_get(1)?, bucket: claimed_for.map(bucket).transpose()? })
     };
     rows.iter().map(claim).collect::<Result<_, _>>().map_err(unavailable)
 }
@@ -141,7 +139,7 @@ pub(super) async fn periods(
 }
 
 fn period_at(row: &SqliteRow, index: usize) -> Result<Period, sqlx::Error> {
-    Ok(Period { bucket: bucket_of(row.try_get(index)?)?, first_version: number(row.try_get(index + 1)?) })
+    Ok(Period { bucket: bucket(row.try_get(index)?)?, first_version: number(row.try_get(index + 1)?) })
 }
 
 pub(super) async fn live_through(
@@ -157,7 +155,7 @@ pub(super) async fn buckets(pool: &SqlitePool) -> Result<Vec<BucketEnd>, ReadErr
     let rows = sqlx::query(BUCKETS).fetch_all(pool).await.map_err(unavailable)?;
     let end = |row: &SqliteRow| {
         let last = Position { shard: 0, seq: number(row.try_get(1)?) };
-        Ok(BucketEnd { bucket: bucket_of(row.try_get(0)?)?, last })
+        Ok(BucketEnd { bucket: bucket(row.try_get(0)?)?, last })
     };
     rows.iter().map(end).collect::<Result<_, _>>().map_err(unavailable)
 }
@@ -182,11 +180,6 @@ fn snapshot(row: &SqliteRow) -> Result<StoredSnapshot, sqlx::Error> {
     Ok(StoredSnapshot { position, snapshot })
 }
 
-fn bucket_of(number: i64) -> Result<Bucket, sqlx::Error> {
-    let bucket = u32::try_from(number).map_err(|_| sqlx::Error::Decode(format!("{number} is no bucket").into()))?;
-    Ok(Bucket(bucket))
-}
-
 pub(super) async fn checkpoints(pool: &SqlitePool, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
     let rows = sqlx::query(CHECKPOINTS).bind(i64::from(shard)).fetch_all(pool).await.map_err(unavailable)?;
     let reader = |row: &SqliteRow| Ok((row.try_get(0)?, number(row.try_get(1)?)));
@@ -203,29 +196,15 @@ fn events(rows: &[SqliteRow]) -> Result<Vec<Recorded>, ReadError> {
 
 fn event(row: &SqliteRow) -> Result<Recorded, ReadError> {
     let position = Position { shard: 0, seq: number(row.try_get(0).map_err(unavailable)?) };
-    let damaged = |reason: String| ReadError::Damaged { position, stream: None, reason };
-    let schema: i64 = column(row, position, 4)?;
-    Ok(Recorded {
-        position,
+    let columns = Columns {
         stream: column(row, position, 1)?,
-        version: number(column(row, position, 2)?),
-        kind: Cow::Owned(column(row, position, 3)?),
-        schema: u16::try_from(schema).map_err(|_| damaged(format!("{schema} is no schema version")))?,
-        id: event_id(column(row, position, 5)?).map_err(|reason| damaged(reason.to_owned()))?,
-        at: Timestamp::from_ms(column(row, position, 6)?),
+        version: column(row, position, 2)?,
+        kind: column(row, position, 3)?,
+        schema: column(row, position, 4)?,
+        id: column(row, position, 5)?,
+        at_ms: column(row, position, 6)?,
         data: column(row, position, 7)?,
         meta: column(row, position, 8)?,
-    })
-}
-
-fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
-    row: &'r SqliteRow,
-    position: Position,
-    index: usize,
-) -> Result<T, ReadError> {
-    row.try_get(index).map_err(|error| ReadError::Damaged { position, stream: None, reason: error.to_string() })
-}
-
-pub(super) fn unavailable(error: sqlx::Error) -> ReadError {
-    ReadError::Unavailable(error.to_string())
+    };
+    columns.event(position)
 }

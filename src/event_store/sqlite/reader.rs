@@ -10,7 +10,8 @@ use bytes::Bytes;
 use sqlx::{Row, SqlitePool};
 
 use super::open::{self, OWNER_ONLY, OpenError, Options};
-use super::{MIGRATOR, integer, number, read, write};
+use super::{MIGRATOR, read, write};
+use crate::event_store::row::{integer, number, unavailable};
 use crate::event_store::{
     Bucket, BucketEnd, Claim, EventReader, Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
@@ -118,7 +119,7 @@ impl EventReader for SqliteReader {
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
         let query = sqlx::query_scalar(read::STREAM_VERSION).bind(stream);
-        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+        query.fetch_one(&self.pool).await.map(number).map_err(unavailable)
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -140,27 +141,27 @@ impl EventReader for SqliteReader {
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
         only_shard(shard)?;
         let query = sqlx::query_scalar("SELECT head FROM shard WHERE shard = $1").bind(i64::from(shard));
-        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+        query.fetch_one(&self.pool).await.map(number).map_err(unavailable)
     }
 
     async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
         only_shard(shard)?;
         let query = sqlx::query_scalar("SELECT floor FROM shard WHERE shard = $1").bind(i64::from(shard));
-        query.fetch_one(&self.pool).await.map(number).map_err(read::unavailable)
+        query.fetch_one(&self.pool).await.map(number).map_err(unavailable)
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
         only_shard(position.shard)?;
         let query = sqlx::query_scalar("SELECT value FROM content WHERE seq = $1").bind(integer(position.seq));
-        let value: Option<Vec<u8>> = query.fetch_optional(&self.pool).await.map_err(read::unavailable)?;
+        let value: Option<Vec<u8>> = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
         Ok(value.map(Bytes::from))
     }
 
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         only_shard(shard)?;
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut connection = self.pool.acquire().await.map_err(read::unavailable)?;
-        write::claims(&mut connection, &keys).await.map_err(read::unavailable)
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        write::claims(&mut connection, &keys).await.map_err(unavailable)
     }
 
     async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
@@ -211,7 +212,7 @@ impl EventReader for SqliteReader {
         only_shard(shard)?;
         let query = sqlx::query_scalar("SELECT seq FROM checkpoint WHERE reader = $1 AND shard = $2");
         let seq: Option<i64> =
-            query.bind(reader).bind(i64::from(shard)).fetch_optional(&self.pool).await.map_err(read::unavailable)?;
+            query.bind(reader).bind(i64::from(shard)).fetch_optional(&self.pool).await.map_err(unavailable)?;
         Ok(seq.map(number))
     }
 
@@ -222,7 +223,7 @@ impl EventReader for SqliteReader {
 
     async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
         let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.pool).await.map_err(read::unavailable)
+        query.fetch_optional(&self.pool).await.map_err(unavailable)
     }
 
     async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
@@ -231,7 +232,7 @@ impl EventReader for SqliteReader {
 
     async fn has_secrets(&self) -> Result<bool, ReadError> {
         let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
-        query.fetch_one(&self.pool).await.map_err(read::unavailable)
+        query.fetch_one(&self.pool).await.map_err(unavailable)
     }
 }
 

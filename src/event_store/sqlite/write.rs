@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 use sqlx::{Row, SqliteConnection};
 
 use super::statement::{ManyRows, Values};
-use super::{event_id, integer, number};
 use crate::domain::time::Timestamp;
 use crate::event_store::plan::{self, Known, Place, Verdict};
+use crate::event_store::row::{event_id, integer, number};
 use crate::event_store::{Append, AppendError, Appended, Bucket, Claim, NewEvent, Period, Position, Snapshot};
 
 pub(super) const RAISE_HEAD: &str = "UPDATE shard SET head = head + $1 WHERE shard = 0 AND epoch = $2 RETURNING head";

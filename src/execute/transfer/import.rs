@@ -12,7 +12,8 @@ use crate::domain::event::{CarriedDelivery, DeliveryEvent, Event, MessageEvent, 
 use crate::domain::id::{EventId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 use crate::event_store::{
-    Append, AppendError, Bucket, Claim, EventStore, Lifetime, NewEvent, Position, ReadError, Recorded, StreamWrite,
+    Append, AppendError, Bucket, Claim, EventReader, EventStore, Lifetime, NewEvent, Position, ReadError, Recorded,
+    StreamWrite,
 };
 use crate::execute::retention::Config;
 use crate::execute::{self, MATCHER};
@@ -73,8 +74,8 @@ pub async fn import(
     mut from: impl BufRead,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Imported, ImportError> {
-    refuse_used(store).await?;
-    for shard in 0..store.shards() {
+    refuse_used(store.reader()).await?;
+    for shard in 0..store.reader().shards() {
         store.save_checkpoint(UNFINISHED, Position { shard, seq: 0 }).await?;
     }
     let mut import = Import::of(store, retention);
@@ -116,7 +117,7 @@ pub async fn import(
     Ok(done)
 }
 
-async fn refuse_used(store: &dyn EventStore) -> Result<(), ImportError> {
+async fn refuse_used(store: &dyn EventReader) -> Result<(), ImportError> {
     for shard in 0..store.shards() {
         if store.head(shard).await? > 0 || !store.checkpoints(shard).await?.is_empty() {
             return Err(ImportError::NotEmpty);
@@ -220,10 +221,6 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
     true
 }
 
-fn opens_period(event: &Event) -> bool {
-    matches!(event, Event::Message(MessageEvent::PeriodOpened(_)) | Event::Delivery(DeliveryEvent::PeriodOpened(_)))
-}
-
 /// How far a stream is.
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -233,7 +230,7 @@ struct Stream {
 
 impl<'a> Import<'a> {
     fn of(store: &'a dyn EventStore, retention: &'a Config) -> Self {
-        let shards = usize::from(store.shards());
+        let shards = usize::from(store.reader().shards());
         Self {
             store,
             retention,
@@ -258,7 +255,7 @@ impl<'a> Import<'a> {
         let recorded = self.recorded(line.shard, &line)?;
         let mut event = codec::decode(&recorded)?;
         let tenant = self.tenant_of(&recorded.stream, &event)?;
-        let shard = execute::shard_of(tenant, self.store.shards());
+        let shard = execute::shard_of(tenant, self.store.reader().shards());
         self.heads[usize::from(shard)] += 1;
         let seq = self.heads[usize::from(shard)];
         if line.seq > self.matched.get(&line.shard).copied().unwrap_or(0) {
@@ -334,7 +331,7 @@ impl<'a> Import<'a> {
         let lifetime = if execute::is_bucketed(&stream) {
             let bucket = self.retention.bucket_of(new.at).max(place.bucket.unwrap_or(Bucket(0)));
             place.bucket = Some(bucket);
-            if opens_period(event) { Lifetime::Period(bucket) } else { Lifetime::Bucket(bucket) }
+            if event.opens_period() { Lifetime::Period(bucket) } else { Lifetime::Bucket(bucket) }
         } else {
             Lifetime::Kept
         };
@@ -343,7 +340,8 @@ impl<'a> Import<'a> {
 
     async fn claim(&mut self, key: String, value: String, bucket: Option<u32>) -> Result<(), ImportError> {
         let tenant = key.strip_prefix("message/").and_then(|rest| rest.split('/').next()?.parse::<TenantId>().ok());
-        let shard = tenant.map_or(execute::SLUG_SHARD, |tenant| execute::shard_of(tenant, self.store.shards()));
+        let shard =
+            tenant.map_or(execute::SLUG_SHARD, |tenant| execute::shard_of(tenant, self.store.reader().shards()));
         let claims = vec![Claim { key, value, bucket: bucket.map(Bucket) }];
         self.wait(shard, Append { claims, ..Append::default() }).await
     }
@@ -370,7 +368,7 @@ impl<'a> Import<'a> {
     /// Says who is to be woken, which streams have ended, and how far the matcher is; then takes the mark away.
     async fn finish(mut self) -> Result<(), ImportError> {
         for (id, tenant) in std::mem::take(&mut self.owners) {
-            let shard = execute::shard_of(tenant, self.store.shards());
+            let shard = execute::shard_of(tenant, self.store.reader().shards());
             let stream = execute::deliveries_stream(id);
             if !self.streams.contains_key(&stream) {
                 continue;
@@ -381,10 +379,10 @@ impl<'a> Import<'a> {
             };
             self.wait(shard, append).await?;
         }
-        for shard in 0..self.store.shards() {
+        for shard in 0..self.store.reader().shards() {
             self.flush(shard).await?;
             let head = self.heads[usize::from(shard)];
-            let stored = self.store.head(shard).await?;
+            let stored = self.store.reader().head(shard).await?;
             if stored != head {
                 return Err(self.wrong(format!("shard {shard} has {stored} events after {head} were stored")));
             }

@@ -34,7 +34,7 @@ async fn a_reader_sees_each_commit_and_takes_nothing_from_the_writer() {
     store.save_checkpoint("audit", at(3)).await.unwrap();
     let readers = [("audit".to_owned(), 3), ("matcher".to_owned(), 7)];
     assert_eq!(reader.checkpoints(0).await.unwrap(), readers);
-    assert_eq!(store.checkpoints(0).await.unwrap(), readers);
+    assert_eq!(store.reader().checkpoints(0).await.unwrap(), readers);
     assert_eq!(reader.content(at(1)).await.unwrap().unwrap(), &b"body"[..]);
 }
 

@@ -64,17 +64,17 @@ fn broken(requests: usize) -> Vec<Result<Appended, AppendError>> {
 #[async_trait]
 impl EventReader for Faulty {
     fn shards(&self) -> u16 {
-        self.behind.shards()
+        self.behind.reader().shards()
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.behind.read_stream(stream, from_version, limit).await
+        self.behind.reader().read_stream(stream, from_version, limit).await
     }
 
     async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let hidden = self.hidden.load(Ordering::Relaxed) as u64;
-        let events = self.behind.read_log(after, limit).await?;
+        let events = self.behind.reader().read_log(after, limit).await?;
         Ok(events.into_iter().filter(|event| event.position.seq != hidden).collect())
     }
 
@@ -85,55 +85,55 @@ impl EventReader for Faulty {
         after: Option<(&str, u64)>,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        self.behind.read_category(category, up_to, after, limit).await
+        self.behind.reader().read_category(category, up_to, after, limit).await
     }
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
-        self.behind.stream_version(stream).await
+        self.behind.reader().stream_version(stream).await
     }
 
     async fn head(&self, shard: u16) -> Result<u64, ReadError> {
         if self.head_unknown.load(Ordering::Relaxed) {
             return Err(ReadError::Unavailable("the disk is gone".to_owned()));
         }
-        self.behind.head(shard).await
+        self.behind.reader().head(shard).await
     }
 
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.behind.content(position).await
+        self.behind.reader().content(position).await
     }
 
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
-        self.behind.claims(shard, keys).await
+        self.behind.reader().claims(shard, keys).await
     }
 
     async fn wakeups(&self, shard: u16, after: Option<&Wakeup>, limit: usize) -> Result<Vec<Wakeup>, ReadError> {
-        self.behind.wakeups(shard, after, limit).await
+        self.behind.reader().wakeups(shard, after, limit).await
     }
 
     async fn checkpoint(&self, reader: &str, shard: u16) -> Result<Option<u64>, ReadError> {
-        self.behind.checkpoint(reader, shard).await
+        self.behind.reader().checkpoint(reader, shard).await
     }
 
     async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.behind.secret(key).await
+        self.behind.reader().secret(key).await
     }
 
     async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.behind.has_secrets().await
+        self.behind.reader().has_secrets().await
     }
 
     async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
-        self.behind.floor(shard).await
+        self.behind.reader().floor(shard).await
     }
 
     async fn claims_after(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<Claim>, ReadError> {
-        self.behind.claims_after(shard, after, limit).await
+        self.behind.reader().claims_after(shard, after, limit).await
     }
 
     async fn period(&self, stream: &str) -> Result<Option<Period>, ReadError> {
-        self.behind.period(stream).await
+        self.behind.reader().period(stream).await
     }
 
     async fn periods(
@@ -142,36 +142,40 @@ impl EventReader for Faulty {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(StreamName, Period)>, ReadError> {
-        self.behind.periods(shard, after, limit).await
+        self.behind.reader().periods(shard, after, limit).await
     }
 
     async fn live_through(&self, shard: u16, bucket: Bucket, limit: usize) -> Result<Vec<StreamName>, ReadError> {
-        self.behind.live_through(shard, bucket, limit).await
+        self.behind.reader().live_through(shard, bucket, limit).await
     }
 
     async fn buckets(&self, shard: u16) -> Result<Vec<BucketEnd>, ReadError> {
-        self.behind.buckets(shard).await
+        self.behind.reader().buckets(shard).await
     }
 
     async fn snapshot(&self, shard: u16, key: &str) -> Result<Option<StoredSnapshot>, ReadError> {
-        self.behind.snapshot(shard, key).await
+        self.behind.reader().snapshot(shard, key).await
     }
 
     async fn snapshots(&self, shard: u16, after: Option<&str>, limit: usize) -> Result<Vec<StoredSnapshot>, ReadError> {
-        self.behind.snapshots(shard, after, limit).await
+        self.behind.reader().snapshots(shard, after, limit).await
     }
 
     async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
-        self.behind.checkpoints(shard).await
+        self.behind.reader().checkpoints(shard).await
     }
 
     async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        self.behind.secrets(after, limit).await
+        self.behind.reader().secrets(after, limit).await
     }
 }
 
 #[async_trait]
 impl EventStore for Faulty {
+    fn reader(&self) -> &dyn EventReader {
+        self
+    }
+
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let requests = batch.len();
         self.batches.lock().unwrap().push(requests);
@@ -205,9 +209,5 @@ impl EventStore for Faulty {
 
     async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
         self.behind.drop_contents(through, limit).await
-    }
-
-    async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        self.behind.forget_snapshots().await
     }
 }

@@ -225,7 +225,7 @@ async fn the_log_passes_on_what_only_the_store_knows<D: Database>() {
     log.append(0, append("subscription-1", 1, 2)).await.unwrap();
     log.save_checkpoint("matcher", at(2)).await.unwrap();
     log.put_secret("sec_1", b"sealed").await.unwrap();
-    assert_eq!(log.read_stream("subscription-1", 1, 9).await, store.read_stream("subscription-1", 1, 9).await);
+    assert_eq!(log.read_stream("subscription-1", 1, 9).await, store.reader().read_stream("subscription-1", 1, 9).await);
     assert_eq!(log.read_category("subscription", at(9), None, 9).await.unwrap().len(), 2);
     assert_eq!(log.checkpoint("matcher", 0).await, Ok(Some(2)));
     assert_eq!(log.secret("sec_1").await, Ok(Some(b"sealed".to_vec())));

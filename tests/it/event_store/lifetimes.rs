@@ -34,16 +34,22 @@ async fn streams_of_both_lifetimes_are_one_log<D: Database>() {
 
     assert_eq!(whole_log(&*store).await, log);
     for after in 0..5 {
-        assert_eq!(store.read_log(at(after), 1).await.unwrap(), [log[usize::try_from(after).unwrap()].clone()]);
+        assert_eq!(
+            store.reader().read_log(at(after), 1).await.unwrap(),
+            [log[usize::try_from(after).unwrap()].clone()]
+        );
     }
-    assert_eq!(store.read_log(at(1), 3).await.unwrap(), log[1..4]);
-    assert_eq!(store.read_stream("deliveries-1", 2, 9).await.unwrap(), [log[2].clone(), log[4].clone()]);
-    assert_eq!(store.read_stream("deliveries-1", 1, 1).await.unwrap(), log[1..2]);
-    assert_eq!(store.stream_version("deliveries-1").await, Ok(3));
-    assert_eq!(store.read_category("deliveries", at(9), None, 9).await.unwrap(), []);
-    assert_eq!(store.read_category("subscription", at(9), None, 9).await.unwrap(), [log[0].clone(), log[3].clone()]);
-    assert_eq!(store.head(0).await, Ok(5));
-    assert_eq!(store.floor(0).await, Ok(0));
+    assert_eq!(store.reader().read_log(at(1), 3).await.unwrap(), log[1..4]);
+    assert_eq!(store.reader().read_stream("deliveries-1", 2, 9).await.unwrap(), [log[2].clone(), log[4].clone()]);
+    assert_eq!(store.reader().read_stream("deliveries-1", 1, 1).await.unwrap(), log[1..2]);
+    assert_eq!(store.reader().stream_version("deliveries-1").await, Ok(3));
+    assert_eq!(store.reader().read_category("deliveries", at(9), None, 9).await.unwrap(), []);
+    assert_eq!(
+        store.reader().read_category("subscription", at(9), None, 9).await.unwrap(),
+        [log[0].clone(), log[3].clone()]
+    );
+    assert_eq!(store.reader().head(0).await, Ok(5));
+    assert_eq!(store.reader().floor(0).await, Ok(0));
 }
 
 async fn versions_of_a_bucketed_stream_are_checked_across_its_buckets<D: Database>() {
@@ -60,28 +66,28 @@ async fn versions_of_a_bucketed_stream_are_checked_across_its_buckets<D: Databas
     assert_eq!(append_one(&*store, bucketed("deliveries-1", 3, 9, 1)).await, conflict(3));
     assert_eq!(append_one(&*store, period("deliveries-1", 5, 9, 1)).await, conflict(5));
     assert_eq!(append_one(&*store, append("deliveries-1", 2, 1)).await, conflict(2));
-    assert_eq!(store.period("deliveries-1").await, Ok(begins(7, 1)));
-    assert_eq!(store.buckets(0).await.unwrap().len(), 2);
-    assert_eq!(store.head(0).await, Ok(3));
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(begins(7, 1)));
+    assert_eq!(store.reader().buckets(0).await.unwrap().len(), 2);
+    assert_eq!(store.reader().head(0).await, Ok(3));
 }
 
 async fn a_period_begins_with_the_stream_and_with_each_event_that_carries_all_before_it<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
     append_one(&*store, bucketed("deliveries-1", 1, 5, 2)).await.unwrap();
-    assert_eq!(store.period("deliveries-1").await, Ok(begins(5, 1)));
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(begins(5, 1)));
     append_one(&*store, bucketed("deliveries-1", 3, 6, 1)).await.unwrap();
-    assert_eq!(store.period("deliveries-1").await, Ok(begins(5, 1)));
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(begins(5, 1)));
     append_one(&*store, period("deliveries-1", 4, 7, 2)).await.unwrap();
-    assert_eq!(store.period("deliveries-1").await, Ok(begins(7, 4)));
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(begins(7, 4)));
     append_one(&*store, append("subscription-1", 1, 1)).await.unwrap();
-    assert_eq!(store.period("subscription-1").await, Ok(None));
-    assert_eq!(store.period("nobody-1").await, Ok(None));
+    assert_eq!(store.reader().period("subscription-1").await, Ok(None));
+    assert_eq!(store.reader().period("nobody-1").await, Ok(None));
 
     append_one(&*store, ended("deliveries-1")).await.unwrap();
 
-    assert_eq!(store.period("deliveries-1").await, Ok(None));
-    assert_eq!(store.read_stream("deliveries-1", 1, 9).await.unwrap().len(), 5);
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(None));
+    assert_eq!(store.reader().read_stream("deliveries-1", 1, 9).await.unwrap().len(), 5);
     append_one(&*store, ended("nobody-1")).await.unwrap();
 }
 
@@ -105,10 +111,10 @@ async fn the_last_word_of_a_batch_on_a_period_counts<D: Database>() {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7);
     let open = [("deliveries-1", begins(7, 3)), ("deliveries-2", begins(6, 2))];
     let open = open.map(|(stream, period)| (stream.to_owned(), period.unwrap()));
-    assert_eq!(store.periods(0, None, 9).await.unwrap(), open);
-    assert_eq!(store.periods(0, None, 1).await.unwrap(), open[..1]);
-    assert_eq!(store.periods(0, Some("deliveries-1"), 9).await.unwrap(), open[1..]);
-    assert_eq!(store.periods(0, Some("deliveries-2"), 9).await.unwrap(), []);
+    assert_eq!(store.reader().periods(0, None, 9).await.unwrap(), open);
+    assert_eq!(store.reader().periods(0, None, 1).await.unwrap(), open[..1]);
+    assert_eq!(store.reader().periods(0, Some("deliveries-1"), 9).await.unwrap(), open[1..]);
+    assert_eq!(store.reader().periods(0, Some("deliveries-2"), 9).await.unwrap(), []);
 }
 
 async fn streams_that_rest_on_old_buckets_come_oldest_first<D: Database>() {
@@ -118,18 +124,18 @@ async fn streams_that_rest_on_old_buckets_come_oldest_first<D: Database>() {
         append_one(&*store, bucketed(stream, 1, bucket, 1)).await.unwrap();
     }
     append_one(&*store, append("subscription-1", 1, 1)).await.unwrap();
-    assert_eq!(store.live_through(0, Bucket(4), 9).await.unwrap(), [""; 0]);
-    assert_eq!(store.live_through(0, Bucket(6), 9).await.unwrap(), ["d-2", "d-3", "d-1"]);
-    assert_eq!(store.live_through(0, Bucket(u32::MAX), 2).await.unwrap(), ["d-2", "d-3"]);
+    assert_eq!(store.reader().live_through(0, Bucket(4), 9).await.unwrap(), [""; 0]);
+    assert_eq!(store.reader().live_through(0, Bucket(6), 9).await.unwrap(), ["d-2", "d-3", "d-1"]);
+    assert_eq!(store.reader().live_through(0, Bucket(u32::MAX), 2).await.unwrap(), ["d-2", "d-3"]);
     append_one(&*store, period("d-2", 2, 7, 1)).await.unwrap();
     append_one(&*store, ended("d-3")).await.unwrap();
-    assert_eq!(store.live_through(0, Bucket(7), 9).await.unwrap(), ["d-1", "d-2", "d-4"]);
+    assert_eq!(store.reader().live_through(0, Bucket(7), 9).await.unwrap(), ["d-1", "d-2", "d-4"]);
 }
 
 async fn a_bucket_tells_where_it_ends<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
-    assert_eq!(store.buckets(0).await, Ok(vec![]));
+    assert_eq!(store.reader().buckets(0).await, Ok(vec![]));
     let batch = vec![
         bucketed("d-1", 1, 6, 2),
         append("subscription-1", 1, 1),
@@ -139,10 +145,10 @@ async fn a_bucket_tells_where_it_ends<D: Database>() {
     ];
     store.append(0, batch).await;
     let end = |bucket, seq| BucketEnd { bucket: Bucket(bucket), last: at(seq) };
-    assert_eq!(store.buckets(0).await.unwrap(), [end(5, 5), end(6, 6)]);
+    assert_eq!(store.reader().buckets(0).await.unwrap(), [end(5, 5), end(6, 6)]);
     append_one(&*store, bucketed("d-2", 3, 5, 1)).await.unwrap();
     append_one(&*store, bucketed("d-2", 4, u32::MAX, 1)).await.unwrap();
-    assert_eq!(store.buckets(0).await.unwrap(), [end(5, 8), end(6, 6), end(u32::MAX, 9)]);
+    assert_eq!(store.reader().buckets(0).await.unwrap(), [end(5, 8), end(6, 6), end(u32::MAX, 9)]);
 }
 
 async fn a_snapshot_rests_on_the_append_that_carries_it_and_replaces_an_older_one<D: Database>() {
@@ -163,24 +169,19 @@ async fn a_snapshot_rests_on_the_append_that_carries_it_and_replaces_an_older_on
 
     assert!(store.append(0, batch).await.iter().all(Result::is_ok));
 
-    assert_eq!(store.snapshot(0, "b").await, Ok(Some(stored(2, &first))));
-    assert_eq!(store.snapshot(0, "a").await, Ok(Some(stored(3, &other))));
-    assert_eq!(store.snapshot(0, "c").await, Ok(None));
+    assert_eq!(store.reader().snapshot(0, "b").await, Ok(Some(stored(2, &first))));
+    assert_eq!(store.reader().snapshot(0, "a").await, Ok(Some(stored(3, &other))));
+    assert_eq!(store.reader().snapshot(0, "c").await, Ok(None));
     let batch = vec![
         carrying(bucketed("deliveries-1", 1, 4, 1), &[&first]),
         carrying(bucketed("deliveries-1", 2, 4, 1), &[&second]),
     ];
     assert!(store.append(0, batch).await.iter().all(Result::is_ok));
     let all = [stored(3, &other), stored(6, &second)];
-    assert_eq!(store.snapshots(0, None, 9).await.unwrap(), all);
-    assert_eq!(store.snapshots(0, None, 1).await.unwrap(), all[..1]);
-    assert_eq!(store.snapshots(0, Some("a"), 9).await.unwrap(), all[1..]);
-    assert_eq!(store.snapshots(0, Some("b"), 9).await.unwrap(), []);
-
-    store.forget_snapshots().await.unwrap();
-
-    assert_eq!(store.snapshots(0, None, 9).await.unwrap(), []);
-    assert_eq!(store.snapshot(0, "b").await, Ok(None));
+    assert_eq!(store.reader().snapshots(0, None, 9).await.unwrap(), all);
+    assert_eq!(store.reader().snapshots(0, None, 1).await.unwrap(), all[..1]);
+    assert_eq!(store.reader().snapshots(0, Some("a"), 9).await.unwrap(), all[1..]);
+    assert_eq!(store.reader().snapshots(0, Some("b"), 9).await.unwrap(), []);
 }
 
 async fn what_is_refused_or_repeated_leaves_no_snapshot_and_moves_no_period<D: Database>() {
@@ -199,9 +200,9 @@ async fn what_is_refused_or_repeated_leaves_no_snapshot_and_moves_no_period<D: D
     assert_eq!(append_one(&*store, repeated).await, Ok(2));
     assert!(matches!(append_one(&*store, conflicting).await, Err(AppendError::Conflict { .. })));
     assert!(matches!(append_one(&*store, taken).await, Err(AppendError::ClaimTaken { .. })));
-    assert_eq!(store.snapshots(0, None, 9).await.unwrap(), []);
-    assert_eq!(store.period("deliveries-1").await, Ok(begins(4, 1)));
-    assert_eq!(store.buckets(0).await.unwrap().len(), 1);
+    assert_eq!(store.reader().snapshots(0, None, 9).await.unwrap(), []);
+    assert_eq!(store.reader().period("deliveries-1").await, Ok(begins(4, 1)));
+    assert_eq!(store.reader().buckets(0).await.unwrap().len(), 1);
 }
 
 async fn claims_readers_and_secrets_are_listed_in_order<D: Database>() {
@@ -215,43 +216,43 @@ async fn claims_readers_and_secrets_are_listed_in_order<D: Database>() {
     let claims = [claim("", None), claim("a", Some(7)), claim("b", None)];
     let claiming = Append { claims: [2, 0, 1].map(|index: usize| claims[index].clone()).to_vec(), ..Append::default() };
     append_one(&*store, claiming).await.unwrap();
-    assert_eq!(store.claims_after(0, None, 9).await.unwrap(), claims);
-    assert_eq!(store.claims_after(0, None, 1).await.unwrap(), claims[..1]);
-    assert_eq!(store.claims_after(0, Some(""), 1).await.unwrap(), claims[1..2]);
-    assert_eq!(store.claims_after(0, Some("aa"), 9).await.unwrap(), claims[2..]);
+    assert_eq!(store.reader().claims_after(0, None, 9).await.unwrap(), claims);
+    assert_eq!(store.reader().claims_after(0, None, 1).await.unwrap(), claims[..1]);
+    assert_eq!(store.reader().claims_after(0, Some(""), 1).await.unwrap(), claims[1..2]);
+    assert_eq!(store.reader().claims_after(0, Some("aa"), 9).await.unwrap(), claims[2..]);
 
     for (reader, seq) in [("matcher", 7), ("audit", 3)] {
         store.save_checkpoint(reader, at(seq)).await.unwrap();
     }
     let readers = [("audit".to_owned(), 3), ("matcher".to_owned(), 7)];
-    assert_eq!(store.checkpoints(0).await.unwrap(), readers);
+    assert_eq!(store.reader().checkpoints(0).await.unwrap(), readers);
     store.forget_reader("matcher").await.unwrap();
     store.forget_reader("nobody").await.unwrap();
-    assert_eq!(store.checkpoints(0).await.unwrap(), readers[..1]);
-    assert_eq!(store.checkpoint("matcher", 0).await, Ok(None));
+    assert_eq!(store.reader().checkpoints(0).await.unwrap(), readers[..1]);
+    assert_eq!(store.reader().checkpoint("matcher", 0).await, Ok(None));
 
     let secrets = ["sec_1", "sec_2", "sec_3"].map(|key| (key.to_owned(), key.as_bytes().to_vec()));
     for (key, sealed) in secrets.iter().rev() {
         store.put_secret(key, sealed).await.unwrap();
     }
-    assert_eq!(store.secrets(None, 2).await.unwrap(), secrets[..2]);
-    assert_eq!(store.secrets(Some("sec_2"), 9).await.unwrap(), secrets[2..]);
+    assert_eq!(store.reader().secrets(None, 2).await.unwrap(), secrets[..2]);
+    assert_eq!(store.reader().secrets(Some("sec_2"), 9).await.unwrap(), secrets[2..]);
 }
 
 async fn what_is_asked_of_a_shard_that_does_not_exist_is_refused<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
-    let shard = store.shards();
+    let shard = store.reader().shards();
     append_one(&*store, Append { writes: vec![write("a-1", 1, vec![event()])], ..Append::default() }).await.unwrap();
-    assert!(store.floor(shard).await.is_err());
-    assert!(store.buckets(shard).await.is_err());
-    assert!(store.periods(shard, None, 1).await.is_err());
-    assert!(store.live_through(shard, Bucket(1), 1).await.is_err());
-    assert!(store.snapshot(shard, "a").await.is_err());
-    assert!(store.snapshots(shard, None, 1).await.is_err());
-    assert!(store.claims_after(shard, None, 1).await.is_err());
-    assert!(store.checkpoints(shard).await.is_err());
-    assert!(store.content(Position { shard, seq: 1 }).await.is_err());
+    assert!(store.reader().floor(shard).await.is_err());
+    assert!(store.reader().buckets(shard).await.is_err());
+    assert!(store.reader().periods(shard, None, 1).await.is_err());
+    assert!(store.reader().live_through(shard, Bucket(1), 1).await.is_err());
+    assert!(store.reader().snapshot(shard, "a").await.is_err());
+    assert!(store.reader().snapshots(shard, None, 1).await.is_err());
+    assert!(store.reader().claims_after(shard, None, 1).await.is_err());
+    assert!(store.reader().checkpoints(shard).await.is_err());
+    assert!(store.reader().content(Position { shard, seq: 1 }).await.is_err());
 }
 
 on_every_store! {

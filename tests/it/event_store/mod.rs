@@ -22,8 +22,8 @@ use tempfile::TempDir;
 use tidings::domain::id::EventId;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
-    Append, Bucket, DropError, EventReader, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded,
-    SqliteStore, StreamWrite,
+    Append, Bucket, DropError, EventStore, Lifetime, MemoryStore, NewEvent, Options, Position, Recorded, SqliteStore,
+    StreamWrite,
 };
 
 use self::postgres::Postgres;
@@ -203,8 +203,8 @@ fn recorded(append: &Append, seq: u64) -> Vec<Recorded> {
 }
 
 /// Everything in shard 0.
-async fn whole_log(store: &dyn EventReader) -> Vec<Recorded> {
-    store.read_log(at(0), usize::MAX).await.unwrap()
+async fn whole_log(store: &dyn EventStore) -> Vec<Recorded> {
+    store.reader().read_log(at(0), usize::MAX).await.unwrap()
 }
 
 /// Appends one request to shard 0.

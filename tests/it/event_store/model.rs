@@ -159,7 +159,6 @@ enum Step {
     /// A reader, and at which tenth of the log it is.
     Checkpoint(u8, u64),
     ForgetReader(u8),
-    ForgetSnapshots,
 }
 
 #[derive(Clone, Debug)]
@@ -220,7 +219,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..3_u32, 1..4_u32).prop_map(|(back, limit)| Step::DropContents(back, limit)),
         2 => (0..2_u8, 5..=10_u64).prop_map(|(reader, tenths)| Step::Checkpoint(reader, tenths)),
         1 => (0..2_u8).prop_map(Step::ForgetReader),
-        1 => Just(Step::ForgetSnapshots),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -330,10 +328,6 @@ async fn run<D: Database>(steps: Vec<Step>) {
                 store.forget_reader(&reader.to_string()).await.unwrap();
                 model.checkpoints.remove(&reader.to_string());
             }
-            Step::ForgetSnapshots => {
-                store.forget_snapshots().await.unwrap();
-                model.snapshots.clear();
-            }
         }
     }
     holds_the_events_of(&*store, &model).await;
@@ -343,47 +337,47 @@ async fn run<D: Database>(steps: Vec<Step>) {
 async fn holds_the_events_of(store: &dyn EventStore, model: &Model) {
     let events: Vec<Recorded> = model.events.iter().map(|entry| entry.event.clone()).collect();
     assert_eq!(whole_log(store).await, events);
-    assert_eq!((store.head(0).await, store.floor(0).await), (Ok(model.head), Ok(model.floor)));
+    assert_eq!((store.reader().head(0).await, store.reader().floor(0).await), (Ok(model.head), Ok(model.floor)));
     for seq in 1..=model.head {
         let entry = model.events.iter().find(|entry| entry.event.position.seq == seq);
-        assert_eq!(store.content(at(seq)).await, Ok(entry.and_then(|entry| entry.content.clone())));
+        assert_eq!(store.reader().content(at(seq)).await, Ok(entry.and_then(|entry| entry.content.clone())));
     }
     for stream in STREAMS {
         let of_stream: Vec<Recorded> = events.iter().filter(|event| event.stream == stream).cloned().collect();
-        assert_eq!(store.read_stream(stream, 1, usize::MAX).await.unwrap(), of_stream);
-        assert_eq!(store.stream_version(stream).await, Ok(model.version(stream)));
-        assert_eq!(store.period(stream).await, Ok(model.periods.get(stream).copied()));
+        assert_eq!(store.reader().read_stream(stream, 1, usize::MAX).await.unwrap(), of_stream);
+        assert_eq!(store.reader().stream_version(stream).await, Ok(model.version(stream)));
+        assert_eq!(store.reader().period(stream).await, Ok(model.periods.get(stream).copied()));
     }
     let up_to = model.head / 2;
     let category = |event: &&Recorded| event.stream.starts_with("subscription-") && event.position.seq <= up_to;
     let mut subscriptions: Vec<Recorded> = events.iter().filter(category).cloned().collect();
     subscriptions.sort_by(|one, other| (&one.stream, one.version).cmp(&(&other.stream, other.version)));
-    assert_eq!(store.read_category("subscription", at(up_to), None, usize::MAX).await.unwrap(), subscriptions);
+    assert_eq!(store.reader().read_category("subscription", at(up_to), None, usize::MAX).await.unwrap(), subscriptions);
 }
 
 async fn holds_what_stands_beside(store: &dyn EventStore, model: Model) {
-    assert_eq!(store.buckets(0).await.unwrap(), model.buckets());
+    assert_eq!(store.reader().buckets(0).await.unwrap(), model.buckets());
     let mut live: Vec<(Bucket, &String)> =
         model.periods.iter().map(|(stream, period)| (period.bucket, stream)).collect();
     live.sort_unstable();
     let live: Vec<String> = live.into_iter().map(|(_, stream)| stream.clone()).collect();
-    assert_eq!(store.live_through(0, Bucket(u32::MAX), usize::MAX).await.unwrap(), live);
+    assert_eq!(store.reader().live_through(0, Bucket(u32::MAX), usize::MAX).await.unwrap(), live);
     let periods: Vec<_> = model.periods.into_iter().collect();
-    assert_eq!(store.periods(0, None, usize::MAX).await.unwrap(), periods);
+    assert_eq!(store.reader().periods(0, None, usize::MAX).await.unwrap(), periods);
     let snapshots: Vec<StoredSnapshot> = model.snapshots.into_values().collect();
-    assert_eq!(store.snapshots(0, None, usize::MAX).await.unwrap(), snapshots);
+    assert_eq!(store.reader().snapshots(0, None, usize::MAX).await.unwrap(), snapshots);
     let checkpoints: Vec<_> = model.checkpoints.into_iter().collect();
-    assert_eq!(store.checkpoints(0).await.unwrap(), checkpoints);
+    assert_eq!(store.reader().checkpoints(0).await.unwrap(), checkpoints);
     let claims: Vec<Claim> =
         model.claims.into_iter().map(|(key, (value, bucket))| Claim { key, value, bucket }).collect();
-    assert_eq!(store.claims_after(0, None, usize::MAX).await.unwrap(), claims);
+    assert_eq!(store.reader().claims_after(0, None, usize::MAX).await.unwrap(), claims);
     let keys: Vec<String> = (0..6).map(|key: u8| key.to_string()).collect();
     let values: HashMap<String, String> = claims.into_iter().map(|claim| (claim.key, claim.value)).collect();
-    assert_eq!(store.claims(0, &keys).await.unwrap(), values);
+    assert_eq!(store.reader().claims(0, &keys).await.unwrap(), values);
     let mut wakeups: Vec<Wakeup> =
         model.wakeups.into_iter().map(|(key, due_at)| Wakeup { key, due_at: ms(due_at) }).collect();
     wakeups.sort_by(|one, other| (one.due_at, &one.key).cmp(&(other.due_at, &other.key)));
-    assert_eq!(store.wakeups(0, None, usize::MAX).await.unwrap(), wakeups);
+    assert_eq!(store.reader().wakeups(0, None, usize::MAX).await.unwrap(), wakeups);
 }
 
 /// Set `SEED` to the printed number to see a failure again.

@@ -5,8 +5,7 @@ use std::path::Path;
 use futures_util::FutureExt;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tidings::event_store::{
-    AppendError, Bucket, DropError, Dropped, EventReader, EventStore, OpenError, Options, Position, ReadError,
-    SqliteStore,
+    AppendError, Bucket, DropError, Dropped, EventStore, OpenError, Options, Position, ReadError, SqliteStore,
 };
 
 use super::{append, append_one, at, bucketed, drop_bucket, ended, recorded, whole_log, with_content};
@@ -121,12 +120,12 @@ async fn a_bucket_whose_dropping_was_cut_short_is_listed_and_dropped_to_its_end(
 
     let store = open(&path).await;
 
-    assert_eq!((store.floor(0).await, store.buckets(0).await.unwrap().len()), (Ok(5), 1));
+    assert_eq!((store.reader().floor(0).await, store.reader().buckets(0).await.unwrap().len()), (Ok(5), 1));
     assert_eq!(whole_log(&store).await.len(), 3);
     // Who comes only now has nothing to wait for: what it would have read is gone in part.
     store.save_checkpoint("matcher", at(0)).await.unwrap();
     assert_eq!(drop_bucket(&store, 7, 2).await, Ok(3));
-    assert_eq!((whole_log(&store).await, store.buckets(0).await), (vec![], Ok(vec![])));
+    assert_eq!((whole_log(&store).await, store.reader().buckets(0).await), (vec![], Ok(vec![])));
 }
 
 #[tokio::test]
@@ -145,10 +144,10 @@ async fn what_is_appended_to_a_bucket_that_is_being_dropped_is_asked_about_again
     assert_eq!(refused, Err(DropError::StillLive { bucket: Bucket(7), stream: "deliveries-2".to_owned() }));
     append_one(&store, ended("deliveries-2")).await.unwrap();
     assert!(matches!(store.drop_bucket(Bucket(7), 2).await, Err(DropError::StillRead { last, .. }) if last == at(6)));
-    assert_eq!((store.floor(0).await, store.stream_version("deliveries-2").await), (Ok(5), Ok(1)));
+    assert_eq!((store.reader().floor(0).await, store.reader().stream_version("deliveries-2").await), (Ok(5), Ok(1)));
     store.save_checkpoint("matcher", at(6)).await.unwrap();
     assert_eq!(drop_bucket(&store, 7, 2).await, Ok(4));
-    assert_eq!(store.floor(0).await, Ok(6));
+    assert_eq!(store.reader().floor(0).await, Ok(6));
 }
 
 #[tokio::test]
@@ -186,8 +185,8 @@ async fn a_damaged_event_is_named_by_its_position() {
         .await
         .unwrap();
     let (stream, reason) = (Some("subscription-1".to_owned()), "70000 is no schema version".to_owned());
-    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
-    assert_eq!(store.read_log(at(0), 1).await.unwrap().len(), 1);
+    assert_eq!(store.reader().read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
+    assert_eq!(store.reader().read_log(at(0), 1).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -265,8 +264,8 @@ async fn a_destroyed_secret_is_no_longer_in_the_files() {
 async fn there_is_one_shard() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("log.db")).await;
-    assert_eq!(store.shards(), 1);
-    assert!(store.content(Position { shard: 1, seq: 1 }).await.is_err());
+    assert_eq!(store.reader().shards(), 1);
+    assert!(store.reader().content(Position { shard: 1, seq: 1 }).await.is_err());
 }
 
 #[tokio::test]

@@ -24,14 +24,14 @@ async fn events_come_back_as_they_were_appended<D: Database>() {
 
     let log = recorded(&append, 1);
     assert_eq!(whole_log(&*store).await, log);
-    assert_eq!(store.head(0).await, Ok(3));
-    assert_eq!(store.read_stream("subscription-ü", 1, 10).await.unwrap(), log[..2]);
-    assert_eq!(store.read_stream("subscription-ü", 2, 10).await.unwrap(), log[1..2]);
-    assert_eq!(store.read_stream("subscription-ü", 0, 1).await.unwrap(), log[..1]);
-    assert_eq!(store.read_stream("subscription-ü", 3, 10).await.unwrap(), []);
-    assert_eq!(store.read_stream("subscription", 1, 10).await.unwrap(), []);
-    assert_eq!(store.read_log(at(1), 1).await.unwrap(), log[1..2]);
-    assert_eq!(store.read_log(at(3), 1).await.unwrap(), []);
+    assert_eq!(store.reader().head(0).await, Ok(3));
+    assert_eq!(store.reader().read_stream("subscription-ü", 1, 10).await.unwrap(), log[..2]);
+    assert_eq!(store.reader().read_stream("subscription-ü", 2, 10).await.unwrap(), log[1..2]);
+    assert_eq!(store.reader().read_stream("subscription-ü", 0, 1).await.unwrap(), log[..1]);
+    assert_eq!(store.reader().read_stream("subscription-ü", 3, 10).await.unwrap(), []);
+    assert_eq!(store.reader().read_stream("subscription", 1, 10).await.unwrap(), []);
+    assert_eq!(store.reader().read_log(at(1), 1).await.unwrap(), log[1..2]);
+    assert_eq!(store.reader().read_log(at(3), 1).await.unwrap(), []);
 }
 
 async fn of_many_writers_at_one_version_exactly_one_wins<D: Database>() {
@@ -81,8 +81,11 @@ async fn a_repeated_append_succeeds_at_the_old_position_and_writes_nothing<D: Da
     assert_eq!(append_one(&*store, repeated.clone()).await, Ok(3));
     assert_eq!(append_one(&*database.reopened().await, repeated).await, Ok(3));
 
-    assert_eq!(store.head(0).await, Ok(4));
-    assert_eq!(store.wakeups(0, None, 9).await.unwrap(), [Wakeup { key: "deliveries-1".to_owned(), due_at: ms(9) }]);
+    assert_eq!(store.reader().head(0).await, Ok(4));
+    assert_eq!(
+        store.reader().wakeups(0, None, 9).await.unwrap(),
+        [Wakeup { key: "deliveries-1".to_owned(), due_at: ms(9) }]
+    );
 }
 
 async fn other_events_at_a_taken_version_are_a_conflict<D: Database>() {
@@ -120,7 +123,7 @@ async fn a_version_that_would_leave_a_gap_is_a_conflict<D: Database>() {
         let conflict = AppendError::Conflict { stream: stream.to_owned(), expected };
         assert_eq!(append_one(&*store, append(stream, expected, 1)).await, Err(conflict));
     }
-    assert_eq!(store.head(0).await, Ok(3));
+    assert_eq!(store.reader().head(0).await, Ok(3));
 }
 
 async fn a_stream_named_twice_in_one_append_is_a_conflict<D: Database>() {
@@ -132,7 +135,7 @@ async fn a_stream_named_twice_in_one_append_is_a_conflict<D: Database>() {
         let conflict = AppendError::Conflict { stream: "subscription-1".to_owned(), expected: second };
         assert_eq!(append_one(&*store, twice).await, Err(conflict));
     }
-    assert_eq!(store.head(0).await, Ok(0));
+    assert_eq!(store.reader().head(0).await, Ok(0));
 }
 
 async fn what_is_refused_leaves_no_hole<D: Database>() {
@@ -180,9 +183,9 @@ async fn a_claim_is_taken_once_and_tells_who_has_it<D: Database>() {
     assert_eq!((answers[0].is_ok(), answers[1].clone().map(|_| 0)), (true, taken("e").map(|_: u64| 0)));
 
     let keys: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
-    let claims = store.claims(0, &keys).await.unwrap();
+    let claims = store.reader().claims(0, &keys).await.unwrap();
     assert_eq!(claims, HashMap::from([("a", "1"), ("b", "1"), ("e", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()))));
-    assert_eq!(store.head(0).await, Ok(2));
+    assert_eq!(store.reader().head(0).await, Ok(2));
 }
 
 async fn a_claim_without_events_can_be_repeated_with_the_same_value<D: Database>() {
@@ -214,12 +217,12 @@ async fn wakeups_come_in_the_order_of_their_times_and_the_last_word_counts<D: Da
     assert!(store.append(0, batch).await.iter().all(|answer| answer.as_ref().is_ok_and(|done| done.last == at(0))));
 
     let all = [wakeup("first", 0), wakeup("a", 20), wakeup("b", 20), wakeup("c", 20), wakeup("moved", 30)];
-    assert_eq!(store.wakeups(0, None, 9).await.unwrap(), all);
-    assert_eq!(store.wakeups(0, None, 2).await.unwrap(), all[..2]);
-    assert_eq!(store.wakeups(0, Some(&all[1]), 2).await.unwrap(), all[2..4]);
+    assert_eq!(store.reader().wakeups(0, None, 9).await.unwrap(), all);
+    assert_eq!(store.reader().wakeups(0, None, 2).await.unwrap(), all[..2]);
+    assert_eq!(store.reader().wakeups(0, Some(&all[1]), 2).await.unwrap(), all[2..4]);
     append_one(&*store, waking(&[("moved", Some(10)), ("a", None)])).await.unwrap();
     assert_eq!(
-        store.wakeups(0, None, 9).await.unwrap(),
+        store.reader().wakeups(0, None, 9).await.unwrap(),
         [wakeup("first", 0), wakeup("moved", 10), wakeup("b", 20), wakeup("c", 20)]
     );
 }
@@ -240,12 +243,12 @@ async fn a_category_is_read_by_stream_and_version_up_to_a_position<D: Database>(
     for (stream, version) in [("b", 1), ("a", 1), ("b", 2), ("ü", 1), ("a", 2)] {
         append_one(&*store, append(&format!("subscription-{stream}"), version, 1)).await.unwrap();
         for other in ["subscription", "subscription.x", "subscriptions-x", "deliveries-x", "subscriptio-n"] {
-            let version = store.read_stream(other, 1, 99).await.unwrap().len() as u64 + 1;
+            let version = store.reader().read_stream(other, 1, 99).await.unwrap().len() as u64 + 1;
             append_one(&*store, append(other, version, 1)).await.unwrap();
         }
     }
     let read = async |up_to: u64, after: Option<(&str, u64)>, limit: usize| -> Vec<(String, u64)> {
-        let events = store.read_category("subscription", at(up_to), after, limit).await.unwrap();
+        let events = store.reader().read_category("subscription", at(up_to), after, limit).await.unwrap();
         events.into_iter().map(|event| (event.stream, event.version)).collect()
     };
     let all = [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("ü", 1)]
@@ -265,35 +268,35 @@ async fn content_stands_beside_its_event<D: Database>() {
     let store = database.store();
     append_one(&*store, with_content(b"{\"body\":1}")).await.unwrap();
     append_one(&*store, append("messages-1", 2, 1)).await.unwrap();
-    assert_eq!(store.content(at(1)).await, Ok(Some(Bytes::from_static(b"{\"body\":1}"))));
-    assert_eq!(store.content(at(2)).await, Ok(None));
-    assert_eq!(store.content(at(3)).await, Ok(None));
+    assert_eq!(store.reader().content(at(1)).await, Ok(Some(Bytes::from_static(b"{\"body\":1}"))));
+    assert_eq!(store.reader().content(at(2)).await, Ok(None));
+    assert_eq!(store.reader().content(at(3)).await, Ok(None));
 }
 
 async fn a_checkpoint_is_kept_for_each_reader<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
-    assert_eq!(store.checkpoint("matcher", 0).await, Ok(None));
+    assert_eq!(store.reader().checkpoint("matcher", 0).await, Ok(None));
     store.save_checkpoint("matcher", at(7)).await.unwrap();
     store.save_checkpoint("audit", at(3)).await.unwrap();
     store.save_checkpoint("matcher", at(9)).await.unwrap();
     let store = database.reopened().await;
-    assert_eq!(store.checkpoint("matcher", 0).await, Ok(Some(9)));
-    assert_eq!(store.checkpoint("audit", 0).await, Ok(Some(3)));
+    assert_eq!(store.reader().checkpoint("matcher", 0).await, Ok(Some(9)));
+    assert_eq!(store.reader().checkpoint("audit", 0).await, Ok(Some(3)));
 }
 
 async fn a_secret_is_kept_replaced_and_destroyed<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
-    assert_eq!(store.has_secrets().await, Ok(false));
+    assert_eq!(store.reader().has_secrets().await, Ok(false));
     store.put_secret("sec_1", b"sealed").await.unwrap();
     store.put_secret("sec_1", b"sealed again").await.unwrap();
-    assert_eq!(store.secret("sec_1").await, Ok(Some(b"sealed again".to_vec())));
-    assert_eq!(store.has_secrets().await, Ok(true));
+    assert_eq!(store.reader().secret("sec_1").await, Ok(Some(b"sealed again".to_vec())));
+    assert_eq!(store.reader().has_secrets().await, Ok(true));
     store.destroy_secret("sec_1").await.unwrap();
     store.destroy_secret("sec_1").await.unwrap();
-    assert_eq!(store.secret("sec_1").await, Ok(None));
-    assert_eq!(store.has_secrets().await, Ok(false));
+    assert_eq!(store.reader().secret("sec_1").await, Ok(None));
+    assert_eq!(store.reader().has_secrets().await, Ok(false));
 }
 
 async fn an_owner_that_was_replaced_writes_nothing<D: Database>() {
@@ -315,9 +318,9 @@ async fn an_owner_that_was_replaced_writes_nothing<D: Database>() {
     assert!(matches!(old.save_checkpoint("matcher", at(1)).await, Err(AppendError::Fenced { .. })));
 
     assert_eq!(append_one(&*new, append("subscription-1", 2, 1)).await, Ok(2));
-    assert_eq!(new.wakeups(0, None, 9).await, Ok(vec![]));
-    assert_eq!(new.checkpoint("matcher", 0).await, Ok(None));
-    assert_eq!(old.head(0).await, Ok(2));
+    assert_eq!(new.reader().wakeups(0, None, 9).await, Ok(vec![]));
+    assert_eq!(new.reader().checkpoint("matcher", 0).await, Ok(None));
+    assert_eq!(old.reader().head(0).await, Ok(2));
 }
 
 async fn every_acknowledged_event_is_in_the_log_once_and_in_order_for_concurrent_writers<D: Database>() {
@@ -341,7 +344,7 @@ async fn every_acknowledged_event_is_in_the_log_once_and_in_order_for_concurrent
         readers.spawn(async move {
             let mut seen = Vec::new();
             while seen.len() < 200 {
-                seen.extend(store.read_log(at(seen.len() as u64), 7).await.unwrap());
+                seen.extend(store.reader().read_log(at(seen.len() as u64), 7).await.unwrap());
             }
             seen
         });
@@ -356,11 +359,11 @@ async fn every_acknowledged_event_is_in_the_log_once_and_in_order_for_concurrent
 async fn a_shard_that_does_not_exist_is_refused_by_its_number<D: Database>() {
     let database = D::fresh().await;
     let store: Arc<_> = database.store();
-    let shard = store.shards();
+    let shard = store.reader().shards();
     let reason = format!("there is no shard {shard}");
     assert_eq!(store.append(shard, vec![append("a-1", 1, 1)]).await, [Err(AppendError::Unavailable(reason.clone()))]);
-    assert_eq!(store.head(shard).await, Err(ReadError::Unavailable(reason.clone())));
-    assert_eq!(store.read_log(Position { shard, seq: 0 }, 1).await, Err(ReadError::Unavailable(reason)));
+    assert_eq!(store.reader().head(shard).await, Err(ReadError::Unavailable(reason.clone())));
+    assert_eq!(store.reader().read_log(Position { shard, seq: 0 }, 1).await, Err(ReadError::Unavailable(reason)));
 }
 
 on_every_store! {

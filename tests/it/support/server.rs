@@ -67,23 +67,14 @@ impl Server {
         Self::start_over(database, ca_file, "")
     }
 
+    /// The same over that database.
+    pub(crate) fn start_in(database: Fresh, ca_file: &Path) -> Self {
+        Self::start_over(Some(database), ca_file, "")
+    }
+
     fn start_over(database: Option<Fresh>, ca_file: &Path, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("tidings.toml");
-        let log = folder.path().join("log.db").display().to_string();
-        // The files have the same names over either.
-        let place = match &database {
-            None => format!("[database]\nurl = \"sqlite://{log}\"\n"),
-            Some(database) => format!(
-                "[database]\nurl = \"{}\"\n[projections]\npath = \"{log}.read-models\"\n[secrets]\nkey_file = \"{log}.key\"\n",
-                database.url
-            ),
-        };
-        let text = format!(
-            "{place}[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{}\"]\n{more}",
-            ca_file.display(),
-        );
-        std::fs::write(&config, text).unwrap();
+        let config = configure(folder.path(), database.as_ref(), ca_file, more);
         // The client insists on a provider, although this one speaks plain http; another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -216,6 +207,26 @@ impl Server {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Writes the configuration of a new store: one in that folder, or in the database, with its other files in the folder.
+/// The files have the same names over either.
+pub(crate) fn configure(folder: &Path, database: Option<&Fresh>, ca_file: &Path, more: &str) -> PathBuf {
+    let config = folder.join("tidings.toml");
+    let log = folder.join("log.db").display().to_string();
+    let place = match database {
+        None => format!("[database]\nurl = \"sqlite://{log}\"\n"),
+        Some(database) => format!(
+            "[database]\nurl = \"{}\"\n[projections]\npath = \"{log}.read-models\"\n[secrets]\nkey_file = \"{log}.key\"\n",
+            database.url
+        ),
+    };
+    let text = format!(
+        "{place}[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{}\"]\n{more}",
+        ca_file.display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    config
 }
 
 impl Drop for Server {

@@ -241,6 +241,10 @@ impl EventReader for WatchedStore {
 
 #[async_trait]
 impl EventStore for WatchedStore {
+    fn reader(&self) -> &dyn EventReader {
+        self
+    }
+
     async fn append(&self, shard: u16, batch: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
         let fate = *self.fate.lock().unwrap();
@@ -296,9 +300,5 @@ impl EventStore for WatchedStore {
 
     async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
         self.memory.drop_contents(through, limit).await
-    }
-
-    async fn forget_snapshots(&self) -> Result<(), AppendError> {
-        self.memory.forget_snapshots().await
     }
 }

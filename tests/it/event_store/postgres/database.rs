@@ -1,5 +1,6 @@
 //! A PostgreSQL database for each test, copied from one whose tables are up to date, and dropped after it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ pub(crate) struct Postgres {
 pub(crate) struct Fresh {
     pub(crate) url: Url,
     name: String,
+    tablespace: Option<String>,
 }
 
 impl Fresh {
@@ -29,11 +31,28 @@ impl Fresh {
         Self::copy_of("template1").await
     }
 
+    /// One whose tables and indexes are in the folder, which is empty and the database server's own. The write-ahead
+    /// log is where it always is.
+    pub(crate) async fn in_folder(folder: &Path) -> Self {
+        let tablespace = unique("folder");
+        run_at_server(format!("CREATE TABLESPACE {tablespace} LOCATION '{}'", folder.display())).await;
+        let mut database = Self::copy_of(&format!("template1 TABLESPACE {tablespace}")).await;
+        database.tablespace = Some(tablespace);
+        database
+    }
+
     async fn copy_of(template: &str) -> Self {
         let name = unique("test");
         run_at_server(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        Self { url: at_database(&name), name }
+        Self { url: at_database(&name), name, tablespace: None }
     }
+}
+
+/// Where the database server keeps its files.
+pub(crate) async fn data_directory() -> PathBuf {
+    let mut connection = PgConnection::connect(server().as_str()).await.unwrap();
+    let directory: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await.unwrap();
+    directory.into()
 }
 
 impl Postgres {
@@ -69,11 +88,17 @@ impl Database for Postgres {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let database = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let tablespace = self.tablespace.take().map(|name| format!("DROP TABLESPACE {name}"));
         // In a thread of its own: a runtime cannot wait for another from inside.
         let dropping = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(run_at_server(sql));
+            runtime.block_on(async {
+                run_at_server(database).await;
+                if let Some(tablespace) = tablespace {
+                    run_at_server(tablespace).await;
+                }
+            });
         });
         // A test that failed says why by itself.
         drop(dropping.join());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tidings::event_store::postgres::Options;
 use tidings::event_store::{
-    Append, AppendError, Appended, EventReader, EventStore, NewEvent, Position, PostgresStore, ReadError, Wakeup,
+    Append, AppendError, Appended, EventStore, NewEvent, Position, PostgresStore, ReadError, Wakeup,
 };
 use tokio::task::JoinHandle;
 
@@ -83,7 +83,7 @@ async fn an_append_whose_connection_dies_before_the_answer_is_settled_by_its_rep
         assert!(unavailable(&answer.await.unwrap()));
         let_go(&mut stranger).await;
 
-        assert_eq!(database.store.head(0).await, Ok(1));
+        assert_eq!(database.store.reader().head(0).await, Ok(1));
         assert_eq!(append_one(&*database.store, append("subscription-0", 2, 1)).await, Ok(2));
         assert_eq!(append_one(&*database.store, lost.clone()).await, Ok(5));
         assert_eq!(append_one(&*database.store, lost.clone()).await, Ok(5));
@@ -102,14 +102,14 @@ async fn an_append_whose_answer_is_lost_is_found_by_its_repetition() {
 
     proxy.hold_replies();
     let answer = appending(&store, &lost);
-    while database.store.head(0).await.unwrap() < 4 {}
+    while database.store.reader().head(0).await.unwrap() < 4 {}
     proxy.cut();
 
     assert!(unavailable(&answer.await.unwrap()));
     assert_eq!(append_one(&*store, lost.clone()).await, Ok(4));
     assert_eq!(append_one(&*store, append("subscription-1", 4, 1)).await, Ok(5));
     assert_eq!(whole_log(&*store).await[1..4], recorded(&lost, 2));
-    assert_eq!(store.head(0).await, Ok(5));
+    assert_eq!(store.reader().head(0).await, Ok(5));
 }
 
 // The late copy of an append must not undo what came after its repetition.
@@ -132,7 +132,7 @@ async fn an_append_that_arrives_behind_its_repetition_changes_nothing() {
     proxy.release_and_see_the_end().await;
 
     let expected = Wakeup { key: "a".to_owned(), due_at: ms(100) };
-    assert_eq!(store.wakeups(0, None, 9).await, Ok(vec![expected]));
+    assert_eq!(store.reader().wakeups(0, None, 9).await, Ok(vec![expected]));
     assert_eq!(append_one(&*store, append("subscription-0", 2, 1)).await, Ok(2));
 }
 
@@ -153,10 +153,10 @@ async fn a_held_up_append_is_not_passed_by_readers_and_stalls_no_other_shard() {
     for shard in 1..9 {
         let stream = format!("deliveries-{shard}");
         assert_eq!(append_on(&**store, shard, append(&stream, 1, 1)).await, Ok(on(shard, 1)));
-        assert_eq!(store.read_log(on(shard, 0), 9).await.unwrap().len(), 1);
+        assert_eq!(store.reader().read_log(on(shard, 0), 9).await.unwrap().len(), 1);
     }
     assert_eq!(whole_log(&**store).await, recorded(&before, 1));
-    assert_eq!(store.head(0).await, Ok(1));
+    assert_eq!(store.reader().head(0).await, Ok(1));
     assert!(!answer.is_finished() && !queued.is_finished());
     let_go(&mut stranger).await;
 
@@ -199,7 +199,7 @@ async fn taking_over_waits_for_an_append_in_flight_and_fences_the_next() {
 
     assert_eq!(answer.await.unwrap(), Ok(2));
     let new = taking_over.await.unwrap().unwrap();
-    assert_eq!(new.head(0).await, Ok(2));
+    assert_eq!(new.reader().head(0).await, Ok(2));
     let refused = append_one(&*database.store, append("subscription-1", 3, 1)).await;
     assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
     assert_eq!(append_one(&new, append("subscription-1", 3, 1)).await, Ok(3));
@@ -229,13 +229,13 @@ async fn reading_goes_on_after_a_restart_of_the_database() {
     let database = Postgres::fresh().await;
     let store = &*database.store;
     append_one(store, append("subscription-1", 1, 1)).await.unwrap();
-    assert_eq!(store.head(0).await, Ok(1));
+    assert_eq!(store.reader().head(0).await, Ok(1));
 
     terminate_all(&mut database.stranger().await).await;
 
     // Each connection that was at rest may cost one read.
     let mut failures = 0;
-    while let Err(ReadError::Unavailable(_)) = store.head(0).await {
+    while let Err(ReadError::Unavailable(_)) = store.reader().head(0).await {
         failures += 1;
         assert!(failures <= 8);
     }

@@ -9,7 +9,7 @@ mod retention;
 
 use futures_util::FutureExt;
 use tidings::event_store::postgres::OpenError;
-use tidings::event_store::{AppendError, Claim, EventReader, EventStore, NewEvent, Position, PostgresStore, ReadError};
+use tidings::event_store::{AppendError, Claim, EventStore, NewEvent, Position, PostgresStore, ReadError};
 
 pub(super) use self::database::Postgres;
 use super::{Append, Database, append, append_one, at, event, recorded, whole_log, write};
@@ -26,15 +26,15 @@ async fn append_on(store: &dyn EventStore, shard: u16, append: Append) -> Result
 async fn each_shard_counts_for_itself() {
     let database = Postgres::fresh().await;
     let store = &*database.store;
-    assert_eq!(store.shards(), 64);
+    assert_eq!(store.reader().shards(), 64);
     for shard in [0, 1, 63] {
         let stream = format!("subscription-{shard}");
         assert_eq!(append_on(store, shard, append(&stream, 1, 2)).await, Ok(on(shard, 2)));
         assert_eq!(append_on(store, shard, append(&stream, 3, 1)).await, Ok(on(shard, 3)));
-        assert_eq!(store.head(shard).await, Ok(3));
+        assert_eq!(store.reader().head(shard).await, Ok(3));
     }
-    assert_eq!(store.head(2).await, Ok(0));
-    let log = store.read_log(on(63, 1), 9).await.unwrap();
+    assert_eq!(store.reader().head(2).await, Ok(0));
+    let log = store.reader().read_log(on(63, 1), 9).await.unwrap();
     assert_eq!(log.iter().map(|event| event.position).collect::<Vec<_>>(), [on(63, 2), on(63, 3)]);
 }
 
@@ -44,13 +44,13 @@ async fn a_stream_is_found_wherever_it_is_and_can_be_in_one_shard_only() {
     let store = &*database.store;
     let first = append("subscription-1", 1, 1);
     assert_eq!(append_on(store, 7, first.clone()).await, Ok(on(7, 1)));
-    assert_eq!(store.stream_version("subscription-1").await, Ok(1));
-    assert_eq!(store.read_stream("subscription-1", 1, 9).await.unwrap()[0].position, on(7, 1));
+    assert_eq!(store.reader().stream_version("subscription-1").await, Ok(1));
+    assert_eq!(store.reader().read_stream("subscription-1", 1, 9).await.unwrap()[0].position, on(7, 1));
     for refused in [first, append("subscription-1", 1, 1)] {
         let conflict = AppendError::Conflict { stream: "subscription-1".to_owned(), expected: 1 };
         assert_eq!(append_on(store, 8, refused).await, Err(conflict));
     }
-    assert_eq!(store.head(8).await, Ok(0));
+    assert_eq!(store.reader().head(8).await, Ok(0));
 }
 
 #[tokio::test]
@@ -71,10 +71,10 @@ async fn claims_wakeups_contents_and_categories_are_a_shards_own() {
         assert_eq!(append_on(store, shard, taken).await, Ok(on(shard, 2)));
     }
     for shard in [0_u16, 1] {
-        assert_eq!(store.claims(shard, &["name".to_owned()]).await.unwrap()["name"], shard.to_string());
-        assert_eq!(store.wakeups(shard, None, 9).await.unwrap()[0].due_at, super::ms(i64::from(shard)));
-        assert_eq!(store.content(on(shard, 1)).await, Ok(Some(shard.to_string().into())));
-        let category = store.read_category("subscription", on(shard, u64::MAX), None, 9).await.unwrap();
+        assert_eq!(store.reader().claims(shard, &["name".to_owned()]).await.unwrap()["name"], shard.to_string());
+        assert_eq!(store.reader().wakeups(shard, None, 9).await.unwrap()[0].due_at, super::ms(i64::from(shard)));
+        assert_eq!(store.reader().content(on(shard, 1)).await, Ok(Some(shard.to_string().into())));
+        let category = store.reader().read_category("subscription", on(shard, u64::MAX), None, 9).await.unwrap();
         assert_eq!(category.iter().map(|event| event.position).collect::<Vec<_>>(), [on(shard, 1), on(shard, 2)]);
     }
 }
@@ -148,8 +148,8 @@ async fn a_damaged_event_is_named_by_its_position() {
     let sql = "INSERT INTO event SELECT 0, 2, stream, 2, kind, 70000, event_id, at_ms, data, meta FROM event";
     sqlx::query(sql).execute(&mut database.stranger().await).await.unwrap();
     let (stream, reason) = (Some("subscription-1".to_owned()), "70000 is no schema version".to_owned());
-    assert_eq!(store.read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
-    assert_eq!(store.read_log(at(0), 1).await.unwrap().len(), 1);
+    assert_eq!(store.reader().read_log(at(0), 9).await, Err(ReadError::Damaged { position: at(2), stream, reason }));
+    assert_eq!(store.reader().read_log(at(0), 1).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn an_earlier_owner_does_not_set_back_a_checkpoint() {
     sqlx::query(sql).execute(&mut database.stranger().await).await.unwrap();
     let refused = database.store.save_checkpoint("matcher", at(3)).await;
     assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
-    assert_eq!(new.checkpoint("matcher", 0).await, Ok(Some(9)));
+    assert_eq!(new.reader().checkpoint("matcher", 0).await, Ok(Some(9)));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::Executor;
 use tidings::event_store::postgres::{OpenError, Options};
-use tidings::event_store::{EventReader, PostgresStore};
+use tidings::event_store::{EventStore, PostgresStore};
 
 use super::Postgres;
 use super::database::Fresh;
@@ -37,7 +37,7 @@ async fn a_database_that_is_only_starting_is_waited_for() {
         tokio::task::yield_now().await;
     }
     proxy.unbar();
-    assert_eq!(opening.await.unwrap().unwrap().shards(), 64);
+    assert_eq!(opening.await.unwrap().unwrap().reader().shards(), 64);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sqlx::PgConnection;
 use tidings::event_store::{
-    Append, AppendError, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, PostgresStore,
+    Append, AppendError, Bucket, BucketEnd, Claim, DropError, Dropped, EventStore, PostgresStore,
 };
 
 use super::faults::{held_up, hold_up, let_go, terminate};
@@ -45,7 +45,7 @@ async fn a_partition_is_made_once_however_many_meet_it_missing() {
     for (shard, answer) in (0..).zip(answers) {
         assert_eq!(answer, Ok(on(shard, 3)));
         let ends = [(7, 1), (8, 3)].map(|(bucket, seq)| BucketEnd { bucket: Bucket(bucket), last: on(shard, seq) });
-        assert_eq!(store.buckets(shard).await.unwrap(), ends);
+        assert_eq!(store.reader().buckets(shard).await.unwrap(), ends);
     }
     assert_eq!(partitions(&mut database.stranger().await).await, ["bucketed_event_7", "bucketed_event_8"]);
 }
@@ -58,7 +58,7 @@ async fn in_one_batch_with_what_is_refused_a_missing_partition_is_made_too() {
     let batch = vec![append("subscription-1", 1, 1), bucketed("d-1", 1, 7, 1)];
     let answers = store.append(0, batch).await;
     assert_eq!((answers[0].is_ok(), answers[1].is_ok()), (false, true));
-    assert_eq!(store.stream_version("d-1").await, Ok(1));
+    assert_eq!(store.reader().stream_version("d-1").await, Ok(1));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_bucketed_stream_that_begins_in_two_shards_at_once_stands_in_one() {
         let both = [1, 2].map(|shard| append_on(store, shard, bucketed(&stream, 1, 7, 1)));
         let answers = join_all(both).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
-        assert_eq!(store.read_stream(&stream, 1, 9).await.unwrap().len(), 1);
+        assert_eq!(store.reader().read_stream(&stream, 1, 9).await.unwrap().len(), 1);
     }
 }
 
@@ -122,14 +122,14 @@ async fn a_long_read_delays_a_drop_and_nothing_else() {
     let new = period("d-2", 3, 3, 1);
     assert_eq!(append_one(store, next.clone()).await, Ok(5));
     assert_eq!(append_one(store, new.clone()).await, Ok(6));
-    assert_eq!(store.floor(0).await, Ok(3));
-    assert_eq!(store.read_log(at(4), 9).await.unwrap(), [recorded(&next, 5), recorded(&new, 6)].concat());
+    assert_eq!(store.reader().floor(0).await, Ok(3));
+    assert_eq!(store.reader().read_log(at(4), 9).await.unwrap(), [recorded(&next, 5), recorded(&new, 6)].concat());
     assert_eq!(store.drop_bucket(Bucket(1), 9).await, LATER);
     sqlx::query("COMMIT").execute(&mut stranger).await.unwrap();
     assert_eq!(drop_bucket(store, 1, 9).await, Ok(3));
     assert_eq!(partitions(&mut stranger).await, ["bucketed_event_2", "bucketed_event_3"]);
     assert_eq!(append_one(store, bucketed("d-1", 1, 1, 1)).await, Ok(7));
-    assert_eq!(store.floor(0).await, Ok(3));
+    assert_eq!(store.reader().floor(0).await, Ok(3));
 }
 
 #[tokio::test]
@@ -164,11 +164,14 @@ async fn a_drop_that_was_killed_anywhere_is_finished_by_the_next_owner() {
     sqlx::raw_sql("BEGIN; SELECT * FROM shard WHERE shard = 9 FOR UPDATE").execute(&mut stranger).await.unwrap();
     assert_eq!(store.drop_bucket(Bucket(1), 1).await, LATER);
     sqlx::query("ROLLBACK").execute(&mut stranger).await.unwrap();
-    assert_eq!((store.floor(0).await, whole_log(&*store).await.len()), (Ok(0), 4));
+    assert_eq!((store.reader().floor(0).await, whole_log(&*store).await.len()), (Ok(0), 4));
 
     // The bucket is barred, and one claim of two is free.
     assert_eq!(store.drop_bucket(Bucket(1), 1).await, LATER);
-    assert_eq!((store.floor(0).await, store.claims_after(0, None, 9).await.unwrap().len()), (Ok(3), 1));
+    assert_eq!(
+        (store.reader().floor(0).await, store.reader().claims_after(0, None, 9).await.unwrap().len()),
+        (Ok(3), 1)
+    );
     let store = Arc::new(store.reopen().await.unwrap());
     assert!(dropped_bucket(&append_one(&*store, bucketed("d-2", 1, 1, 1)).await));
 
@@ -197,13 +200,16 @@ async fn a_drop_that_was_killed_anywhere_is_finished_by_the_next_owner() {
     let sql = "ALTER TABLE bucketed_event DETACH PARTITION bucketed_event_1 FINALIZE";
     sqlx::query(sql).execute(&mut stranger).await.unwrap();
     let store = store.reopen().await.unwrap();
-    assert_eq!(store.buckets(0).await.unwrap(), [BucketEnd { bucket: Bucket(1), last: at(3) }]);
+    assert_eq!(store.reader().buckets(0).await.unwrap(), [BucketEnd { bucket: Bucket(1), last: at(3) }]);
     assert!(dropped_bucket(&append_one(&store, bucketed("d-2", 1, 1, 1)).await));
 
     assert_eq!(drop_bucket(&store, 1, 9).await, Ok(3));
 
     assert_eq!(whole_log(&store).await, recorded(&kept, 4));
-    assert_eq!((store.buckets(0).await, store.claims_after(0, None, 9).await), (Ok(vec![]), Ok(vec![])));
+    assert_eq!(
+        (store.reader().buckets(0).await, store.reader().claims_after(0, None, 9).await),
+        (Ok(vec![]), Ok(vec![]))
+    );
     assert_eq!(append_one(&store, bucketed("d-2", 1, 1, 1)).await, Ok(5));
 }
 
@@ -249,7 +255,7 @@ async fn an_append_that_looked_before_its_bucket_was_barred_writes_nothing() {
     assert!(dropped_bucket(&answer.await.unwrap()));
 
     assert_eq!(drop_bucket(&*database.store, 1, 9).await, Ok(1));
-    assert_eq!(database.store.head(0).await, Ok(1));
+    assert_eq!(database.store.reader().head(0).await, Ok(1));
 }
 
 #[tokio::test]
@@ -275,7 +281,7 @@ async fn buckets_go_from_all_shards_and_whoever_needs_one_in_any_is_named() {
     assert_eq!(drop_bucket(store, 1, 9).await, Ok(7));
 
     for (shard, floor) in [(0, 2), (1, 0), (5, 2), (63, 3)] {
-        assert_eq!(store.floor(shard).await, Ok(floor));
+        assert_eq!(store.reader().floor(shard).await, Ok(floor));
     }
-    assert_eq!(store.read_log(on(63, 0), 9).await.unwrap().len(), 1);
+    assert_eq!(store.reader().read_log(on(63, 0), 9).await.unwrap().len(), 1);
 }
