@@ -3,7 +3,13 @@
 //! A profile is immutable and its name carries its version: deliveries record the name, and the bytes of a body follow
 //! from the profile and the recorded message alone. The files stand in `schema/profiles/`.
 
-use std::sync::LazyLock;
+mod envelope;
+mod registry;
+mod wire;
+
+pub use envelope::{Field, FieldValue};
+pub use registry::{DEFAULT, UnknownProfile, built_in, find};
+pub use wire::{Encoding, Header, HeaderValue, KeyForm, Signature, SignedContent};
 
 use serde::Deserialize;
 
@@ -47,111 +53,6 @@ pub struct Profile {
     pub rotation_overlap_default_s: u64,
     /// Which deliveries may be sent again (C17).
     pub redelivery: Redelivery,
-}
-
-/// One field of the body.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Field {
-    /// Its key.
-    pub name: String,
-    /// What stands in it.
-    pub value: FieldValue,
-}
-
-/// What may stand in a field of the body: nothing that changes from attempt to attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FieldValue {
-    /// The message's id.
-    MessageId,
-    /// The event type.
-    Type,
-    /// When the event happened, in whole seconds.
-    OccurredAtSeconds,
-    /// When the event happened, in milliseconds.
-    OccurredAtMs,
-    /// The tenant's public id.
-    Tenant,
-    /// The publisher's data.
-    Data,
-    /// A fixed text.
-    Text(String),
-}
-
-/// One header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Header {
-    /// Its name, as written on the wire.
-    pub name: String,
-    /// What stands in it.
-    pub value: HeaderValue,
-}
-
-/// What may stand in a header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeaderValue {
-    /// The message's id, the same on every attempt.
-    MessageId,
-    /// The event type.
-    Type,
-    /// When this attempt began, in Unix seconds (A27).
-    AttemptedAt,
-    /// A fixed text.
-    Text(String),
-}
-
-/// One signature header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Signature {
-    /// The header's name.
-    pub header: String,
-    /// What stands before the encoded signature.
-    pub prefix: String,
-    /// How the 32 bytes are written.
-    pub encoding: Encoding,
-    /// Which bytes are signed.
-    pub content: SignedContent,
-    /// How the secret's text becomes the key.
-    pub key: KeyForm,
-    /// Whether secrets in their overlap sign too, separated by a space. Receivers that compare the whole header must
-    /// not see a second signature (A26, S17).
-    pub overlap: bool,
-}
-
-/// How a signature's bytes are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Encoding {
-    /// Lower-case hexadecimal.
-    Hex,
-    /// Standard base64 with padding.
-    Base64,
-}
-
-/// Which bytes a signature covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SignedContent {
-    /// The body alone.
-    Body,
-    /// `timestamp.body`, the timestamp in Unix seconds.
-    TimestampBody,
-    /// `id.timestamp.body`, as Standard Webhooks has it.
-    IdTimestampBody,
-}
-
-/// How the secret's text becomes the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyForm {
-    /// The UTF-8 bytes of the whole text.
-    Text,
-    /// What base64 decodes to behind `whsec_`; of any other text its UTF-8 bytes.
-    Whsec,
 }
 
 /// Which statuses end a delivery well.
@@ -219,35 +120,6 @@ pub enum Redelivery {
     Failed,
     /// Any that has ended (S26).
     Any,
-}
-
-/// A profile that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no delivery profile '{0}'")]
-pub struct UnknownProfile(pub String);
-
-/// The profile of new tenants.
-pub const DEFAULT: &str = "standard-v1";
-
-static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {
-    [
-        include_str!("../../schema/profiles/axie-v1.json"),
-        include_str!("../../schema/profiles/axissynapse-v1.json"),
-        include_str!("../../schema/profiles/standard-v1.json"),
-    ]
-    .iter()
-    .map(|text| serde_json::from_str(text).expect("a test reads every built-in profile"))
-    .collect()
-});
-
-/// Every profile that this program brings.
-pub fn built_in() -> &'static [Profile] {
-    &BUILT_IN
-}
-
-/// The profile of that name.
-pub fn find(name: &str) -> Result<&'static Profile, UnknownProfile> {
-    BUILT_IN.iter().find(|profile| profile.name == name).ok_or_else(|| UnknownProfile(name.to_owned()))
 }
 
 /// Why a profile refuses a subscription's filters.
