@@ -1,15 +1,21 @@
 //! Delivery profiles: everything in which one product's webhooks differ from another's, as data.
 //!
 //! A profile is immutable and its name carries its version: deliveries record the name, and the bytes of a body follow
-//! from the profile and the recorded message alone. The files stand in `schema/profiles/`.
+//! from the profile and the recorded message alone. Those of this program stand in `schema/profiles/`; an operator's are
+//! read from files of the same form ([`Definition`]) at start.
 
+mod check;
+mod definition;
 mod envelope;
 mod registry;
 mod wire;
 
-pub use envelope::{Field, FieldValue};
-pub use registry::{DEFAULT, UnknownProfile, built_in, find};
-pub use wire::{Encoding, Header, HeaderValue, KeyForm, Signature, SignedContent};
+pub use definition::{Definition, Problem};
+pub use envelope::{Envelope, Field, FieldValue, Literal};
+pub use registry::{DEFAULT, NameTaken, UnknownProfile, add, all, built_in, find};
+pub use wire::{
+    Encoding, Header, HeaderValue, InvalidTemplate, KeyForm, Piece, Place, Signature, SignedContent, Template,
+};
 
 use serde::Deserialize;
 
@@ -25,8 +31,8 @@ pub struct Profile {
     pub name: String,
     /// One sentence for people who choose.
     pub description: String,
-    /// The body's fields, in order.
-    pub envelope: Vec<Field>,
+    /// What stands in the body around the data.
+    pub envelope: Envelope,
     /// The signature headers.
     pub signatures: Vec<Signature>,
     /// All other headers but `Content-Type`, which is always `application/json`.
@@ -165,6 +171,18 @@ impl Profile {
             Success::Any2xx => (200..300).contains(&response.status),
             Success::Exactly(statuses) => statuses.contains(&response.status),
         }
+    }
+
+    /// The header, of those that hold no signature, which tells this: that of Standard Webhooks where there are several.
+    pub fn header_of(&self, place: Place) -> Option<&str> {
+        let (value, standard) = match place {
+            Place::Signatures => return None,
+            Place::AttemptedAt => (HeaderValue::AttemptedAt, "webhook-timestamp"),
+            Place::MessageId => (HeaderValue::MessageId, "webhook-id"),
+        };
+        let mut telling = self.headers.iter().filter(|header| header.value == value).map(|header| header.name.as_str());
+        let first = telling.next();
+        first.into_iter().chain(telling).find(|name| name.eq_ignore_ascii_case(standard)).or(first)
     }
 
     /// Attempts in all.

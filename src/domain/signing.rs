@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::filter::EventType;
 use super::id::MessageId;
-use super::profile::{Encoding, FieldValue, HeaderValue, Profile, SignedContent};
+use super::profile::{Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, SignedContent};
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -31,23 +31,39 @@ pub struct Content<'a> {
 
 /// The body: the profile's envelope around the data.
 pub fn body(profile: &Profile, content: &Content<'_>) -> String {
-    let mut body = String::with_capacity(content.data.len() + 256);
-    for (index, field) in profile.envelope.iter().enumerate() {
-        body.push(if index == 0 { '{' } else { ',' });
-        push_string(&mut body, &field.name);
+    match &profile.envelope {
+        Envelope::Data => content.data.to_owned(),
+        Envelope::Fields(fields) => {
+            let mut body = String::with_capacity(content.data.len() + 256);
+            push_object(&mut body, fields, content);
+            body
+        }
+    }
+}
+
+fn push_object(body: &mut String, fields: &[Field], content: &Content<'_>) {
+    body.push('{');
+    for (index, field) in fields.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        push_string(body, &field.name);
         body.push(':');
         match &field.value {
-            FieldValue::MessageId => push_string(&mut body, &content.message.to_string()),
-            FieldValue::Type => push_string(&mut body, content.event_type.as_str()),
-            FieldValue::OccurredAtSeconds => push_string(&mut body, &content.occurred_at.to_rfc3339_seconds()),
-            FieldValue::OccurredAtMs => push_string(&mut body, &content.occurred_at.to_rfc3339_ms()),
-            FieldValue::Tenant => push_string(&mut body, content.tenant),
+            FieldValue::MessageId => push_string(body, &content.message.to_string()),
+            FieldValue::Type => push_string(body, content.event_type.as_str()),
+            FieldValue::OccurredAtSeconds => push_string(body, &content.occurred_at.to_rfc3339_seconds()),
+            FieldValue::OccurredAtMs => push_string(body, &content.occurred_at.to_rfc3339_ms()),
+            FieldValue::Tenant => push_string(body, content.tenant),
             FieldValue::Data => body.push_str(content.data),
-            FieldValue::Text(text) => push_string(&mut body, text),
+            FieldValue::OccurredAtUnix => body.push_str(&content.occurred_at.as_seconds().to_string()),
+            FieldValue::OccurredAtUnixMs => body.push_str(&content.occurred_at.as_ms().to_string()),
+            FieldValue::Text(text) => push_string(body, text),
+            FieldValue::Json(literal) => body.push_str(literal.as_str()),
+            FieldValue::Object(fields) => push_object(body, fields, content),
         }
     }
     body.push('}');
-    body
 }
 
 fn push_string(body: &mut String, text: &str) {
@@ -77,17 +93,19 @@ pub fn headers(
     }));
     headers.extend(profile.signatures.iter().map(|scheme| {
         let signers = if scheme.overlap { secrets } else { &secrets[..secrets.len().min(1)] };
-        let values: Vec<_> = signers
-            .iter()
-            .map(|secret| {
-                let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).finalize().into_bytes();
-                match scheme.encoding {
-                    Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(mac)),
-                    Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(mac)),
-                }
-            })
-            .collect();
-        (scheme.header.clone(), values.join(" "))
+        let signature = |secret: &Secret| {
+            let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).finalize().into_bytes();
+            match scheme.encoding {
+                Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(mac)),
+                Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(mac)),
+            }
+        };
+        let value = scheme.value.fill(|place| match place {
+            Place::Signatures => signers.iter().map(signature).collect::<Vec<_>>().join(&scheme.separator),
+            Place::AttemptedAt => timestamp.clone(),
+            Place::MessageId => id.clone(),
+        });
+        (scheme.header.clone(), value)
     }));
     headers
 }
@@ -135,13 +153,21 @@ pub fn verify(
     let body = std::str::from_utf8(body).map_err(|_| Unverified::Body)?;
     let needed = |name: &str| header(name).ok_or_else(|| Unverified::Missing(name.to_owned()));
     for scheme in &profile.signatures {
+        let value = needed(&scheme.header)?;
+        let mismatch = || Unverified::Mismatch(scheme.header.clone());
+        let told = scheme.value.read(&value).ok_or_else(mismatch)?;
+        // What the header itself tells counts before what others tell.
+        let covered = |place: Place| match told.iter().find(|(filled, _)| *filled == place) {
+            Some((_, text)) => Ok((*text).to_owned()),
+            None => needed(profile.header_of(place).unwrap_or(&scheme.header)),
+        };
         let (id, timestamp) = match scheme.content {
             SignedContent::Body => (String::new(), String::new()),
-            SignedContent::TimestampBody => (String::new(), needed("webhook-timestamp")?),
-            SignedContent::IdTimestampBody => (needed("webhook-id")?, needed("webhook-timestamp")?),
+            SignedContent::TimestampBody => (String::new(), covered(Place::AttemptedAt)?),
+            SignedContent::IdTimestampBody => (covered(Place::MessageId)?, covered(Place::AttemptedAt)?),
         };
-        let value = needed(&scheme.header)?;
-        let parts = if scheme.overlap { value.split(' ').collect() } else { vec![value.as_str()] };
+        let signatures = covered(Place::Signatures)?;
+        let parts = if scheme.overlap { signatures.split(&scheme.separator).collect() } else { vec![&*signatures] };
         let fits = |part: &str| {
             let encoded = part.strip_prefix(scheme.prefix.as_str())?;
             let claimed = match scheme.encoding {
@@ -151,7 +177,7 @@ pub fn verify(
             mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).verify_slice(&claimed).ok()
         };
         if !parts.into_iter().any(|part| fits(part).is_some()) {
-            return Err(Unverified::Mismatch(scheme.header.clone()));
+            return Err(mismatch());
         }
     }
     Ok(())

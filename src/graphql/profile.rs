@@ -31,9 +31,9 @@ impl DeliveryProfile {
         &self.0.description
     }
 
-    /// Keys of the body, in order.
+    /// Keys of the body, in order; none: the body is the message's data itself.
     async fn body_fields(&self) -> Vec<&str> {
-        self.0.envelope.iter().map(|field| field.name.as_str()).collect()
+        self.0.envelope.names()
     }
 
     /// Headers that carry a signature.
@@ -102,5 +102,5 @@ impl DeliveryProfile {
 
 /// Every profile.
 pub(super) fn all() -> Vec<DeliveryProfile> {
-    profile::built_in().iter().map(DeliveryProfile).collect()
+    profile::all().into_iter().map(DeliveryProfile).collect()
 }
