@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod key_file;
+pub mod profiles;
 mod store;
 mod tools;
 
@@ -49,8 +50,10 @@ impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let profiles = profiles::load(&config.profiles.path)?;
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
+        profiles::remember(&log, &config.profiles.path, &profiles).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;

@@ -81,6 +81,13 @@ const verifiers = {
     "npm stripe on its own header": (delivery) =>
       stripe(delivery, stripeWebhooks.generateTestHeaderString({ payload: delivery.body, secret: delivery.secret })),
   },
+  "stripe-style-v1": {
+    "npm stripe": (delivery) => stripe(delivery, delivery.headers["stripe-signature"]),
+  },
+  "github-style-v1": {
+    "npm @octokit/webhooks-methods": ({ headers, body, secret }) =>
+      octokit.verify(secret, body, headers["x-hub-signature-256"]),
+  },
 };
 
 // Not `readline`, which also ends lines at U+2028.
