@@ -14,7 +14,8 @@ pub use definition::{Definition, Problem};
 pub use envelope::{Envelope, Field, FieldValue, Literal};
 pub use registry::{DEFAULT, NameTaken, UnknownProfile, add, all, built_in, find};
 pub use wire::{
-    Encoding, Header, HeaderValue, InvalidTemplate, KeyForm, Piece, Place, Signature, SignedContent, Template,
+    Algorithm, Encoding, Header, HeaderValue, InvalidTemplate, KeyForm, Piece, Place, Signature, SignedContent,
+    Template,
 };
 
 use serde::Deserialize;
@@ -171,6 +172,11 @@ impl Profile {
             Success::Any2xx => (200..300).contains(&response.status),
             Success::Exactly(statuses) => statuses.contains(&response.status),
         }
+    }
+
+    /// How its signatures are made, and so what kind of secret they need: all alike.
+    pub fn algorithm(&self) -> Algorithm {
+        self.signatures.first().map(|signature| signature.algorithm).unwrap_or_default()
     }
 
     /// The header, of those that hold no signature, which tells this: that of Standard Webhooks where there are several.

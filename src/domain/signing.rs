@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::filter::EventType;
 use super::id::MessageId;
-use super::profile::{Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, SignedContent};
+use super::profile::{Algorithm, Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, SignedContent};
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -94,10 +94,18 @@ pub fn headers(
     headers.extend(profile.signatures.iter().map(|scheme| {
         let signers = if scheme.overlap { secrets } else { &secrets[..secrets.len().min(1)] };
         let signature = |secret: &Secret| {
-            let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).finalize().into_bytes();
+            let bytes = match scheme.algorithm {
+                Algorithm::HmacSha256 => {
+                    let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body);
+                    mac.finalize().into_bytes().to_vec()
+                }
+                Algorithm::Ed25519 => secret
+                    .sign(&[before_body(scheme.content, &id, &timestamp).as_bytes(), body.as_bytes()].concat())
+                    .expect("a webhook whose profile signs by Ed25519 gets no other secret"),
+            };
             match scheme.encoding {
-                Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(mac)),
-                Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(mac)),
+                Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(bytes)),
+                Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(bytes)),
             }
         };
         let value = scheme.value.fill(|place| match place {
@@ -112,21 +120,18 @@ pub fn headers(
 
 fn mac(content: SignedContent, key: &[u8], id: &str, timestamp: &str, body: &str) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    match content {
-        SignedContent::Body => {}
-        SignedContent::TimestampBody => {
-            mac.update(timestamp.as_bytes());
-            mac.update(b".");
-        }
-        SignedContent::IdTimestampBody => {
-            mac.update(id.as_bytes());
-            mac.update(b".");
-            mac.update(timestamp.as_bytes());
-            mac.update(b".");
-        }
-    }
+    mac.update(before_body(content, id, timestamp).as_bytes());
     mac.update(body.as_bytes());
     mac
+}
+
+/// What is signed with the body, before it.
+fn before_body(content: SignedContent, id: &str, timestamp: &str) -> String {
+    match content {
+        SignedContent::Body => String::new(),
+        SignedContent::TimestampBody => format!("{timestamp}."),
+        SignedContent::IdTimestampBody => format!("{id}.{timestamp}."),
+    }
 }
 
 /// Why a receiver should refuse a delivery.
@@ -174,7 +179,15 @@ pub fn verify(
                 Encoding::Hex => hex::decode(encoded).ok()?,
                 Encoding::Base64 => STANDARD.decode(encoded).ok()?,
             };
-            mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).verify_slice(&claimed).ok()
+            match scheme.algorithm {
+                Algorithm::HmacSha256 => {
+                    mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).verify_slice(&claimed).ok()
+                }
+                Algorithm::Ed25519 => {
+                    let signed = [before_body(scheme.content, &id, &timestamp).as_bytes(), body.as_bytes()].concat();
+                    secret.verifies(&signed, &claimed).then_some(())
+                }
+            }
         };
         if !parts.into_iter().any(|part| fits(part).is_some()) {
             return Err(mismatch());
@@ -313,6 +326,43 @@ mod tests {
             let cut = |name: &str| header(name).map(|value| value.chars().take(3).collect());
             assert!(verify(profile, cut, body.as_bytes(), &secret()).is_err(), "{}", profile.name);
             assert!(verify(profile, |_: &str| None, body.as_bytes(), &secret()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_receiver_of_an_operators_profile_accepts_what_was_signed_and_nothing_else() {
+        let event_type = EventType::parse("user.created").unwrap();
+        let content = content(&event_type, "ws_a8", r#"{"n":1}"#);
+        for text in [
+            include_str!("../../examples/profiles/ed25519-style-v1.json"),
+            include_str!("../../examples/profiles/github-style-v1.json"),
+            include_str!("../../examples/profiles/stripe-style-v1.json"),
+        ] {
+            let profile = &profile::Definition::parse(text.as_bytes()).unwrap().profile;
+            let secrets = [1, 2].map(|byte| Secret::generate_for(profile.algorithm(), &[byte; 32]));
+            let body = body(profile, &content);
+            let sent: HashMap<_, _> = headers(profile, &content, &body, &secrets, AT)
+                .into_iter()
+                .map(|(name, value)| (name.to_lowercase(), value))
+                .collect();
+            let header = |name: &str| sent.get(&name.to_lowercase()).cloned();
+            let name = &profile.name;
+            let [current, old] = &secrets;
+            assert_eq!(verify(profile, header, body.as_bytes(), current), Ok(()), "{name}");
+            let overlap = profile.signatures[0].overlap;
+            assert_eq!(verify(profile, header, body.as_bytes(), old).is_ok(), overlap, "{name}");
+            if let Some(public) = current.public_key().map(Secret::stored) {
+                assert_eq!(verify(profile, header, body.as_bytes(), &public), Ok(()), "{name}");
+            }
+            let another = Secret::generate_for(profile.algorithm(), &[3; 32]);
+            assert!(verify(profile, header, body.as_bytes(), &another).is_err(), "{name}");
+            let flipped = body.replace("\"n\":1", "\"n\":2");
+            assert!(verify(profile, header, flipped.as_bytes(), current).is_err(), "{name}");
+            // Stripe's has its time in the header itself, Standard Webhooks in another one.
+            let later = |name: &str| header(name).map(|value| value.replace("1763894415", "1763894416"));
+            let covers_time = profile.signatures[0].content != SignedContent::Body;
+            assert_eq!(verify(profile, later, body.as_bytes(), current).is_err(), covers_time, "{name}");
+            assert!(verify(profile, |_: &str| None, body.as_bytes(), current).is_err(), "{name}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use async_graphql::{Enum, Object};
 
 use super::scalar::int;
-use crate::domain::profile::{self, Profile, Redelivery, Success};
+use crate::domain::profile::{self, Algorithm, Profile, Redelivery, Success};
 
 #[derive(Clone, Copy)]
 pub(super) struct DeliveryProfile(&'static Profile);
@@ -16,6 +16,16 @@ pub(super) enum RedeliveryRule {
     Failed,
     /// Any that has ended.
     Any,
+}
+
+/// How signatures are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "Algorithm")]
+pub(super) enum SignatureAlgorithm {
+    /// By a shared secret.
+    HmacSha256,
+    /// By a private key; `webhook.secrets.publicKey` verifies.
+    Ed25519,
 }
 
 /// How a kind of receiver wants its webhooks: body, headers, signature, retries and rules.
@@ -39,6 +49,12 @@ impl DeliveryProfile {
     /// Headers that carry a signature.
     async fn signature_headers(&self) -> Vec<&str> {
         self.0.signatures.iter().map(|signature| signature.header.as_str()).collect()
+    }
+
+    /// How its signatures are made: by a secret that sender and receiver share, or by a key of which receivers know the
+    /// public part.
+    async fn signature_algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm().into()
     }
 
     /// HTTP statuses that count as success; null: any from 200 to 299.

@@ -48,7 +48,7 @@ fn the_reference_of_profiles_holds_the_examples_and_names_every_key() {
             keys_of(&serde_json::from_str(&text).unwrap(), &mut keys);
         }
     }
-    assert!(examples == 2 && keys.len() > 30, "{examples} {keys:?}");
+    assert!(examples == 3 && keys.len() > 30, "{examples} {keys:?}");
     for key in keys {
         let named = [format!("`{key}`"), format!(".{key}`"), format!("].{key}"), format!("\"{key}\"")];
         assert!(named.iter().any(|name| reference.contains(name)), "{key} is not explained");

@@ -128,15 +128,55 @@ async fn a_receiver_with_githubs_library_verifies_what_the_example_profile_sends
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn receivers_verify_ed25519_by_a_public_key_and_nobody_sees_the_private_one() {
+    // C10, C11
+    let setting = setting().await;
+    let input = json!({
+        "url": setting.receiver.url("/hook"), "eventFilters": ["**"], "enabled": true, "profile": "ed25519-style-v1",
+    });
+    let created = &setting.server.data(CREATE, json!({ "input": input })).await["createWebhook"];
+    assert_eq!((&created["userErrors"], &created["secret"]), (&json!([]), &json!(null)));
+    let id = text(&created["webhook"]["id"]);
+    let query = "query($id: ID!) { webhook(id: $id) { secrets { publicKey }
+        history(first: 1) { nodes { secrets { publicKey } } } } }";
+    let keys = async |count: usize| {
+        let all = |data: &Value| data["webhook"]["secrets"].as_array().is_some_and(|secrets| secrets.len() == count);
+        let data = setting.server.until(query, json!({ "id": id }), all).await;
+        assert_eq!(data["webhook"]["history"]["nodes"][0]["secrets"], data["webhook"]["secrets"]);
+        text(&data["webhook"]["secrets"][0]["publicKey"])
+    };
+    let first = keys(1).await;
+    let with = |key: &str, received: &Received| Delivery::received("ed25519-style-v1", key, received.clone());
+    let (_, received) = setting.deliver("user.created", json!({ "n": 1 }), 1).await;
+    assert!(with(&first, &received).accepted());
+
+    let seed = format!("whsk_{}", "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=");
+    let rotated = setting.server.data(ROTATE, json!({ "input": { "webhookId": id, "secret": seed } })).await;
+    assert_eq!(rotated["rotateWebhookSecret"], json!({ "secret": null, "userErrors": [] }));
+    let (_, received) = setting.deliver("user.created", json!({ "n": 2 }), 2).await;
+    let second = keys(2).await;
+    assert_ne!(first, second);
+    assert!(with(&first, &received).accepted() && with(&second, &received).accepted());
+
+    let shared = json!({ "input": { "webhookId": id, "secret": "0123456789abcdef & what the owner likes" } });
+    let refused = setting.server.data(ROTATE, shared).await;
+    assert_eq!(refused["rotateWebhookSecret"]["userErrors"][0]["code"], json!("WEBHOOK_SECRET_INVALID"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_api_lists_the_operators_profiles_behind_the_programs() {
     let setting = setting().await;
-    let query = "{ profiles { name bodyFields signatureHeaders maxAttempts } }";
+    let query = "{ profiles { name bodyFields signatureHeaders signatureAlgorithm maxAttempts } }";
     let data = setting.server.data(query, Value::Null).await;
     let names: Vec<_> = data["profiles"].as_array().unwrap().iter().map(|profile| text(&profile["name"])).collect();
-    assert_eq!(names, ["axie-v1", "axissynapse-v1", "standard-v1", "github-style-v1", "stripe-style-v1"]);
-    assert_eq!(data["profiles"][3]["bodyFields"], json!([]));
-    assert_eq!(data["profiles"][4]["signatureHeaders"], json!(["Stripe-Signature"]));
-    assert_eq!(data["profiles"][4]["maxAttempts"], json!(16));
+    assert_eq!(
+        names,
+        ["axie-v1", "axissynapse-v1", "standard-v1", "ed25519-style-v1", "github-style-v1", "stripe-style-v1"]
+    );
+    assert_eq!(data["profiles"][3]["signatureAlgorithm"], json!("ED25519"));
+    assert_eq!(data["profiles"][4]["bodyFields"], json!([]));
+    assert_eq!(data["profiles"][5]["signatureHeaders"], json!(["Stripe-Signature"]));
+    assert_eq!(data["profiles"][5]["maxAttempts"], json!(16));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tidings::clock::{Clock, SystemClock};
 use tidings::domain::catalogue;
 use tidings::domain::id::MessageId;
 use tidings::domain::json::canonicalise;
-use tidings::domain::profile::{self, Place, Profile};
+use tidings::domain::profile::{self, Algorithm, Place, Profile};
 use tidings::domain::secret::Secret;
 use tidings::domain::time::Timestamp;
 use tidings::outbound::{Config, HttpClient, Request, Transport};
@@ -120,6 +120,7 @@ fn verifiers_of(profile: &str) -> BTreeMap<&'static str, Covers> {
         ],
         "standard-v1" => vec![],
         "stripe-style-v1" => return [("npm stripe", Covers::TimestampBody)].into(),
+        "ed25519-style-v1" => return [("node Ed25519", Covers::IdTimestampBody)].into(),
         "github-style-v1" => return [("npm @octokit/webhooks-methods", Covers::Body)].into(),
         other => panic!("nobody verifies {other} yet"),
     };
@@ -192,7 +193,7 @@ async fn every_verifier_accepts_what_we_sent_and_nothing_that_was_changed() {
     println!("{} deliveries, {counts:?}", deliveries.len());
     let least = catalogue::builtin().len() + HOSTILE.len();
     assert!(least > 20 && counts.values().all(|&count| count >= least), "fewer than {least}: {counts:?}");
-    assert_eq!(counts.len(), 11 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
+    assert_eq!(counts.len(), 12 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
 }
 
 /// What each verifier accepts, delivery by delivery.
@@ -228,9 +229,13 @@ fn sent() -> Vec<Sent> {
             let data = canonicalise(text.as_bytes()).unwrap();
             assert!(data.is_stable(), "{text}");
             let number = all.len() as u8;
-            let both = [number, !number].map(|byte| Secret::generate(&[byte; 32]));
+            let algorithm = profile.algorithm();
+            let both = [number, !number].map(|byte| Secret::generate_for(algorithm, &[byte; 32]));
             let [current, old] = &both;
-            let of_owner = &Secret::supplied("0123456789abcdef & what the owner likes <3").unwrap();
+            let of_owner = &match algorithm {
+                Algorithm::HmacSha256 => Secret::supplied("0123456789abcdef & what the owner likes <3").unwrap(),
+                Algorithm::Ed25519 => Secret::supplied(&format!("whsk_{}=", "Aa09".repeat(10) + "AAA")).unwrap(),
+            };
             let mut send = |secrets: &[Secret], known: &Secret, attempted_at, tampering| {
                 let draft = Draft {
                     profile,
@@ -242,7 +247,8 @@ fn sent() -> Vec<Sent> {
                     attempted_at,
                 };
                 let raw = known == of_owner;
-                all.push(Sent { profile, request: draft.request(""), secret: known.clone(), raw, tampering });
+                let secret = known.public_key().map_or_else(|| known.clone(), Secret::stored);
+                all.push(Sent { profile, request: draft.request(""), secret, raw, tampering });
             };
             send(&both[..1], current, now, Tampering::None);
             send(std::slice::from_ref(of_owner), of_owner, now, Tampering::None);
@@ -303,6 +309,11 @@ fn tampered(captured: &[Delivery]) -> Vec<Delivery> {
         };
         changed.push(with(Tampering::FlippedBit, &|delivery| delivery.body = flipped(&delivery.body)));
         changed.push(with(Tampering::OtherSecret, &|delivery| {
+            let another = Secret::generate_for(Algorithm::Ed25519, &[255; 32]).public_key();
+            if let Some(another) = another.filter(|_| delivery.secret.starts_with("whpk_")) {
+                delivery.secret = another;
+                return;
+            }
             // Three more bytes, none of them zero: HMAC pads keys with zeros.
             let (from, to) = if delivery.raw { ("", "!!!") } else { ("whsec_", "whsec_////") };
             delivery.secret = delivery.secret.replacen(from, to, 1);
@@ -341,7 +352,10 @@ fn flipped(body: &str) -> String {
 /// The opinions of the Rust library.
 fn in_rust(deliveries: &[Delivery]) -> Vec<Opinion> {
     let deliveries = deliveries.iter().enumerate();
-    let standard = deliveries.filter(|(_, delivery)| delivery.headers.contains_key("webhook-signature"));
+    let is_standard = |delivery: &Delivery| {
+        delivery.headers.get("webhook-signature").is_some_and(|signatures| signatures.starts_with("v1,"))
+    };
+    let standard = deliveries.filter(|(_, delivery)| is_standard(delivery));
     let opinions = standard.map(|(index, delivery)| {
         let webhook = if delivery.raw {
             standardwebhooks::Webhook::from_bytes(delivery.secret.clone().into_bytes())

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use super::definition::Problem;
 use super::{
-    Envelope, Field, FieldValue, Header, HeaderValue, Piece, Place, Profile, Retry, Signature, SignedContent, Success,
-    Template, built_in,
+    Algorithm, Envelope, Field, FieldValue, Header, HeaderValue, KeyForm, Piece, Place, Profile, Retry, Signature,
+    SignedContent, Success, Template, built_in,
 };
 
 /// Headers that belong to the connection or to this program (in lower case).
@@ -171,7 +171,8 @@ impl Problems {
     }
 
     fn signature(&mut self, key: &str, signature: &Signature, profile: &Profile) {
-        let Signature { header: _, value, prefix, separator, encoding: _, content, key: _, overlap } = signature;
+        let Signature { header: _, value, prefix, separator, encoding: _, content, algorithm, key: form, overlap } =
+            signature;
         let printable = |text: &str| text.chars().count() <= MAX_KEY_CHARS && text.bytes().all(is_printable);
         let reason = format!("it may have {MAX_KEY_CHARS} characters, of visible ASCII and spaces");
         self.expect(printable(prefix), &format!("{key}.prefix"), &reason);
@@ -185,6 +186,10 @@ impl Problems {
         let ambiguous = *overlap && !separator.is_empty() && prefix.contains(separator.as_str());
         self.expect(!ambiguous, &format!("{key}.prefix"), "the separator may not stand in it");
         self.template(&format!("{key}.value"), value);
+        let fits = (*algorithm == Algorithm::Ed25519) == (*form == KeyForm::Whsk);
+        self.expect(fits, &format!("{key}.key"), "whsk goes with the algorithm ed25519, and no other key does");
+        let reason = "all signatures of a profile have one algorithm, since a webhook has one secret";
+        self.expect(*algorithm == profile.algorithm(), &format!("{key}.algorithm"), reason);
         let covered = match content {
             SignedContent::Body => &[][..],
             SignedContent::TimestampBody => &[Place::AttemptedAt],

@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::profile::{Retry, built_in};
 
 const STRIPE: &str = include_str!("../../../examples/profiles/stripe-style-v1.json");
+const ED25519: &str = include_str!("../../../examples/profiles/ed25519-style-v1.json");
 const GITHUB: &str = include_str!("../../../examples/profiles/github-style-v1.json");
 
 /// Stripe's profile, changed.
@@ -20,7 +21,7 @@ fn told(text: &str) -> Vec<String> {
 
 #[test]
 fn the_examples_and_what_this_program_brings_are_fit_for_use() {
-    for text in [STRIPE, GITHUB] {
+    for text in [STRIPE, GITHUB, ED25519] {
         assert_eq!(told(text), Vec::<String>::new());
     }
     for profile in built_in() {
@@ -106,6 +107,14 @@ fn each_problem_says_what_is_allowed() {
         (
             |p| p["signatures"][0]["header"] = json!("user-agent"),
             "headers[0].name: 'User-Agent' stands there twice (case does not count)",
+        ),
+        (
+            |p| p["signatures"][0]["algorithm"] = json!("ed25519"),
+            "signatures[0].key: whsk goes with the algorithm ed25519, and no other key does",
+        ),
+        (
+            |p| p["signatures"][0]["key"] = json!("whsk"),
+            "signatures[0].key: whsk goes with the algorithm ed25519, and no other key does",
         ),
         (|p| p["signatures"] = json!([]), "signatures: there must be 1 to 4"),
         (

@@ -46,6 +46,9 @@ pub struct Signature {
     pub encoding: Encoding,
     /// Which bytes are signed.
     pub content: SignedContent,
+    /// How is signed; by HMAC-SHA256 if it is absent.
+    #[serde(default)]
+    pub algorithm: Algorithm,
     /// How the secret's text becomes the key.
     pub key: KeyForm,
     /// Whether secrets in their overlap sign too. Receivers that compare the whole header must not see a second
@@ -224,6 +227,17 @@ pub enum SignedContent {
     IdTimestampBody,
 }
 
+/// How is signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// By a secret that sender and receiver share.
+    #[default]
+    HmacSha256,
+    /// By a key that only the sender has; receivers verify by the public one.
+    Ed25519,
+}
+
 /// How the secret's text becomes the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -232,6 +246,8 @@ pub enum KeyForm {
     Text,
     /// What base64 decodes to behind `whsec_`; of any other text its UTF-8 bytes.
     Whsec,
+    /// The private key that base64 decodes to behind `whsk_`.
+    Whsk,
 }
 
 #[cfg(test)]
