@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
 use crate::support::receiver::{Received, Receiver};
-use crate::support::server::Server;
+use crate::support::server::{Kind, Server, on_both};
 use crate::verifiers::Delivery;
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) {
@@ -27,7 +27,7 @@ struct Setting {
 }
 
 /// A server with the profiles of `examples/profiles`, in a folder of its own.
-async fn setting() -> Setting {
+async fn setting(kind: Kind) -> Setting {
     let folder = tempfile::tempdir().unwrap();
     let profiles = folder.path().join("profiles");
     fs::create_dir(&profiles).unwrap();
@@ -37,7 +37,7 @@ async fn setting() -> Setting {
     }
     let receiver = Receiver::start().await;
     let more = format!("[profiles]\npath = \"{}\"\n", profiles.display());
-    let server = Server::start_with(&receiver.ca_file(), &more);
+    let server = Server::start_on_with(kind, &receiver.ca_file(), &more).await;
     Setting { receiver, server, profiles, _folder: folder }
 }
 
@@ -67,13 +67,16 @@ impl Setting {
         (text(&published["publishMessage"]["message"]["id"]), received)
     }
 
-    /// What the program says when it is started again and refuses.
-    fn refusal(&self) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_tidings"))
-            .args(["serve", "--config"])
-            .arg(self.server.config())
-            .output()
-            .unwrap();
+    /// Runs the program on the server's configuration.
+    fn tidings(&self, arguments: &[&str]) -> Output {
+        let (command, more) = arguments.split_first().unwrap();
+        let config = self.server.config();
+        Command::new(env!("CARGO_BIN_EXE_tidings")).args([command, "--config"]).arg(config).args(more).output().unwrap()
+    }
+
+    /// What the program says when it is started again, with these arguments, and refuses.
+    fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.tidings(&[&["serve"], arguments].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
@@ -87,7 +90,7 @@ fn text(value: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_with_stripes_library_verifies_what_the_example_profile_sends() {
     // C5, C7, C11
-    let setting = setting().await;
+    let setting = setting(Kind::Sqlite).await;
     let (id, first) = setting.webhook("stripe-style-v1", None).await;
     let (message, received) = setting.deliver("user.created", json!({ "id": "in_1", "amount": 1250 }), 1).await;
     let body: Value = serde_json::from_slice(&received.body).unwrap();
@@ -113,7 +116,7 @@ async fn a_receiver_with_stripes_library_verifies_what_the_example_profile_sends
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_with_githubs_library_verifies_what_the_example_profile_sends() {
     // C5, C7, C8, C10
-    let setting = setting().await;
+    let setting = setting(Kind::Sqlite).await;
     let own = "It's a Secret to Everybody, and long.";
     let (_, secret) = setting.webhook("github-style-v1", Some(own)).await;
     assert_eq!(secret, own);
@@ -130,7 +133,7 @@ async fn a_receiver_with_githubs_library_verifies_what_the_example_profile_sends
 #[tokio::test(flavor = "multi_thread")]
 async fn receivers_verify_ed25519_by_a_public_key_and_nobody_sees_the_private_one() {
     // C10, C11
-    let setting = setting().await;
+    let setting = setting(Kind::Sqlite).await;
     let input = json!({
         "url": setting.receiver.url("/hook"), "eventFilters": ["**"], "enabled": true, "profile": "ed25519-style-v1",
     });
@@ -165,7 +168,7 @@ async fn receivers_verify_ed25519_by_a_public_key_and_nobody_sees_the_private_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_lists_the_operators_profiles_behind_the_programs() {
-    let setting = setting().await;
+    let setting = setting(Kind::Sqlite).await;
     let query = "{ profiles { name bodyFields signatureHeaders signatureAlgorithm maxAttempts } }";
     let data = setting.server.data(query, Value::Null).await;
     let names: Vec<_> = data["profiles"].as_array().unwrap().iter().map(|profile| text(&profile["name"])).collect();
@@ -179,9 +182,8 @@ async fn the_api_lists_the_operators_profiles_behind_the_programs() {
     assert_eq!(data["profiles"][5]["maxAttempts"], json!(16));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used() {
-    let mut setting = setting().await;
+async fn a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used(kind: Kind) {
+    let mut setting = setting(kind).await;
     let (id, _) = setting.webhook("stripe-style-v1", None).await;
     setting.server.terminate();
     let stripe = setting.profiles.join("stripe-style-v1.json");
@@ -189,12 +191,12 @@ async fn a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used
     let written = fs::read_to_string(&stripe).unwrap();
 
     fs::write(&stripe, written.replace("20000,", "20001,")).unwrap();
-    let said = setting.refusal();
+    let said = setting.refusal(&[]);
     assert!(said.contains("stripe-style-v1.json: profile 'stripe-style-v1' is not what it was"), "{said}");
 
     fs::remove_file(&stripe).unwrap();
     fs::remove_file(&github).unwrap();
-    let said = setting.refusal();
+    let said = setting.refusal(&[]);
     let missing = format!("profile 'stripe-style-v1' is missing, and webhook {id} uses it");
     assert!(said.contains(&missing) && !said.contains("github"), "{said}");
 
@@ -210,7 +212,16 @@ async fn a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used
     setting.server.terminate();
     // What the name stood for is remembered none the less.
     fs::write(&stripe, written.replace("20000,", "20001,")).unwrap();
-    let said = setting.refusal();
+    let said = setting.refusal(&[]);
+    assert!(said.contains("'stripe-style-v1' is not what it was"), "{said}");
+
+    let export = setting.server.folder().join("export.jsonl");
+    let moved = format!("sqlite://{}", setting.server.folder().join("moved.db").display());
+    for arguments in [["export"].as_slice(), &["import", "--database-url", &moved]] {
+        let output = setting.tidings(&[arguments, &[export.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{output:?}");
+    }
+    let said = setting.refusal(&["--database-url", &moved]);
     assert!(said.contains("'stripe-style-v1' is not what it was"), "{said}");
 }
 
@@ -248,3 +259,5 @@ async fn a_server_with_wrong_profiles_does_not_start_and_says_everything_that_is
     let said = start(Path::new("nowhere"));
     assert!(said.starts_with("tidings: profiles.path: 'nowhere' cannot be read: "), "{said}");
 }
+
+on_both!(a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used);
