@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::actors::{self, Retention, Running};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
@@ -51,6 +51,13 @@ impl App {
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let profiles = profiles::load(&config.profiles.path)?;
+        if let LogPlace::Postgres(_) = config.log_place()?
+            && let Ok(reader) = reader(config).await
+        {
+            // Whoever opens the log takes it from the server that has it: before that, not behind it, one must be fit to
+            // serve. A log that cannot be read yet is new, or says so when it is opened.
+            profiles::check(&*reader, &config.profiles.path, &profiles).await?;
+        }
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
         profiles::remember(&log, &config.profiles.path, &profiles).await?;

@@ -117,12 +117,37 @@ pub fn load(folder: &Path) -> anyhow::Result<Read> {
     Ok(read)
 }
 
-/// Holds the profiles to what the log remembers of them, and has it remember the new ones.
+/// Has the log remember the profiles that are new to it, if all fit.
 ///
 /// # Errors
-/// A profile has changed, or is used and missing: all of them are named. Or the log cannot be read or written.
+/// As [`check`], or the log cannot be written.
 pub(super) async fn remember(log: &Log, folder: &Path, profiles: &Read) -> anyhow::Result<()> {
-    let claimed = claimed(log.reader()).await?;
+    let claimed = check(log.reader(), folder, profiles).await?;
+    let new = profiles.iter().filter(|(name, _)| !claimed.contains_key(*name));
+    let claims: Vec<Claim> = new
+        .map(|(name, (_, definition))| Claim {
+            key: execute::profile_claim(name),
+            value: definition.digest.clone(),
+            bucket: None,
+        })
+        .collect();
+    if !claims.is_empty() {
+        let append = Append { claims, ..Append::default() };
+        log.append(execute::SLUG_SHARD, append).await.context("the delivery profiles cannot be remembered")?;
+    }
+    Ok(())
+}
+
+/// Holds the profiles to what the log remembers of them: the digests by name.
+///
+/// # Errors
+/// A profile has changed, or is used and missing: all of them are named. Or the log cannot be read.
+pub(super) async fn check(
+    reader: &dyn EventReader,
+    folder: &Path,
+    profiles: &Read,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let claimed = claimed(reader).await?;
     let mut refused = Vec::new();
     for (name, digest) in &claimed {
         match profiles.get(name) {
@@ -140,26 +165,14 @@ pub(super) async fn remember(log: &Log, folder: &Path, profiles: &Read) -> anyho
     }
     let missing: BTreeSet<&str> =
         claimed.keys().map(String::as_str).filter(|name| profile::find(name).is_err()).collect();
-    for (name, user) in users(log.reader(), missing).await? {
+    for (name, user) in users(reader, missing).await? {
         let place = if folder.as_os_str().is_empty() { "profiles.path".into() } else { folder.display().to_string() };
         refused.push(format!("{place}: profile '{name}' is missing, and {user} uses it"));
     }
     if !refused.is_empty() {
         anyhow::bail!("the delivery profiles do not fit the log:\n  {}", refused.join("\n  "));
     }
-    let new = profiles.iter().filter(|(name, _)| !claimed.contains_key(*name));
-    let claims: Vec<Claim> = new
-        .map(|(name, (_, definition))| Claim {
-            key: execute::profile_claim(name),
-            value: definition.digest.clone(),
-            bucket: None,
-        })
-        .collect();
-    if !claims.is_empty() {
-        let append = Append { claims, ..Append::default() };
-        log.append(execute::SLUG_SHARD, append).await.context("the delivery profiles cannot be remembered")?;
-    }
-    Ok(())
+    Ok(claimed)
 }
 
 /// The digests of all profiles that the log remembers, by name.

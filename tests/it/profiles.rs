@@ -260,4 +260,23 @@ async fn a_server_with_wrong_profiles_does_not_start_and_says_everything_that_is
     assert!(said.starts_with("tidings: profiles.path: 'nowhere' cannot be read: "), "{said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_changed_profile_does_not_take_the_log_from_the_server_that_has_it() {
+    let setting = setting(Kind::Postgres).await;
+    setting.webhook("stripe-style-v1", None).await;
+    let stripe = setting.profiles.join("stripe-style-v1.json");
+    let written = fs::read_to_string(&stripe).unwrap();
+    fs::write(&stripe, written.replace("20000,", "20001,")).unwrap();
+    let read_models = setting.server.folder().join("other.read-models");
+    let output = Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["serve", "--config"])
+        .arg(setting.server.config())
+        .env("TIDINGS_PROJECTIONS__PATH", read_models)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("'stripe-style-v1' is not what it was"), "{said}");
+    setting.deliver("user.created", json!({}), 1).await;
+}
+
 on_both!(a_profile_never_changes_under_its_name_and_does_not_go_while_it_is_used);

@@ -180,4 +180,19 @@ mod tests {
         delivery.body = Bytes::from_static(b"not JSON");
         assert_eq!(delivery.event_type(profile::find("axie-v1").unwrap()), None);
     }
+
+    #[test]
+    fn a_timestamp_inside_a_signatures_header_must_be_of_now_too() {
+        let text = include_str!("../../../examples/profiles/stripe-style-v1.json").replace("stripe-style", "verdict");
+        profile::add(profile::Definition::parse(text.as_bytes()).unwrap().profile).unwrap();
+        let profile = profile::find("verdict-v1").unwrap();
+        let with = |value: &str| {
+            let headers = [("stripe-signature".to_owned(), value.to_owned())].into();
+            Delivery { path: "/stripe".into(), headers, body: Bytes::from_static(b"{}") }
+        };
+        assert_eq!(with("t=1763894415,v1=aa").stale_header(profile, NOW), None);
+        for stale in ["t=1763890000,v1=aa", "t=,v1=aa", "v1=aa"] {
+            assert_eq!(with(stale).stale_header(profile, NOW), Some("Stripe-Signature"), "{stale}");
+        }
+    }
 }
