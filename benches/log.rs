@@ -340,6 +340,7 @@ impl<'a> Told<'a> {
             enabled: true,
             secret: self.clock.secret_id(),
             fingerprint: "0".repeat(16),
+            public_key: None,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }

@@ -251,6 +251,7 @@ impl Engine {
             enabled: new.enabled.unwrap_or(profile.enabled_default),
             secret: self.context.vault.store(&secret, clock).await?,
             fingerprint: self.context.vault.fingerprint(&secret),
+            public_key: secret.public_key(),
         };
         let (id, sealed) = (created.subscription, created.secret);
         match self.subscription(tenant, id, Command::Create(created), meta).await {
@@ -291,7 +292,8 @@ impl Engine {
         let clock = &*self.context.clock;
         let sealed = self.context.vault.store(&secret, clock).await?;
         let fingerprint = self.context.vault.fingerprint(&secret);
-        let command = Command::RotateSecret { secret: sealed, fingerprint, overlap_s, at: clock.now() };
+        let public_key = secret.public_key();
+        let command = Command::RotateSecret { secret: sealed, fingerprint, public_key, overlap_s, at: clock.now() };
         let done = match self.subscription(tenant, id, command, meta).await {
             Ok(done) => done,
             Err(error) => {
@@ -443,8 +445,8 @@ impl Engine {
     fn secret_for(&self, profile: &profile::Profile, own: Option<&str>) -> Result<Secret, EngineError> {
         match own {
             Some(_) if !profile.secret_supplied => Err(EngineError::SecretNotSupplied(profile.name.clone())),
-            Some(text) => Ok(Secret::supplied(text)?),
-            None => Ok(Secret::generate(&self.context.clock.random_bytes())),
+            Some(text) => Ok(Secret::supplied_for(profile.algorithm(), text)?),
+            None => Ok(Secret::generate_for(profile.algorithm(), &self.context.clock.random_bytes())),
         }
     }
 

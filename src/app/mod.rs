@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod key_file;
+pub mod profiles;
 mod store;
 mod tools;
 
@@ -18,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::actors::{self, Retention, Running};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
@@ -48,8 +49,17 @@ pub struct App {
 impl App {
     /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let profiles = profiles::load(&config.profiles.path)?;
+        if let LogPlace::Postgres(_) = config.log_place()?
+            && let Ok(reader) = reader(config).await
+        {
+            // Whoever opens the log takes it from the server that has it: before that, not behind it, one must be fit to
+            // serve. A log that cannot be read yet is new, or says so when it is opened.
+            profiles::check(&*reader, &config.profiles.path, &profiles).await?;
+        }
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
+        profiles::remember(&log, &config.profiles.path, &profiles).await?;
         let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;

@@ -30,6 +30,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// Where the read models are kept.
     pub projections: Projections,
+    /// Delivery profiles of the operator's own.
+    pub profiles: Profiles,
     /// What may be reached.
     pub egress: outbound::Config,
     /// Bounds of the log.
@@ -85,6 +87,14 @@ pub enum LogPlace {
 pub struct Projections {
     /// File of the read models, which can be folded from the log again. Default: empty, which means the database's path
     /// with `.read-models` behind it, and with PostgreSQL `tidings.read-models` in the working directory.
+    pub path: PathBuf,
+}
+
+/// Delivery profiles of the operator's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Profiles {
+    /// Folder whose files `*.json` are a profile each (docs/profiles.md). Default: empty, which means none.
     pub path: PathBuf,
 }
 

@@ -13,11 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::id::DeliveryId;
 use super::outcome::FailureClass;
-use super::profile::Breaker;
+use super::profile::{Breaker, MAX_DISTINCT};
 use super::time::Timestamp;
 
-/// Distinct deliveries of a run that are remembered; no profile asks for more.
-pub const MAX_DISTINCT: usize = 16;
 /// Successes that take a recovery to its next level.
 const SUCCESSES_A_LEVEL: u8 = 10;
 /// The level at which nothing is held back any more: before it 1, 2, 4 and 8 attempts at a time, and as many a second.

@@ -191,6 +191,9 @@ pub struct SubscriptionCreated {
     pub secret: SecretId,
     /// Its keyed fingerprint.
     pub fingerprint: String,
+    /// Its public key, if it is a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
 }
 
 /// From one value to another.
@@ -251,6 +254,9 @@ pub struct SecretRotated {
     /// Until when the one before goes on signing beside it; absent if it stopped at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_retires_at: Option<Timestamp>,
+    /// Its public key, if it is a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
 }
 
 /// A test delivery was sent. It changes nothing (S27).

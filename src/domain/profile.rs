@@ -1,9 +1,22 @@
 //! Delivery profiles: everything in which one product's webhooks differ from another's, as data.
 //!
 //! A profile is immutable and its name carries its version: deliveries record the name, and the bytes of a body follow
-//! from the profile and the recorded message alone. The files stand in `schema/profiles/`.
+//! from the profile and the recorded message alone. Those of this program stand in `schema/profiles/`; an operator's are
+//! read from files of the same form ([`Definition`]) at start.
 
-use std::sync::LazyLock;
+mod check;
+mod definition;
+mod envelope;
+mod registry;
+mod wire;
+
+pub use definition::{Definition, Problem};
+pub use envelope::{Envelope, Field, FieldValue, Literal};
+pub use registry::{DEFAULT, NameTaken, UnknownProfile, add, all, built_in, find};
+pub use wire::{
+    Algorithm, Encoding, Header, HeaderValue, InvalidTemplate, KeyForm, Piece, Place, Signature, SignedContent,
+    Template,
+};
 
 use serde::Deserialize;
 
@@ -19,15 +32,16 @@ pub struct Profile {
     pub name: String,
     /// One sentence for people who choose.
     pub description: String,
-    /// The body's fields, in order.
-    pub envelope: Vec<Field>,
+    /// What stands in the body around the data.
+    pub envelope: Envelope,
     /// The signature headers.
     pub signatures: Vec<Signature>,
     /// All other headers but `Content-Type`, which is always `application/json`.
     pub headers: Vec<Header>,
     /// Which statuses end a delivery well.
     pub success: Success,
-    /// What failures say about the endpoint (C18).
+    /// What failures say about the endpoint (C18); absent: 429 and 503 are soft, 410 says that it is gone.
+    #[serde(default)]
     pub classes: Classes,
     /// Whether an endpoint's `Retry-After` is heeded; absent: it is not.
     #[serde(default)]
@@ -57,114 +71,6 @@ pub struct Profile {
     pub redelivery: Redelivery,
 }
 
-/// One field of the body.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Field {
-    /// Its key.
-    pub name: String,
-    /// What stands in it.
-    pub value: FieldValue,
-}
-
-/// What may stand in a field of the body: nothing that changes from attempt to attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FieldValue {
-    /// The message's id.
-    MessageId,
-    /// The event type.
-    Type,
-    /// When the event happened, in whole seconds.
-    OccurredAtSeconds,
-    /// When the event happened, in milliseconds.
-    OccurredAtMs,
-    /// The tenant's public id.
-    Tenant,
-    /// The publisher's data.
-    Data,
-    /// A fixed text.
-    Text(String),
-}
-
-/// One header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Header {
-    /// Its name, as written on the wire.
-    pub name: String,
-    /// What stands in it.
-    pub value: HeaderValue,
-}
-
-/// What may stand in a header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeaderValue {
-    /// The message's id, the same on every attempt.
-    MessageId,
-    /// The event type.
-    Type,
-    /// When this attempt began, in Unix seconds (A27).
-    AttemptedAt,
-    /// The message's place among all that the subscription has matched, from 1, without gaps: a receiver that finds one
-    /// missing has lost a message (S33). No header for a test.
-    Sequence,
-    /// A fixed text.
-    Text(String),
-}
-
-/// One signature header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Signature {
-    /// The header's name.
-    pub header: String,
-    /// What stands before the encoded signature.
-    pub prefix: String,
-    /// How the 32 bytes are written.
-    pub encoding: Encoding,
-    /// Which bytes are signed.
-    pub content: SignedContent,
-    /// How the secret's text becomes the key.
-    pub key: KeyForm,
-    /// Whether secrets in their overlap sign too, separated by a space. Receivers that compare the whole header must
-    /// not see a second signature (A26, S17).
-    pub overlap: bool,
-}
-
-/// How a signature's bytes are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Encoding {
-    /// Lower-case hexadecimal.
-    Hex,
-    /// Standard base64 with padding.
-    Base64,
-}
-
-/// Which bytes a signature covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SignedContent {
-    /// The body alone.
-    Body,
-    /// `timestamp.body`, the timestamp in Unix seconds.
-    TimestampBody,
-    /// `id.timestamp.body`, as Standard Webhooks has it.
-    IdTimestampBody,
-}
-
-/// How the secret's text becomes the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyForm {
-    /// The UTF-8 bytes of the whole text.
-    Text,
-    /// What base64 decodes to behind `whsec_`; of any other text its UTF-8 bytes.
-    Whsec,
-}
-
 /// Which statuses end a delivery well.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -188,6 +94,13 @@ pub struct Classes {
     pub gone: Vec<u16>,
 }
 
+/// What a profile means that says nothing. Never changes: profiles mean for ever what they meant.
+impl Default for Classes {
+    fn default() -> Self {
+        Self { soft: vec![429, 503], soft_pause_ms: 0, gone: vec![410] }
+    }
+}
+
 /// How an endpoint's `Retry-After` is heeded: a failure that has one is soft, and nothing else is sent before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +108,9 @@ pub struct RetryAfter {
     /// The longest time that is heeded, in milliseconds.
     pub cap_ms: u64,
 }
+
+/// Distinct deliveries of a run that a circuit breaker remembers; no profile asks for more.
+pub const MAX_DISTINCT: usize = 16;
 
 /// When to stop calling an endpoint that is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -287,35 +203,6 @@ pub enum Redelivery {
     Any,
 }
 
-/// A profile that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no delivery profile '{0}'")]
-pub struct UnknownProfile(pub String);
-
-/// The profile of new tenants.
-pub const DEFAULT: &str = "standard-v1";
-
-static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {
-    [
-        include_str!("../../schema/profiles/axie-v1.json"),
-        include_str!("../../schema/profiles/axissynapse-v1.json"),
-        include_str!("../../schema/profiles/standard-v1.json"),
-    ]
-    .iter()
-    .map(|text| serde_json::from_str(text).expect("a test reads every built-in profile"))
-    .collect()
-});
-
-/// Every profile that this program brings.
-pub fn built_in() -> &'static [Profile] {
-    &BUILT_IN
-}
-
-/// The profile of that name.
-pub fn find(name: &str) -> Result<&'static Profile, UnknownProfile> {
-    BUILT_IN.iter().find(|profile| profile.name == name).ok_or_else(|| UnknownProfile(name.to_owned()))
-}
-
 /// Why a profile refuses a subscription's filters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FiltersRefused {
@@ -378,6 +265,23 @@ impl Profile {
     pub fn asked_ms(&self, response: Option<&Response>) -> Option<u64> {
         let asked_s = response?.retry_after_s?;
         Some(asked_s.saturating_mul(1_000).min(self.retry_after?.cap_ms))
+    }
+
+    /// How its signatures are made, and so what kind of secret they need: all alike.
+    pub fn algorithm(&self) -> Algorithm {
+        self.signatures.first().map(|signature| signature.algorithm).unwrap_or_default()
+    }
+
+    /// The header, of those that hold no signature, which tells this: that of Standard Webhooks where there are several.
+    pub fn header_of(&self, place: Place) -> Option<&str> {
+        let (value, standard) = match place {
+            Place::Signatures => return None,
+            Place::AttemptedAt => (HeaderValue::AttemptedAt, "webhook-timestamp"),
+            Place::MessageId => (HeaderValue::MessageId, "webhook-id"),
+        };
+        let mut telling = self.headers.iter().filter(|header| header.value == value).map(|header| header.name.as_str());
+        let first = telling.next();
+        first.into_iter().chain(telling).find(|name| name.eq_ignore_ascii_case(standard)).or(first)
     }
 
     /// Attempts in all.

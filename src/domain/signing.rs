@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::filter::EventType;
 use super::id::MessageId;
-use super::profile::{Encoding, FieldValue, HeaderValue, Profile, SignedContent};
+use super::profile::{Algorithm, Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, SignedContent};
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -33,23 +33,39 @@ pub struct Content<'a> {
 
 /// The body: the profile's envelope around the data.
 pub fn body(profile: &Profile, content: &Content<'_>) -> String {
-    let mut body = String::with_capacity(content.data.len() + 256);
-    for (index, field) in profile.envelope.iter().enumerate() {
-        body.push(if index == 0 { '{' } else { ',' });
-        push_string(&mut body, &field.name);
+    match &profile.envelope {
+        Envelope::Data => content.data.to_owned(),
+        Envelope::Fields(fields) => {
+            let mut body = String::with_capacity(content.data.len() + 256);
+            push_object(&mut body, fields, content);
+            body
+        }
+    }
+}
+
+fn push_object(body: &mut String, fields: &[Field], content: &Content<'_>) {
+    body.push('{');
+    for (index, field) in fields.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        push_string(body, &field.name);
         body.push(':');
         match &field.value {
-            FieldValue::MessageId => push_string(&mut body, &content.message.to_string()),
-            FieldValue::Type => push_string(&mut body, content.event_type.as_str()),
-            FieldValue::OccurredAtSeconds => push_string(&mut body, &content.occurred_at.to_rfc3339_seconds()),
-            FieldValue::OccurredAtMs => push_string(&mut body, &content.occurred_at.to_rfc3339_ms()),
-            FieldValue::Tenant => push_string(&mut body, content.tenant),
+            FieldValue::MessageId => push_string(body, &content.message.to_string()),
+            FieldValue::Type => push_string(body, content.event_type.as_str()),
+            FieldValue::OccurredAtSeconds => push_string(body, &content.occurred_at.to_rfc3339_seconds()),
+            FieldValue::OccurredAtMs => push_string(body, &content.occurred_at.to_rfc3339_ms()),
+            FieldValue::Tenant => push_string(body, content.tenant),
             FieldValue::Data => body.push_str(content.data),
-            FieldValue::Text(text) => push_string(&mut body, text),
+            FieldValue::OccurredAtUnix => body.push_str(&content.occurred_at.as_seconds().to_string()),
+            FieldValue::OccurredAtUnixMs => body.push_str(&content.occurred_at.as_ms().to_string()),
+            FieldValue::Text(text) => push_string(body, text),
+            FieldValue::Json(literal) => body.push_str(literal.as_str()),
+            FieldValue::Object(fields) => push_object(body, fields, content),
         }
     }
     body.push('}');
-    body
 }
 
 fn push_string(body: &mut String, text: &str) {
@@ -80,38 +96,45 @@ pub fn headers(
     }));
     headers.extend(profile.signatures.iter().map(|scheme| {
         let signers = if scheme.overlap { secrets } else { &secrets[..secrets.len().min(1)] };
-        let values: Vec<_> = signers
-            .iter()
-            .map(|secret| {
-                let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).finalize().into_bytes();
-                match scheme.encoding {
-                    Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(mac)),
-                    Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(mac)),
+        let signature = |secret: &Secret| {
+            let bytes = match scheme.algorithm {
+                Algorithm::HmacSha256 => {
+                    let mac = mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body);
+                    mac.finalize().into_bytes().to_vec()
                 }
-            })
-            .collect();
-        (scheme.header.clone(), values.join(" "))
+                Algorithm::Ed25519 => secret
+                    .sign(&[before_body(scheme.content, &id, &timestamp).as_bytes(), body.as_bytes()].concat())
+                    .expect("a webhook whose profile signs by Ed25519 gets no other secret"),
+            };
+            match scheme.encoding {
+                Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(bytes)),
+                Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(bytes)),
+            }
+        };
+        let value = scheme.value.fill(|place| match place {
+            Place::Signatures => signers.iter().map(signature).collect::<Vec<_>>().join(&scheme.separator),
+            Place::AttemptedAt => timestamp.clone(),
+            Place::MessageId => id.clone(),
+        });
+        (scheme.header.clone(), value)
     }));
     headers
 }
 
 fn mac(content: SignedContent, key: &[u8], id: &str, timestamp: &str, body: &str) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    match content {
-        SignedContent::Body => {}
-        SignedContent::TimestampBody => {
-            mac.update(timestamp.as_bytes());
-            mac.update(b".");
-        }
-        SignedContent::IdTimestampBody => {
-            mac.update(id.as_bytes());
-            mac.update(b".");
-            mac.update(timestamp.as_bytes());
-            mac.update(b".");
-        }
-    }
+    mac.update(before_body(content, id, timestamp).as_bytes());
     mac.update(body.as_bytes());
     mac
+}
+
+/// What is signed with the body, before it.
+fn before_body(content: SignedContent, id: &str, timestamp: &str) -> String {
+    match content {
+        SignedContent::Body => String::new(),
+        SignedContent::TimestampBody => format!("{timestamp}."),
+        SignedContent::IdTimestampBody => format!("{id}.{timestamp}."),
+    }
 }
 
 /// Why a receiver should refuse a delivery.
@@ -138,23 +161,39 @@ pub fn verify(
     let body = std::str::from_utf8(body).map_err(|_| Unverified::Body)?;
     let needed = |name: &str| header(name).ok_or_else(|| Unverified::Missing(name.to_owned()));
     for scheme in &profile.signatures {
+        let value = needed(&scheme.header)?;
+        let mismatch = || Unverified::Mismatch(scheme.header.clone());
+        let told = scheme.value.read(&value).ok_or_else(mismatch)?;
+        // What the header itself tells counts before what others tell.
+        let covered = |place: Place| match told.iter().find(|(filled, _)| *filled == place) {
+            Some((_, text)) => Ok((*text).to_owned()),
+            None => needed(profile.header_of(place).unwrap_or(&scheme.header)),
+        };
         let (id, timestamp) = match scheme.content {
             SignedContent::Body => (String::new(), String::new()),
-            SignedContent::TimestampBody => (String::new(), needed("webhook-timestamp")?),
-            SignedContent::IdTimestampBody => (needed("webhook-id")?, needed("webhook-timestamp")?),
+            SignedContent::TimestampBody => (String::new(), covered(Place::AttemptedAt)?),
+            SignedContent::IdTimestampBody => (covered(Place::MessageId)?, covered(Place::AttemptedAt)?),
         };
-        let value = needed(&scheme.header)?;
-        let parts = if scheme.overlap { value.split(' ').collect() } else { vec![value.as_str()] };
+        let signatures = covered(Place::Signatures)?;
+        let parts = if scheme.overlap { signatures.split(&scheme.separator).collect() } else { vec![&*signatures] };
         let fits = |part: &str| {
             let encoded = part.strip_prefix(scheme.prefix.as_str())?;
             let claimed = match scheme.encoding {
                 Encoding::Hex => hex::decode(encoded).ok()?,
                 Encoding::Base64 => STANDARD.decode(encoded).ok()?,
             };
-            mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).verify_slice(&claimed).ok()
+            match scheme.algorithm {
+                Algorithm::HmacSha256 => {
+                    mac(scheme.content, &secret.key(scheme.key), &id, &timestamp, body).verify_slice(&claimed).ok()
+                }
+                Algorithm::Ed25519 => {
+                    let signed = [before_body(scheme.content, &id, &timestamp).as_bytes(), body.as_bytes()].concat();
+                    secret.verifies(&signed, &claimed).then_some(())
+                }
+            }
         };
         if !parts.into_iter().any(|part| fits(part).is_some()) {
-            return Err(Unverified::Mismatch(scheme.header.clone()));
+            return Err(mismatch());
         }
     }
     Ok(())
@@ -290,6 +329,43 @@ mod tests {
             let cut = |name: &str| header(name).map(|value| value.chars().take(3).collect());
             assert!(verify(profile, cut, body.as_bytes(), &secret()).is_err(), "{}", profile.name);
             assert!(verify(profile, |_: &str| None, body.as_bytes(), &secret()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_receiver_of_an_operators_profile_accepts_what_was_signed_and_nothing_else() {
+        let event_type = EventType::parse("user.created").unwrap();
+        let content = content(&event_type, "ws_a8", r#"{"n":1}"#);
+        for text in [
+            include_str!("../../examples/profiles/ed25519-style-v1.json"),
+            include_str!("../../examples/profiles/github-style-v1.json"),
+            include_str!("../../examples/profiles/stripe-style-v1.json"),
+        ] {
+            let profile = &profile::Definition::parse(text.as_bytes()).unwrap().profile;
+            let secrets = [1, 2].map(|byte| Secret::generate_for(profile.algorithm(), &[byte; 32]));
+            let body = body(profile, &content);
+            let sent: HashMap<_, _> = headers(profile, &content, &body, &secrets, AT)
+                .into_iter()
+                .map(|(name, value)| (name.to_lowercase(), value))
+                .collect();
+            let header = |name: &str| sent.get(&name.to_lowercase()).cloned();
+            let name = &profile.name;
+            let [current, old] = &secrets;
+            assert_eq!(verify(profile, header, body.as_bytes(), current), Ok(()), "{name}");
+            let overlap = profile.signatures[0].overlap;
+            assert_eq!(verify(profile, header, body.as_bytes(), old).is_ok(), overlap, "{name}");
+            if let Some(public) = current.public_key().map(Secret::stored) {
+                assert_eq!(verify(profile, header, body.as_bytes(), &public), Ok(()), "{name}");
+            }
+            let another = Secret::generate_for(profile.algorithm(), &[3; 32]);
+            assert!(verify(profile, header, body.as_bytes(), &another).is_err(), "{name}");
+            let flipped = body.replace("\"n\":1", "\"n\":2");
+            assert!(verify(profile, header, flipped.as_bytes(), current).is_err(), "{name}");
+            // Stripe's has its time in the header itself, Standard Webhooks in another one.
+            let later = |name: &str| header(name).map(|value| value.replace("1763894415", "1763894416"));
+            let covers_time = profile.signatures[0].content != SignedContent::Body;
+            assert_eq!(verify(profile, later, body.as_bytes(), current).is_err(), covers_time, "{name}");
+            assert!(verify(profile, |_: &str| None, body.as_bytes(), current).is_err(), "{name}");
         }
     }
 }

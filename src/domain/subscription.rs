@@ -94,6 +94,8 @@ pub enum Command {
         secret: SecretId,
         /// Its keyed fingerprint.
         fingerprint: String,
+        /// Its public key, if it is a private one.
+        public_key: Option<String>,
         /// For how long the old one goes on signing; the profile's default if `None`.
         overlap_s: Option<u64>,
         /// Now.
@@ -297,8 +299,9 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
             true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason, cause: None }))],
             false => vec![],
         }),
-        Command::RotateSecret { secret, fingerprint, overlap_s, at } => {
-            rotate(state.settings()?, secret, fingerprint, overlap_s, at)
+        Command::RotateSecret { secret, fingerprint, public_key, overlap_s, at } => {
+            let rotated = rotate(state.settings()?, secret, fingerprint, overlap_s, at)?;
+            Ok(vec![subscription(SubscriptionEvent::SecretRotated(SecretRotated { public_key, ..rotated }))])
         }
         Command::RecordTest(sent) => state.settings().map(|_| vec![subscription(SubscriptionEvent::TestSent(sent))]),
         Command::Match(matches) => schedule(state, &matches),
@@ -382,7 +385,7 @@ fn rotate(
     fingerprint: String,
     overlap_s: Option<u64>,
     at: Timestamp,
-) -> Result<Vec<Event>, Refusal> {
+) -> Result<SecretRotated, Refusal> {
     let profile = profile::find(&settings.profile)?;
     let overlap_s = overlap_s.unwrap_or(profile.rotation_overlap_default_s);
     if overlap_s > profile.rotation_overlap_max_s {
@@ -390,8 +393,7 @@ fn rotate(
     }
     let previous_retires_at = (overlap_s > 0).then(|| at.plus_ms(overlap_s * 1_000));
     let version = settings.next_secret_version();
-    let rotated = SecretRotated { secret, version, fingerprint, previous_retires_at };
-    Ok(vec![subscription(SubscriptionEvent::SecretRotated(rotated))])
+    Ok(SecretRotated { secret, version, fingerprint, previous_retires_at, public_key: None })
 }
 
 fn schedule(state: &Subscription, matches: &Matches) -> Result<Vec<Event>, Refusal> {

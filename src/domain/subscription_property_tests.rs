@@ -126,6 +126,7 @@ impl History {
             Step::Rotate { overlap_s } => Command::RotateSecret {
                 secret: SecretId::from_parts(self.now_ms, u128::from(revision)),
                 fingerprint: "bb".into(),
+                public_key: None,
                 overlap_s,
                 at: self.now(),
             },

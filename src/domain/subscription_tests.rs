@@ -95,6 +95,7 @@ fn subscription() -> Creation {
         enabled: true,
         secret: SECRET,
         fingerprint: "aa".into(),
+        public_key: None,
     })
 }
 
@@ -151,7 +152,8 @@ fn updated(updated: SubscriptionUpdated) -> Event {
 }
 
 fn rotated(version: u32, previous_retires_at: Option<Timestamp>) -> Event {
-    let rotated = SecretRotated { secret: NEW_SECRET, version, fingerprint: "bb".into(), previous_retires_at };
+    let rotated =
+        SecretRotated { secret: NEW_SECRET, version, fingerprint: "bb".into(), public_key: None, previous_retires_at };
     Event::Subscription(SubscriptionEvent::SecretRotated(rotated))
 }
 
@@ -234,7 +236,7 @@ fn matched_after(after: Option<u64>, found: &[(DeliveryId, u64)]) -> Command {
 }
 
 fn rotate(overlap_s: Option<u64>) -> Command {
-    Command::RotateSecret { secret: NEW_SECRET, fingerprint: "bb".into(), overlap_s, at: START }
+    Command::RotateSecret { secret: NEW_SECRET, fingerprint: "bb".into(), public_key: None, overlap_s, at: START }
 }
 
 fn again(original: DeliveryId, original_failed: bool) -> Command {

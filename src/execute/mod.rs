@@ -151,17 +151,25 @@ pub fn is_bucketed(stream: &str) -> bool {
     matches!(stream.split_once('-'), Some((MESSAGES_CATEGORY | DELIVERIES_CATEGORY, _)))
 }
 
+/// Category of the streams of tenants' own lives.
+pub const TENANT_CATEGORY: &str = "tenant";
+
 /// Stream of a tenant's own life.
 pub fn tenant_stream(tenant: TenantId) -> StreamName {
-    format!("tenant-{}", tenant.suffix())
+    format!("{TENANT_CATEGORY}-{}", tenant.suffix())
 }
 
-/// The one shard in which public ids of tenants are claimed: they are unique in the whole log.
+/// The one shard in which public ids of tenants and names of profiles are claimed: they are unique in the whole log.
 pub const SLUG_SHARD: u16 = 0;
 
 /// The claim to a tenant's public id; its value is the tenant's id.
 pub fn slug_claim(slug: &str) -> String {
     format!("tenant-slug/{slug}")
+}
+
+/// The claim to the name of an operator's delivery profile; its value is the digest of what the name stands for.
+pub fn profile_claim(name: &str) -> String {
+    format!("profile/{name}")
 }
 
 /// Whose stream of either kind that is.

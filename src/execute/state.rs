@@ -104,6 +104,7 @@ fn secret(known: &KnownSecret) -> Value {
     json!({
         "version": known.version,
         "fingerprint": known.fingerprint,
+        "public_key": known.public_key,
         "created_at": known.created_at.to_rfc3339_ms(),
         "retires_at": known.retires_at.map(Timestamp::to_rfc3339_ms),
     })

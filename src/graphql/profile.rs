@@ -3,7 +3,7 @@
 use async_graphql::{Enum, Object};
 
 use super::scalar::int;
-use crate::domain::profile::{self, Profile, Redelivery, Success};
+use crate::domain::profile::{self, Algorithm, Profile, Redelivery, Success};
 
 #[derive(Clone, Copy)]
 pub(super) struct DeliveryProfile(&'static Profile);
@@ -16,6 +16,16 @@ pub(super) enum RedeliveryRule {
     Failed,
     /// Any that has ended.
     Any,
+}
+
+/// How signatures are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "Algorithm")]
+pub(super) enum SignatureAlgorithm {
+    /// By a shared secret.
+    HmacSha256,
+    /// By a private key; `webhook.secrets.publicKey` verifies.
+    Ed25519,
 }
 
 /// How a kind of receiver wants its webhooks: body, headers, signature, retries and rules.
@@ -31,14 +41,20 @@ impl DeliveryProfile {
         &self.0.description
     }
 
-    /// Keys of the body, in order.
+    /// Keys of the body, in order; none: the body is the message's data itself.
     async fn body_fields(&self) -> Vec<&str> {
-        self.0.envelope.iter().map(|field| field.name.as_str()).collect()
+        self.0.envelope.names()
     }
 
     /// Headers that carry a signature.
     async fn signature_headers(&self) -> Vec<&str> {
         self.0.signatures.iter().map(|signature| signature.header.as_str()).collect()
+    }
+
+    /// How its signatures are made: by a secret that sender and receiver share, or by a key of which receivers know the
+    /// public part.
+    async fn signature_algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm().into()
     }
 
     /// HTTP statuses that count as success; null: any from 200 to 299.
@@ -102,5 +118,5 @@ impl DeliveryProfile {
 
 /// Every profile.
 pub(super) fn all() -> Vec<DeliveryProfile> {
-    profile::built_in().iter().map(DeliveryProfile).collect()
+    profile::all().into_iter().map(DeliveryProfile).collect()
 }

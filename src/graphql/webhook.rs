@@ -48,6 +48,8 @@ pub(super) struct WebhookSecret {
     version: u32,
     /// A short name by which secrets can be told apart.
     fingerprint: String,
+    /// The Ed25519 key, `whpk_…`, by which receivers verify; null where they share the secret.
+    public_key: Option<String>,
     /// Since when it signs.
     created_at: DateTime,
     /// Until when it signs beside its successor; null for the current one.
@@ -59,6 +61,7 @@ impl From<&KnownSecret> for WebhookSecret {
         Self {
             version: known.version,
             fingerprint: known.fingerprint.clone(),
+            public_key: known.public_key.clone(),
             created_at: known.created_at.into(),
             valid_until: known.retires_at.map(DateTime),
         }
@@ -142,6 +145,7 @@ impl Webhook {
         let secret = |row: &SecretRow| WebhookSecret {
             version: row.version,
             fingerprint: row.fingerprint.clone(),
+            public_key: row.public_key.clone(),
             created_at: row.created_at.into(),
             valid_until: row.retires_at.map(DateTime),
         };

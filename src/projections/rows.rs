@@ -141,6 +141,9 @@ pub struct SecretRow {
     pub version: u32,
     /// Keyed fingerprint.
     pub fingerprint: String,
+    /// Public key, if it is a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
     /// Since when it signs.
     pub created_at: Timestamp,
     /// Until when it signs beside its successor; `None` for the current one.
@@ -150,7 +153,13 @@ pub struct SecretRow {
 impl SecretRow {
     /// The secret that a rotation makes.
     pub fn rotated(event: &SecretRotated, at: Timestamp) -> Self {
-        Self { version: event.version, fingerprint: event.fingerprint.clone(), created_at: at, retires_at: None }
+        Self {
+            version: event.version,
+            fingerprint: event.fingerprint.clone(),
+            public_key: event.public_key.clone(),
+            created_at: at,
+            retires_at: None,
+        }
     }
 }
 

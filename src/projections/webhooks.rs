@@ -143,7 +143,13 @@ fn trip(tripped: CircuitTripped, recorded: &Recorded) -> Trip {
 }
 
 fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
-    let secret = SecretRow { version: 1, fingerprint: created.fingerprint, created_at: at, retires_at: None };
+    let secret = SecretRow {
+        version: 1,
+        fingerprint: created.fingerprint,
+        public_key: created.public_key,
+        created_at: at,
+        retires_at: None,
+    };
     WebhookRow {
         id: created.subscription,
         tenant: created.tenant,

@@ -32,6 +32,39 @@ fn every_test_that_the_requirement_list_names_exists_and_every_number_is_listed(
     assert!(named > 50, "the list names {named} tests only: is it read at all?");
 }
 
+#[test]
+fn the_reference_of_profiles_holds_the_examples_and_names_every_key() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let reference = fs::read_to_string(root.join("docs/profiles.md")).unwrap();
+    let mut keys = HashSet::new();
+    let mut examples = 0;
+    for folder in ["schema/profiles", "examples/profiles"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            if folder == "examples/profiles" {
+                assert!(reference.contains(&format!("```json\n{text}```")), "not as in {folder}: {text}");
+                examples += 1;
+            }
+            keys_of(&serde_json::from_str(&text).unwrap(), &mut keys);
+        }
+    }
+    assert!(examples == 3 && keys.len() > 30, "{examples} {keys:?}");
+    for key in keys {
+        let named = [format!("`{key}`"), format!(".{key}`"), format!("].{key}"), format!("\"{key}\"")];
+        assert!(named.iter().any(|name| reference.contains(name)), "{key} is not explained");
+    }
+}
+
+fn keys_of(value: &serde_json::Value, keys: &mut HashSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        keys.insert(key.clone());
+        keys_of(value, keys);
+    }
+    for item in value.as_array().into_iter().flatten() {
+        keys_of(item, keys);
+    }
+}
+
 fn collect(folder: &Path, tests: &mut HashSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -250,8 +250,9 @@ fn scheduled() -> impl Strategy<Value = Event> {
 
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
-    (id_parts(), any::<[String; 3]>(), prop::option::of(any::<String>()), filters, any::<bool>()).prop_map(
-        |((at, random), [profile, url, fingerprint], description, filters, enabled)| {
+    let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<bool>()).prop_map(
+        |((at, random), [profile, url, fingerprint], (description, public_key), filters, enabled)| {
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
                 tenant: TenantId::from_parts(at, random),
@@ -262,16 +263,18 @@ fn created() -> impl Strategy<Value = Event> {
                 enabled,
                 secret: SecretId::from_parts(at, random),
                 fingerprint,
+                public_key,
             }))
         },
     )
 }
 
 fn rotated() -> impl Strategy<Value = Event> {
-    (id_parts(), any::<u32>(), any::<String>(), prop::option::of(timestamp())).prop_map(
-        |((at, random), version, fingerprint, previous_retires_at)| {
+    let public_key = prop::option::of(any::<String>());
+    (id_parts(), any::<u32>(), any::<String>(), public_key, prop::option::of(timestamp())).prop_map(
+        |((at, random), version, fingerprint, public_key, previous_retires_at)| {
             let secret = SecretId::from_parts(at, random);
-            let rotated = SecretRotated { secret, version, fingerprint, previous_retires_at };
+            let rotated = SecretRotated { secret, version, fingerprint, public_key, previous_retires_at };
             Event::Subscription(SubscriptionEvent::SecretRotated(rotated))
         },
     )

@@ -103,6 +103,7 @@ fn created(tenant: TenantId) -> Event {
         enabled: true,
         secret: SecretId::from_parts(1, 4),
         fingerprint: "aa".into(),
+        public_key: None,
     }))
 }
 
@@ -367,6 +368,7 @@ async fn any_stream_tells_its_state_without_secrets_and_hashes() {
         secret: SecretId::from_parts(1, 5),
         version: 2,
         fingerprint: "bb".into(),
+        public_key: None,
         previous_retires_at: None,
     };
     past.at(9, Event::Subscription(SubscriptionEvent::SecretRotated(rotated))).await;

@@ -54,6 +54,7 @@ impl Listening {
         let directory = tempfile::tempdir().unwrap();
         let file = |name| Some(PathBuf::from(directory.path()).join(name));
         let mut options = ListenOptions {
+            profiles: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             tls_dir: directory.path().join("tls"),

@@ -18,6 +18,7 @@ mod event_streams;
 mod history;
 mod listen;
 mod outbound;
+mod profiles;
 mod projections;
 mod ractor_contract;
 mod retention;

@@ -1,4 +1,5 @@
-//! What we sign, as it came over the wire, before the libraries that receivers use and the two documents' own samples.
+//! What we sign, as it came over the wire, before the libraries that receivers use and the two documents' own samples:
+//! under the program's profiles and those in `examples/profiles`.
 //!
 //! The samples, npm and PyPI are run by `tests/verifiers/`; `scripts/install-verifiers` brings what they need.
 
@@ -10,17 +11,18 @@ use std::process::{Command, Stdio};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use tidings::app;
 use tidings::clock::{Clock, SystemClock};
 use tidings::domain::catalogue;
 use tidings::domain::id::MessageId;
 use tidings::domain::json::canonicalise;
-use tidings::domain::profile::{self, Profile};
+use tidings::domain::profile::{self, Algorithm, Place, Profile};
 use tidings::domain::secret::Secret;
 use tidings::domain::time::Timestamp;
 use tidings::outbound::{Config, HttpClient, Request, Transport};
 
 use crate::support::delivery::Draft;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -69,7 +71,9 @@ impl Tampering {
 enum Covers {
     /// The body alone, and one signature in the header.
     Body,
-    /// Id, timestamp and body; one of several signatures is enough.
+    /// Timestamp and body; one of several signatures is enough.
+    TimestampBody,
+    /// The same with the id.
     IdTimestampBody,
     /// Another scheme, by which our header means nothing (S17).
     AnotherScheme,
@@ -82,13 +86,18 @@ impl Covers {
         match (self, tampering) {
             (Self::AnotherScheme, _) => false,
             (Self::ItsOwnHeader, _) => true,
-            (Self::Body | Self::IdTimestampBody, Tampering::None) => true,
-            (Self::Body | Self::IdTimestampBody, Tampering::FlippedBit | Tampering::OtherSecret) => false,
+            (Self::Body | Self::TimestampBody | Self::IdTimestampBody, Tampering::None) => true,
+            (
+                Self::Body | Self::TimestampBody | Self::IdTimestampBody,
+                Tampering::FlippedBit | Tampering::OtherSecret,
+            ) => false,
             // A24: these schemes do not protect against replay, and the document's header has the new secret's signature only.
             (Self::Body, Tampering::OtherId | Tampering::OtherTimestamp | Tampering::Old) => true,
             (Self::Body, Tampering::OldSecretInOverlap) => false,
-            (Self::IdTimestampBody, Tampering::OtherId | Tampering::OtherTimestamp | Tampering::Old) => false,
-            (Self::IdTimestampBody, Tampering::OldSecretInOverlap) => true,
+            (Self::TimestampBody, Tampering::OtherId) => true,
+            (Self::IdTimestampBody, Tampering::OtherId) => false,
+            (Self::TimestampBody | Self::IdTimestampBody, Tampering::OtherTimestamp | Tampering::Old) => false,
+            (Self::TimestampBody | Self::IdTimestampBody, Tampering::OldSecretInOverlap) => true,
         }
     }
 }
@@ -110,6 +119,9 @@ fn verifiers_of(profile: &str) -> BTreeMap<&'static str, Covers> {
             ("npm stripe on its own header", Covers::ItsOwnHeader),
         ],
         "standard-v1" => vec![],
+        "stripe-style-v1" => return [("npm stripe", Covers::TimestampBody)].into(),
+        "ed25519-style-v1" => return [("node Ed25519", Covers::IdTimestampBody)].into(),
+        "github-style-v1" => return [("npm @octokit/webhooks-methods", Covers::Body)].into(),
         other => panic!("nobody verifies {other} yet"),
     };
     everywhere.into_iter().chain(own).collect()
@@ -117,7 +129,7 @@ fn verifiers_of(profile: &str) -> BTreeMap<&'static str, Covers> {
 
 /// A delivery as a verifier gets it.
 #[derive(Clone, Debug, Serialize)]
-struct Delivery {
+pub(crate) struct Delivery {
     profile: &'static str,
     secret: String,
     /// The secret is the key itself: supplied by its owner, not base64.
@@ -127,6 +139,26 @@ struct Delivery {
     body: String,
     #[serde(skip)]
     tampering: Tampering,
+}
+
+impl Delivery {
+    /// What a receiver got, and the secret by which it is to be verified.
+    pub(crate) fn received(profile: &'static str, secret: &str, received: Received) -> Self {
+        let headers: BTreeMap<_, _> =
+            received.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect();
+        assert_eq!(headers.len(), received.headers.len(), "a header came twice: {:?}", received.headers);
+        let body = String::from_utf8(received.body).unwrap();
+        Self { profile, secret: secret.to_owned(), raw: false, headers, body, tampering: Tampering::None }
+    }
+
+    /// Whether every library of its profile in `verify.mjs` accepts it; they must agree.
+    pub(crate) fn accepted(&self) -> bool {
+        installed("node_modules", "package-lock.json");
+        let opinions = run("node".as_ref(), "verify.mjs", std::slice::from_ref(self));
+        let accepted = opinions.first().expect("somebody verifies this profile").accepted;
+        assert!(opinions.iter().all(|opinion| opinion.accepted == accepted), "{opinions:?}");
+        accepted
+    }
 }
 
 /// A verifier's opinion of the delivery at that index.
@@ -161,7 +193,7 @@ async fn every_verifier_accepts_what_we_sent_and_nothing_that_was_changed() {
     println!("{} deliveries, {counts:?}", deliveries.len());
     let least = catalogue::builtin().len() + HOSTILE.len();
     assert!(least > 20 && counts.values().all(|&count| count >= least), "fewer than {least}: {counts:?}");
-    assert_eq!(counts.len(), 11 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
+    assert_eq!(counts.len(), 12 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
 }
 
 /// What each verifier accepts, delivery by delivery.
@@ -192,14 +224,18 @@ fn sent() -> Vec<Sent> {
     let large = ("user.updated", format!(r#"{{"text":"{}"}}"#, "ß\\n".repeat(40_000)));
     let texts: Vec<(&str, String)> = examples.chain(hostile).chain([large]).collect();
     let mut all = vec![];
-    for profile in profile::built_in() {
+    for profile in profiles() {
         for (event_type, text) in &texts {
             let data = canonicalise(text.as_bytes()).unwrap();
             assert!(data.is_stable(), "{text}");
             let number = all.len() as u8;
-            let both = [number, !number].map(|byte| Secret::generate(&[byte; 32]));
+            let algorithm = profile.algorithm();
+            let both = [number, !number].map(|byte| Secret::generate_for(algorithm, &[byte; 32]));
             let [current, old] = &both;
-            let of_owner = &Secret::supplied("0123456789abcdef & what the owner likes <3").unwrap();
+            let of_owner = &match algorithm {
+                Algorithm::HmacSha256 => Secret::supplied("0123456789abcdef & what the owner likes <3").unwrap(),
+                Algorithm::Ed25519 => Secret::supplied(&format!("whsk_{}=", "Aa09".repeat(10) + "AAA")).unwrap(),
+            };
             let mut send = |secrets: &[Secret], known: &Secret, attempted_at, tampering| {
                 let draft = Draft {
                     profile,
@@ -211,7 +247,8 @@ fn sent() -> Vec<Sent> {
                     attempted_at,
                 };
                 let raw = known == of_owner;
-                all.push(Sent { profile, request: draft.request(""), secret: known.clone(), raw, tampering });
+                let secret = known.public_key().map_or_else(|| known.clone(), Secret::stored);
+                all.push(Sent { profile, request: draft.request(""), secret, raw, tampering });
             };
             send(&both[..1], current, now, Tampering::None);
             send(std::slice::from_ref(of_owner), of_owner, now, Tampering::None);
@@ -221,6 +258,13 @@ fn sent() -> Vec<Sent> {
         }
     }
     all
+}
+
+/// The program's profiles and the examples.
+fn profiles() -> Vec<&'static Profile> {
+    let examples = app::profiles::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/profiles")).unwrap();
+    let examples = examples.keys().map(|name| profile::find(name).unwrap());
+    profile::built_in().iter().chain(examples).collect()
 }
 
 /// Sends everything over TLS and returns what arrived, byte for byte.
@@ -238,18 +282,10 @@ async fn capture(sent: &[Sent]) -> Vec<Delivery> {
     }
     let received = receiver.requests();
     assert_eq!(received.len(), sent.len());
-    let deliveries = received.into_iter().zip(sent).map(|(received, sent)| {
-        let headers: BTreeMap<_, _> =
-            received.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect();
-        assert_eq!(headers.len(), received.headers.len(), "a header came twice: {:?}", received.headers);
-        Delivery {
-            profile: &sent.profile.name,
-            secret: sent.secret.expose().to_owned(),
-            raw: sent.raw,
-            headers,
-            body: String::from_utf8(received.body).unwrap(),
-            tampering: sent.tampering,
-        }
+    let deliveries = received.into_iter().zip(sent).map(|(received, sent)| Delivery {
+        raw: sent.raw,
+        tampering: sent.tampering,
+        ..Delivery::received(&sent.profile.name, sent.secret.expose(), received)
     });
     deliveries.collect()
 }
@@ -271,22 +307,43 @@ fn tampered(captured: &[Delivery]) -> Vec<Delivery> {
                 assert_ne!(before.as_ref(), Some(&value), "nothing was changed");
             })
         };
-        let timestamp: i64 = delivery.headers["webhook-timestamp"].parse().unwrap();
         changed.push(with(Tampering::FlippedBit, &|delivery| delivery.body = flipped(&delivery.body)));
         changed.push(with(Tampering::OtherSecret, &|delivery| {
+            let another = Secret::generate_for(Algorithm::Ed25519, &[255; 32]).public_key();
+            if let Some(another) = another.filter(|_| delivery.secret.starts_with("whpk_")) {
+                delivery.secret = another;
+                return;
+            }
             // Three more bytes, none of them zero: HMAC pads keys with zeros.
             let (from, to) = if delivery.raw { ("", "!!!") } else { ("whsec_", "whsec_////") };
             delivery.secret = delivery.secret.replacen(from, to, 1);
         }));
-        changed.push(with_header(Tampering::OtherId, "webhook-id", other.headers["webhook-id"].clone()));
-        changed.push(with_header(Tampering::OtherTimestamp, "webhook-timestamp", (timestamp + 1).to_string()));
+        let profile = profile::find(delivery.profile).unwrap();
+        if let Some(name) = profile.header_of(Place::MessageId).map(str::to_lowercase) {
+            let others = other.headers.get(&name).cloned();
+            changed.push(with_header(Tampering::OtherId, &name, others.unwrap_or_else(|| "evt_of-another".to_owned())));
+        }
+        if let Some(name) = profile.header_of(Place::AttemptedAt).map(str::to_lowercase) {
+            changed.push(with_header(Tampering::OtherTimestamp, &name, a_second_later(&delivery.headers[&name])));
+        }
+        if let Some(signature) = profile.signatures.iter().find(|signature| signature.value.has(Place::AttemptedAt)) {
+            let name = signature.header.to_lowercase();
+            let value = &delivery.headers[&name];
+            let told = signature.value.read(value).unwrap();
+            let (_, at) = told.into_iter().find(|(place, _)| *place == Place::AttemptedAt).unwrap();
+            changed.push(with_header(Tampering::OtherTimestamp, &name, value.replacen(at, &a_second_later(at), 1)));
+        }
     }
     changed
 }
 
-/// The body with another year: still JSON of the same form and length.
+fn a_second_later(timestamp: &str) -> String {
+    (timestamp.parse::<i64>().unwrap() + 1).to_string()
+}
+
+/// The body with another year: still JSON of the same form and length. One without a time ends otherwise.
 fn flipped(body: &str) -> String {
-    let at = body.find("\"20").expect("every envelope has a time") + 1;
+    let at = body.find("\"20").map_or(body.len() - 1, |at| at + 1);
     let mut bytes = body.as_bytes().to_vec();
     bytes[at] ^= 1;
     String::from_utf8(bytes).unwrap()
@@ -294,7 +351,12 @@ fn flipped(body: &str) -> String {
 
 /// The opinions of the Rust library.
 fn in_rust(deliveries: &[Delivery]) -> Vec<Opinion> {
-    let opinions = deliveries.iter().enumerate().map(|(index, delivery)| {
+    let deliveries = deliveries.iter().enumerate();
+    let is_standard = |delivery: &Delivery| {
+        delivery.headers.get("webhook-signature").is_some_and(|signatures| signatures.starts_with("v1,"))
+    };
+    let standard = deliveries.filter(|(_, delivery)| is_standard(delivery));
+    let opinions = standard.map(|(index, delivery)| {
         let webhook = if delivery.raw {
             standardwebhooks::Webhook::from_bytes(delivery.secret.clone().into_bytes())
         } else {

@@ -4,6 +4,7 @@
 // than base64. Writes a line for every verifier that applies: { index, verifier, accepted }. Only a refusal counts as
 // one: whatever else goes wrong ends the process.
 
+import { createPublicKey, verify as verifySignature } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
@@ -59,6 +60,20 @@ const stripeWebhooks = new Stripe("unused").webhooks;
 const stripe = ({ secret, body }, header) =>
   returns(() => stripeWebhooks.constructEvent(body, header, secret), Stripe.errors.StripeSignatureVerificationError);
 
+// No library verifies the asymmetric signatures of Standard Webhooks, so this is its specification over Node's Ed25519.
+const DER_OF_ED25519 = Buffer.from("302a300506032b6570032100", "hex");
+const asymmetric = ({ headers, body, secret }) => {
+  const key = Buffer.concat([DER_OF_ED25519, Buffer.from(secret.replace(/^whpk_/, ""), "base64")]);
+  const publicKey = createPublicKey({ key, format: "der", type: "spki" });
+  const timestamp = headers["webhook-timestamp"];
+  const signed = Buffer.from(`${headers["webhook-id"]}.${timestamp}.${body}`);
+  const fits = (part) => {
+    const [version, signature] = part.split(",");
+    return version === "v1a" && verifySignature(null, signed, publicKey, Buffer.from(signature, "base64"));
+  };
+  return Math.abs(Date.now() / 1000 - Number(timestamp)) <= 300 && headers["webhook-signature"].split(" ").some(fits);
+};
+
 const everywhere = {
   "npm standardwebhooks": standard(standardwebhooks),
   "npm svix": standard(svix),
@@ -80,6 +95,16 @@ const verifiers = {
     // That it refuses the header above says something only if it accepts its own.
     "npm stripe on its own header": (delivery) =>
       stripe(delivery, stripeWebhooks.generateTestHeaderString({ payload: delivery.body, secret: delivery.secret })),
+  },
+  "stripe-style-v1": {
+    "npm stripe": (delivery) => stripe(delivery, delivery.headers["stripe-signature"]),
+  },
+  "ed25519-style-v1": {
+    "node Ed25519": asymmetric,
+  },
+  "github-style-v1": {
+    "npm @octokit/webhooks-methods": ({ headers, body, secret }) =>
+      octokit.verify(secret, body, headers["x-hub-signature-256"]),
   },
 };
 

@@ -40,6 +40,7 @@ use tokio_rustls::TlsAcceptor;
 pub use faults::{Answer, Delay, Failure, InvalidFault};
 
 use super::certificates::Certificates;
+use crate::app::profiles;
 use crate::clock::{Clock, SystemClock};
 use faults::Faults;
 use journal::{Entry, Journal};
@@ -72,6 +73,9 @@ pub struct ListenOptions {
     /// JSON file of { "/path": { "profile": "axie-v1", "secret": "…" } }; read again for every delivery
     #[arg(long, value_name = "FILE")]
     pub secrets: Option<PathBuf>,
+    /// Folder of delivery profiles beside those of the program, as `profiles.path` of the server
+    #[arg(long, value_name = "DIR")]
+    pub profiles: Option<PathBuf>,
     /// Answer the first COUNT requests to PATH with STATUS, or never if STATUS is `hang`; may be repeated
     #[arg(long, value_name = "PATH=STATUS:COUNT")]
     pub fail: Vec<Failure>,
@@ -123,6 +127,9 @@ impl Receiver {
         clock: Arc<dyn Clock>,
         out: impl Write + Send + 'static,
     ) -> anyhow::Result<Self> {
+        if let Some(folder) = &options.profiles {
+            profiles::load(folder)?;
+        }
         let certificates = Certificates::in_directory(&options.tls_dir, &*clock)?;
         let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
         let journal = Journal::new(out, options.log.as_deref()).context("the log cannot be opened")?;

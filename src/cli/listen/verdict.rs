@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::keyring::{Entry, Unreadable};
-use crate::domain::profile::{FieldValue, HeaderValue, Profile};
+use crate::domain::profile::{FieldValue, HeaderValue, Place, Profile, Signature};
 use crate::domain::signing;
 use crate::domain::time::Timestamp;
 
@@ -73,11 +73,14 @@ impl Delivery {
         }
     }
 
-    /// The event type that the body claims, where the profile puts one.
+    /// The event type that the body claims, or a header if the profile puts none into the body.
     pub(super) fn event_type(&self, profile: &Profile) -> Option<String> {
-        let field = profile.envelope.iter().find(|field| field.value == FieldValue::Type)?;
+        let Some(name) = profile.envelope.name_of(&FieldValue::Type) else {
+            let header = profile.headers.iter().find(|header| header.value == HeaderValue::Type)?;
+            return self.header(&header.name).cloned();
+        };
         let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
-        body.get(&field.name)?.as_str().map(str::to_owned)
+        body.get(name)?.as_str().map(str::to_owned)
     }
 
     pub(super) fn message_id(&self) -> Option<&String> {
@@ -90,12 +93,16 @@ impl Delivery {
 
     /// The first header that should tell the time of the attempt and does not.
     fn stale_header<'a>(&self, profile: &'a Profile, now: Timestamp) -> Option<&'a str> {
-        let mut timestamps = profile.headers.iter().filter(|header| header.value == HeaderValue::AttemptedAt);
-        let fresh = |name: &str| {
-            let at: i64 = self.header(name).and_then(|value| value.parse().ok())?;
-            (at.abs_diff(now.as_seconds()) <= TOLERANCE_S).then_some(())
+        let is_fresh = |at: &str| at.parse().is_ok_and(|at: i64| at.abs_diff(now.as_seconds()) <= TOLERANCE_S);
+        let plain = |name: &str| self.header(name).is_some_and(|value| is_fresh(value));
+        let signed = |signature: &Signature| {
+            let told = self.header(&signature.header).and_then(|value| signature.value.read(value));
+            told.is_some_and(|told| told.iter().any(|(place, at)| *place == Place::AttemptedAt && is_fresh(at)))
         };
-        timestamps.find(|header| fresh(&header.name).is_none()).map(|header| header.name.as_str())
+        let mut headers = profile.headers.iter().filter(|header| header.value == HeaderValue::AttemptedAt);
+        let mut signatures = profile.signatures.iter().filter(|signature| signature.value.has(Place::AttemptedAt));
+        let stale = headers.find(|header| !plain(&header.name)).map(|header| header.name.as_str());
+        stale.or_else(|| signatures.find(|signature| !signed(signature)).map(|signature| signature.header.as_str()))
     }
 }
 
@@ -173,5 +180,20 @@ mod tests {
         let mut delivery = delivery(NOW);
         delivery.body = Bytes::from_static(b"not JSON");
         assert_eq!(delivery.event_type(profile::find("axie-v1").unwrap()), None);
+    }
+
+    #[test]
+    fn a_timestamp_inside_a_signatures_header_must_be_of_now_too() {
+        let text = include_str!("../../../examples/profiles/stripe-style-v1.json").replace("stripe-style", "verdict");
+        profile::add(profile::Definition::parse(text.as_bytes()).unwrap().profile).unwrap();
+        let profile = profile::find("verdict-v1").unwrap();
+        let with = |value: &str| {
+            let headers = [("stripe-signature".to_owned(), value.to_owned())].into();
+            Delivery { path: "/stripe".into(), headers, body: Bytes::from_static(b"{}") }
+        };
+        assert_eq!(with("t=1763894415,v1=aa").stale_header(profile, NOW), None);
+        for stale in ["t=1763890000,v1=aa", "t=,v1=aa", "v1=aa"] {
+            assert_eq!(with(stale).stale_header(profile, NOW), Some("Stripe-Signature"), "{stale}");
+        }
     }
 }

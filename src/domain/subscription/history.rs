@@ -34,6 +34,8 @@ pub struct KnownSecret {
     pub version: u32,
     /// Its keyed fingerprint.
     pub fingerprint: String,
+    /// Its public key, if it is a private one.
+    pub public_key: Option<String>,
     /// Since when it signs.
     pub created_at: Timestamp,
     /// Until when it signs beside its successor; `None` for the current one.
@@ -85,7 +87,7 @@ impl History {
         let made = match (event, &self.newest) {
             (SubscriptionEvent::Created(created), _) => {
                 let settings = Settings::created(created);
-                let secrets = vec![KnownSecret::new(1, &created.fingerprint, at)];
+                let secrets = vec![KnownSecret::new(1, &created.fingerprint, created.public_key.as_ref(), at)];
                 let changes = changes(None, (&settings, &secrets));
                 Some(Version { number: settings.revision, settings, secrets, deleted: false, changes, since: at })
             }
@@ -114,7 +116,7 @@ impl Version {
         }
         let rotated = match event {
             SubscriptionEvent::SecretRotated(rotated) => {
-                Some(KnownSecret::new(rotated.version, &rotated.fingerprint, at))
+                Some(KnownSecret::new(rotated.version, &rotated.fingerprint, rotated.public_key.as_ref(), at))
             }
             SubscriptionEvent::Created(_)
             | SubscriptionEvent::Updated(_)
@@ -140,8 +142,9 @@ impl Version {
 }
 
 impl KnownSecret {
-    fn new(version: u32, fingerprint: &str, created_at: Timestamp) -> Self {
-        Self { version, fingerprint: fingerprint.to_owned(), created_at, retires_at: None }
+    fn new(version: u32, fingerprint: &str, public_key: Option<&String>, created_at: Timestamp) -> Self {
+        let (fingerprint, public_key) = (fingerprint.to_owned(), public_key.cloned());
+        Self { version, fingerprint, public_key, created_at, retires_at: None }
     }
 }
 
@@ -195,6 +198,7 @@ mod tests {
             enabled: true,
             secret: SecretId::from_parts(1, 3),
             fingerprint: "aa".into(),
+            public_key: None,
         })
     }
 
@@ -209,6 +213,7 @@ mod tests {
             secret,
             version,
             fingerprint: fingerprint.into(),
+            public_key: None,
             previous_retires_at,
         })
     }
@@ -269,7 +274,7 @@ mod tests {
         assert_eq!(overlapping, [(2, None), (1, Some(START.plus_ms(9_000)))]);
         assert_eq!(made[1].secrets[1].created_at, START);
         // Without an overlap all older secrets are gone.
-        assert_eq!(made[2].secrets, [KnownSecret::new(3, "cc", START.plus_ms(2_000))]);
+        assert_eq!(made[2].secrets, [KnownSecret::new(3, "cc", None, START.plus_ms(2_000))]);
     }
 
     #[test]

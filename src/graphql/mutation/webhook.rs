@@ -7,6 +7,7 @@ use crate::actors::{Backlog, Done, NewSubscription};
 use crate::domain::filter::Filter;
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
+use crate::domain::secret::Secret;
 use crate::domain::subscription::{Command, Update};
 use crate::graphql::caller::{authorise, caller, named_tenant};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, payload};
@@ -42,7 +43,8 @@ struct CreateWebhookInput {
 struct CreateWebhookPayload {
     /// The webhook.
     webhook: Option<Webhook>,
-    /// The signing secret. Shown here and never again.
+    /// The signing secret. Shown here and never again. Null if the profile signs by Ed25519: receivers then verify by
+    /// `webhook.secrets.publicKey`, and nobody needs the private key.
     secret: Option<String>,
     /// Place in the log of what was recorded.
     position: Option<String>,
@@ -153,7 +155,7 @@ struct RotateWebhookSecretInput {
 struct RotateWebhookSecretPayload {
     /// The webhook as it is now.
     webhook: Option<Webhook>,
-    /// The new signing secret. Shown here and never again.
+    /// The new signing secret. Shown here and never again; null if the profile signs by Ed25519.
     secret: Option<String>,
     /// Until when the old secret goes on signing; null if it has stopped.
     previous_secret_valid_until: Option<DateTime>,
@@ -295,7 +297,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
     let webhook = read_back(ctx, TenantScope(tenant), id, &done).await;
-    let secret = Some(secret.expose().to_owned());
+    let secret = shown(&secret);
     Ok(CreateWebhookPayload { webhook, secret, position: position(&done), user_errors: vec![] })
 }
 
@@ -371,7 +373,7 @@ async fn rotate(ctx: &Context<'_>, input: RotateWebhookSecretInput) -> Result<Ro
     let webhook = read_back(ctx, scope, id, &done).await;
     Ok(RotateWebhookSecretPayload {
         webhook,
-        secret: Some(secret.expose().to_owned()),
+        secret: shown(&secret),
         previous_secret_valid_until: previous.filter(|at| *at > state(ctx).clock.now()).map(DateTime),
         position: position(&done),
         user_errors: vec![],
@@ -414,4 +416,9 @@ async fn read_back(ctx: &Context<'_>, scope: TenantScope, id: SubscriptionId, do
 
 fn position(done: &Done) -> Option<String> {
     done.position.map(|position| position.to_string())
+}
+
+/// What its receivers need to know of a secret: of a private key, nothing.
+fn shown(secret: &Secret) -> Option<String> {
+    secret.public_key().is_none().then(|| secret.expose().to_owned())
 }

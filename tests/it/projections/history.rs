@@ -212,6 +212,7 @@ impl History {
             enabled: true,
             secret: self.clock.secret_id(),
             fingerprint: "f1".into(),
+            public_key: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription
@@ -329,6 +330,7 @@ impl History {
             }
             94 => Command::Update(Update { description: Some(None), ..Update::default() }),
             95 | 96 => Command::RotateSecret {
+                public_key: None,
                 secret: self.clock.secret_id(),
                 fingerprint: format!("f{pick}"),
                 overlap_s: Some(pick % 2 * 60),

@@ -139,6 +139,7 @@ async fn a_webhooks_row_is_what_its_subscription_became() {
     let rotate = |secret, fingerprint: &str, overlap_s, at| Command::RotateSecret {
         secret,
         fingerprint: fingerprint.into(),
+        public_key: None,
         overlap_s: Some(overlap_s),
         at,
     };

@@ -60,11 +60,16 @@ impl Server {
 
     /// The same over a log in a database of that kind.
     pub(crate) async fn start_on(kind: Kind, ca_file: &Path) -> Self {
+        Self::start_on_with(kind, ca_file, "").await
+    }
+
+    /// The same with more configuration, as [`Self::start_with`].
+    pub(crate) async fn start_on_with(kind: Kind, ca_file: &Path, more: &str) -> Self {
         let database = match kind {
             Kind::Sqlite => None,
             Kind::Postgres => Some(Fresh::empty().await),
         };
-        Self::start_over(database, ca_file, "")
+        Self::start_over(database, ca_file, more)
     }
 
     /// The same over that database.
