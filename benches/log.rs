@@ -283,6 +283,7 @@ impl<'a> Told<'a> {
             enabled: true,
             secret: self.clock.secret_id(),
             fingerprint: "0".repeat(16),
+            rate_limit_per_s: None,
         };
         let kept = |stream, event| StreamWrite {
             stream,

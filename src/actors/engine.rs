@@ -132,6 +132,8 @@ pub struct NewSubscription {
     pub secret: Option<String>,
     /// The delivery profile; the tenant's if `None`.
     pub profile: Option<String>,
+    /// Attempts a second at most; as many as permits allow if `None`.
+    pub rate_limit_per_s: Option<u32>,
 }
 
 /// How a test delivery went.
@@ -239,6 +241,7 @@ impl Engine {
             enabled: new.enabled.unwrap_or(profile.enabled_default),
             secret: self.context.vault.store(&secret, clock).await?,
             fingerprint: self.context.vault.fingerprint(&secret),
+            rate_limit_per_s: new.rate_limit_per_s,
         };
         let (id, sealed) = (created.subscription, created.secret);
         match self.subscription(tenant, id, Command::Create(created), meta).await {

@@ -7,6 +7,7 @@
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -469,7 +470,8 @@ impl State {
         {
             self.terms_of = Some(settings.revision);
             let host = dispatcher::host_of(&settings.url);
-            self.place.set(dispatcher::Terms { tenant: settings.tenant, host, rate: None }, first.failures > 0);
+            let rate = settings.rate_limit_per_s.and_then(NonZeroU32::new);
+            self.place.set(dispatcher::Terms { tenant: settings.tenant, host, rate }, first.failures > 0);
         }
         self.place.want(due.len().try_into().unwrap_or(u32::MAX));
     }

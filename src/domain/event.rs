@@ -171,6 +171,9 @@ pub struct SubscriptionCreated {
     pub secret: SecretId,
     /// Its keyed fingerprint.
     pub fingerprint: String,
+    /// Attempts a second at most; absent: as many as permits allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_s: Option<u32>,
 }
 
 /// From one value to another.
@@ -194,6 +197,9 @@ pub struct SubscriptionUpdated {
     /// What to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Change<Vec<Filter>>>,
+    /// Attempts a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_s: Option<Change<Option<u32>>>,
 }
 
 /// A subscription began, or began again, to send.

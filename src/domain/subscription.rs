@@ -32,6 +32,8 @@ use crate::error_code::ErrorCode;
 
 /// The most characters of a description (S6).
 pub const MAX_DESCRIPTION_CHARS: usize = 200;
+/// The most attempts a second that a rate limit can allow.
+pub const MAX_RATE_LIMIT_PER_S: u32 = 10_000;
 
 /// A subscription with what it owes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -130,6 +132,8 @@ pub struct Update {
     pub description: Option<Option<String>>,
     /// What to send.
     pub filters: Option<Vec<Filter>>,
+    /// Attempts a second at most; `Some(None)` lifts the limit.
+    pub rate_limit_per_s: Option<Option<u32>>,
 }
 
 /// Messages that the filters matched, in log order.
@@ -212,6 +216,9 @@ pub enum Refusal {
     /// Too long a description.
     #[error("the description has {0} characters; at most {MAX_DESCRIPTION_CHARS} are allowed")]
     DescriptionTooLong(usize),
+    /// No rate at all, or a higher one than there can be.
+    #[error("a rate limit is 1 to {MAX_RATE_LIMIT_PER_S} attempts a second")]
+    RateLimitOutOfRange,
     /// The profile does not let the old secret live so long.
     #[error("the old secret may go on for {max_s} seconds at most under profile '{profile}'")]
     OverlapTooLong {
@@ -247,7 +254,10 @@ impl Refusal {
             Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } => ErrorCode::NotFound,
             Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
             Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
-            Self::Profile(_) | Self::DescriptionTooLong(_) | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
+            Self::Profile(_)
+            | Self::DescriptionTooLong(_)
+            | Self::RateLimitOutOfRange
+            | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
             Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
         }
     }
@@ -301,6 +311,7 @@ fn create(state: &Subscription, created: SubscriptionCreated) -> Result<Vec<Even
     }
     profile::find(&created.profile)?.check_filters(&created.filters)?;
     check_description(created.description.as_deref())?;
+    check_rate_limit(created.rate_limit_per_s)?;
     Ok(vec![subscription(SubscriptionEvent::Created(created))])
 }
 
@@ -310,10 +321,12 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         profile::find(&settings.profile)?.check_filters(filters)?;
     }
     check_description(update.description.as_ref().and_then(|description| description.as_deref()))?;
+    check_rate_limit(update.rate_limit_per_s.flatten())?;
     let event = SubscriptionUpdated {
         url: difference(&settings.url, update.url),
         description: difference(&settings.description, update.description),
         filters: difference(&settings.filters, update.filters),
+        rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -339,6 +352,13 @@ fn check_description(description: Option<&str>) -> Result<(), Refusal> {
     match description.map_or(0, |text| text.chars().count()) {
         count if count > MAX_DESCRIPTION_CHARS => Err(Refusal::DescriptionTooLong(count)),
         _ => Ok(()),
+    }
+}
+
+fn check_rate_limit(per_s: Option<u32>) -> Result<(), Refusal> {
+    match per_s {
+        Some(per_s) if !(1..=MAX_RATE_LIMIT_PER_S).contains(&per_s) => Err(Refusal::RateLimitOutOfRange),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -82,6 +82,7 @@ fn subscription() -> Creation {
         enabled: true,
         secret: SECRET,
         fingerprint: "aa".into(),
+        rate_limit_per_s: None,
     })
 }
 
@@ -98,6 +99,10 @@ impl Creation {
 
     fn about(self, description: &str) -> Self {
         Self(SubscriptionCreated { description: Some(description.into()), ..self.0 })
+    }
+
+    fn limited_to(self, per_s: u32) -> Self {
+        Self(SubscriptionCreated { rate_limit_per_s: Some(per_s), ..self.0 })
     }
 
     fn disabled(self) -> Self {
@@ -280,6 +285,23 @@ mod creation {
     }
 
     #[test]
+    fn a_rate_limit_is_one_to_ten_thousand_a_second() {
+        for fits in [1, 10_000] {
+            let new = || subscription().limited_to(fits);
+            let state = given([]).when(new().create()).then([new().created()]);
+            assert_eq!(state.settings().unwrap().rate_limit_per_s, Some(fits));
+        }
+        for out_of_range in [0, 10_001] {
+            let refusal = || Refusal::RateLimitOutOfRange;
+            given([])
+                .when(subscription().limited_to(out_of_range).create())
+                .refused(refusal(), ErrorCode::InvalidInput);
+            let update = Update { rate_limit_per_s: Some(Some(out_of_range)), ..Update::default() };
+            given([created()]).when(Command::Update(update)).refused(refusal(), ErrorCode::InvalidInput);
+        }
+    }
+
+    #[test]
     fn an_unknown_profile_is_refused() {
         given([])
             .when(subscription().under("axie-v9").create())
@@ -303,24 +325,27 @@ mod change {
     }
 
     #[test]
-    fn url_description_and_filters_can_be_changed_together() {
+    fn url_description_filters_and_rate_limit_can_be_changed_together() {
         // A13
         let update = Update {
             expected_revision: Some(1),
             url: Some("https://example.com/second".into()),
             description: Some(Some("alerts".into())),
             filters: Some(filters(&["role.changed"])),
+            rate_limit_per_s: Some(Some(5)),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
             description: Some(Change { from: None, to: Some("alerts".into()) }),
             filters: Some(Change { from: filters(&["user.created"]), to: filters(&["role.changed"]) }),
+            rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
         assert_eq!(settings.url, "https://example.com/second");
         assert_eq!(settings.description.as_deref(), Some("alerts"));
         assert_eq!(settings.filters, filters(&["role.changed"]));
+        assert_eq!(settings.rate_limit_per_s, Some(5));
         assert_eq!(settings.revision, 2);
     }
 
@@ -343,6 +368,7 @@ mod change {
             url: Some("https://example.com/first".into()),
             description: Some(None),
             filters: Some(filters(&["user.created"])),
+            rate_limit_per_s: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

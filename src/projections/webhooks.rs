@@ -22,11 +22,12 @@ use crate::execute;
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         created_at_ms, updated_at_ms) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, updated_at_ms, rate_limit_per_s) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
-         secrets = excluded.secrets, updated_at_ms = excluded.updated_at_ms",
+         secrets = excluded.secrets, updated_at_ms = excluded.updated_at_ms, \
+         rate_limit_per_s = excluded.rate_limit_per_s",
     )
 });
 
@@ -79,7 +80,8 @@ impl Projection for Webhooks {
             values.number(row.revision)?;
             values.add(json_text(&row.secrets))?;
             values.add(row.created_at.as_ms())?;
-            values.add(row.updated_at.as_ms())
+            values.add(row.updated_at.as_ms())?;
+            values.add(row.rate_limit_per_s)
         })
         .await?;
         Ok(())
@@ -131,6 +133,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         secrets: vec![secret],
         created_at: at,
         updated_at: at,
+        rate_limit_per_s: created.rate_limit_per_s,
         last_delivery_at: None,
     }
 }
@@ -144,6 +147,9 @@ fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
     }
     if let Some(change) = updated.filters {
         row.filters = change.to;
+    }
+    if let Some(change) = updated.rate_limit_per_s {
+        row.rate_limit_per_s = change.to;
     }
 }
 
@@ -179,7 +185,7 @@ pub struct WebhookCounts {
 macro_rules! select {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, created_at_ms, \
-         updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
+         updated_at_ms, rate_limit_per_s, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
 
@@ -268,6 +274,7 @@ fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
         secrets: columns.json()?,
         created_at: columns.time()?,
         updated_at: columns.time()?,
+        rate_limit_per_s: columns.get()?,
         last_delivery_at: columns.optional_time()?,
     };
     Ok((position, row))

@@ -242,8 +242,9 @@ fn scheduled() -> impl Strategy<Value = Event> {
 
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
-    (id_parts(), any::<[String; 3]>(), prop::option::of(any::<String>()), filters, any::<bool>()).prop_map(
-        |((at, random), [profile, url, fingerprint], description, filters, enabled)| {
+    let rate_limit = prop::option::of(any::<u32>());
+    (id_parts(), any::<[String; 3]>(), prop::option::of(any::<String>()), filters, any::<bool>(), rate_limit).prop_map(
+        |((at, random), [profile, url, fingerprint], description, filters, enabled, rate_limit_per_s)| {
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
                 tenant: TenantId::from_parts(at, random),
@@ -254,6 +255,7 @@ fn created() -> impl Strategy<Value = Event> {
                 enabled,
                 secret: SecretId::from_parts(at, random),
                 fingerprint,
+                rate_limit_per_s,
             }))
         },
     )

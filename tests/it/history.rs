@@ -103,6 +103,7 @@ fn created(tenant: TenantId) -> Event {
         enabled: true,
         secret: SecretId::from_parts(1, 4),
         fingerprint: "aa".into(),
+        rate_limit_per_s: None,
     }))
 }
 

@@ -1,6 +1,7 @@
 //! The actors as a whole: over the log in memory, in paused time, against a scripted endpoint.
 
 mod changes;
+mod fairness;
 mod faults;
 mod idempotency;
 mod intake;

@@ -212,6 +212,7 @@ impl History {
             enabled: true,
             secret: self.clock.secret_id(),
             fingerprint: "f1".into(),
+            rate_limit_per_s: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription
