@@ -137,7 +137,8 @@ impl Dispatcher {
             let actor = inner.holders.get(&held.subscription).map(|holder| (holder.place, holder.actor.clone()));
             granted.push((actor, Permit { dispatcher: Arc::clone(self), held: Some(held) }));
         }
-        let next = inner.turns.next_at();
+        // Who has stopped leaves what is due where it is, and must not be woken for it.
+        let next = if inner.stopped { None } else { inner.turns.next_at() };
         let told = std::mem::replace(&mut inner.told, next);
         let is_idle = inner.stopped && inner.turns.held() == 0;
         drop(inner);

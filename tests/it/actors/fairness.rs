@@ -130,6 +130,22 @@ async fn a_rate_limit_holds_drops_nothing_and_is_changed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_its_rate_does_not_keep_the_system_from_stopping() {
+    let world = World::new().await;
+    let limited = NewSubscription { rate_limit_per_s: Some(1), ..new_subscription(URL, &["user.created"]) };
+    world.subscribe_as(limited).await;
+    world.endpoint.answers([Answer::Late(200, 5_000)]);
+    for _ in 0..3 {
+        world.publish().await;
+    }
+    world.endpoint.called(1).await;
+    let clock = std::sync::Arc::clone(&world.clock);
+    world.running.stop().await;
+    assert_eq!(clock.now(), START.plus_ms(5_000));
+    assert_eq!(world.endpoint.times(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_count_against_the_rate_limit_too() {
     let world = World::new().await;
     let limited = NewSubscription { rate_limit_per_s: Some(1), ..new_subscription(URL, &["user.created"]) };
