@@ -341,6 +341,7 @@ impl<'a> Told<'a> {
             secret: self.clock.secret_id(),
             fingerprint: "0".repeat(16),
             public_key: None,
+            rate_limit_per_s: None,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }
@@ -401,7 +402,8 @@ impl<'a> Told<'a> {
 
     fn scheduled(&self, published: &Published) -> Event {
         let Published { message, delivery, message_seq } = *published;
-        let scheduled = DeliveryScheduled { delivery, message, message_seq, revision: 1, redelivery_of: None };
+        let scheduled =
+            DeliveryScheduled { delivery, message, message_seq, revision: 1, sequence: None, redelivery_of: None };
         Event::Delivery(DeliveryEvent::Scheduled(scheduled))
     }
 
@@ -411,7 +413,7 @@ impl<'a> Told<'a> {
             number: 1,
             started_at: self.clock.now(),
             latency_ms: 7,
-            response: Response { status: 200, preview: "ok".into(), truncated: false },
+            response: Response { status: 200, preview: "ok".into(), ..Response::default() },
             revision: 1,
         }))
     }

@@ -75,7 +75,8 @@ CREATE TABLE webhook (
     secrets TEXT NOT NULL,
     circuit TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL
+    updated_at_ms INTEGER NOT NULL,
+    rate_limit_per_s INTEGER
 ) STRICT;
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);

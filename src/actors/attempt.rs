@@ -1,10 +1,11 @@
 //! One HTTP try: from a message in the log to an outcome.
 //!
-//! A plain task, since it has no state worth an actor. It waits for one of the process's permits, builds the request,
-//! sends it, and reports through the subscription's region, also when it panics: every attempt ends.
+//! A plain task, since it has no state worth an actor. It begins when the [dispatcher](super::dispatcher) has granted a
+//! permit, builds the request, sends it, and reports through the subscription's region, also when it panics: every
+//! attempt ends, and its permit comes back.
 //!
-//! The wait may be long, so where to send is looked up behind it: an attempt follows changes until it begins, and is
-//! withdrawn if nothing may be sent any more (A13, A15).
+//! The wait for a permit may be long, so where to send is looked up behind it: an attempt follows changes until it
+//! begins, and is withdrawn if nothing may be sent any more (A13, A15).
 //!
 //! A delivery whose message is not kept any more is given up instead.
 //!
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Context;
+use super::dispatcher::Permit;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
 use crate::codec::{self, DecodeError};
@@ -94,16 +96,17 @@ pub(super) struct Due {
 }
 
 /// Starts an attempt of a subscription's open delivery.
-pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTarget, due: Due) {
+pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTarget, due: Due, permit: Permit) {
     let Due { subscription, delivery, number, .. } = due;
     tokio::spawn(async move {
+        // Dropped last, however this ends.
+        let _permit = permit;
         let withdraw = || {
             // The successor of an actor that has gone may have started the same attempt, and would take it for that.
             if current.has_changed().is_ok() {
                 regions.send(subscription, SubscriptionMessage::AttemptWithdrawn { delivery, number });
             }
         };
-        let _permit = context.attempts.acquire().await.expect("nobody closes the semaphore");
         if context.is_stopping() {
             return;
         }

@@ -144,6 +144,8 @@ pub struct NewSubscription {
     pub secret: Option<String>,
     /// The delivery profile; the tenant's if `None`.
     pub profile: Option<String>,
+    /// Attempts a second at most; as many as permits allow if `None`.
+    pub rate_limit_per_s: Option<u32>,
 }
 
 /// How a test delivery went.
@@ -252,6 +254,7 @@ impl Engine {
             secret: self.context.vault.store(&secret, clock).await?,
             fingerprint: self.context.vault.fingerprint(&secret),
             public_key: secret.public_key(),
+            rate_limit_per_s: new.rate_limit_per_s,
         };
         let (id, sealed) = (created.subscription, created.secret);
         match self.subscription(tenant, id, Command::Create(created), meta).await {

@@ -3,6 +3,7 @@
 //! ```text
 //! Root            starts everything, restarts a region that dies
 //! ├─ Intake       task: the one writer of tenants and messages
+//! ├─ Dispatcher   a lock, and a task that keeps its time: hands out permits for attempts, by tenant, host and standing
 //! ├─ Matcher[s]   task for each shard: reads its log, casts matches to the regions, saves how far all are durable
 //! └─ Region[n]    slots of subscriptions, one heap of timers, activation and passivation
 //!    └─ Subscription   only while there is work; decides, appends, and lets effects out once they are durable
@@ -18,6 +19,7 @@
 //!   credit: matches, attempts, and requests through the engine.
 
 mod attempt;
+mod dispatcher;
 mod engine;
 mod intake;
 mod janitor;
@@ -55,11 +57,24 @@ pub struct Config {
     pub regions: u16,
     /// Attempts under way at one time in this process. Default: 512.
     pub max_attempts: usize,
+    /// Attempts under way at one time for one tenant. Default: 256.
+    pub max_attempts_per_tenant: usize,
+    /// Attempts under way at one time to one host, which is a name or address with its port. Default: 128.
+    pub max_attempts_per_host: usize,
     /// Attempts under way at one time for one subscription. Default: 16.
     pub max_attempts_per_subscription: usize,
     /// Deliveries of one subscription that are open at one time; further matches wait in the log until half of them have
     /// ended. Where the last attempt failed it is an eighth of this. Default: 2048.
     pub max_open_deliveries: usize,
+    /// Attempts to one host in a second. 0: as many as there are permits for. Default: 0.
+    pub host_rate_per_s: u32,
+    /// An attempt that is under way for so long is slow, in milliseconds. Default: 1000.
+    pub slow_after_ms: u64,
+    /// Part of the permits of the process, of a tenant, of a host that subscriptions whose last attempts were slow may
+    /// hold together, in percent, 1 to 100. Default: 25.
+    pub max_slow_percent: u8,
+    /// The same for these and for subscriptions of which nothing is known yet. Default: 50.
+    pub max_unproven_percent: u8,
     /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
     pub idle_after_ms: u64,
     /// Matches that may be on their way to subscriptions and not yet durable, of all shards together. Default: 8000.
@@ -78,8 +93,14 @@ impl Default for Config {
         Self {
             regions: 16,
             max_attempts: 512,
+            max_attempts_per_tenant: 256,
+            max_attempts_per_host: 128,
             max_attempts_per_subscription: 16,
             max_open_deliveries: 2_048,
+            host_rate_per_s: 0,
+            slow_after_ms: 1_000,
+            max_slow_percent: 25,
+            max_unproven_percent: 50,
             idle_after_ms: 120_000,
             match_credits: 8_000,
             intake_queue: 4_096,
@@ -96,7 +117,7 @@ pub(crate) struct Context {
     vault: Arc<Vault>,
     transport: Arc<dyn Transport>,
     /// One permit for each attempt under way in this process.
-    attempts: Semaphore,
+    dispatcher: Arc<dispatcher::Dispatcher>,
     /// One permit for each match that is not durable yet, of all matchers.
     match_credits: Arc<Semaphore>,
     stopping: AtomicBool,

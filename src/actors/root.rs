@@ -10,6 +10,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, Supervision
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::janitor::{self, Retention};
 use super::quarantine::Quarantine;
@@ -53,7 +54,7 @@ pub async fn start(
 ) -> Result<Running, SpawnErr> {
     let (requests, queue) = mpsc::channel(config.intake_queue);
     let regions = Regions::new(config.regions);
-    let attempts = Semaphore::new(config.max_attempts);
+    let dispatcher = Dispatcher::start(&config);
     let stopping = AtomicBool::new(false);
     let match_credits = Arc::new(Semaphore::new(config.match_credits as usize));
     let context = Arc::new(Context {
@@ -61,7 +62,7 @@ pub async fn start(
         clock,
         vault,
         transport,
-        attempts,
+        dispatcher,
         match_credits,
         stopping,
         quarantine: Quarantine::default(),
@@ -114,12 +115,10 @@ impl Running {
         let Self { engine, context, regions, root, intake, matchers, mut janitor, stop_janitor } = self;
         drop(engine);
         matchers.iter().for_each(JoinHandle::abort);
-        // Attempts that wait for a permit end when they get one: this one gets all of them last.
         context.stopping.store(true, Ordering::SeqCst);
         // Ends behind its step.
         stop_janitor.send_replace(true);
-        let permits = u32::try_from(context.config.max_attempts).unwrap_or(u32::MAX);
-        let idle = context.attempts.acquire_many(permits);
+        let idle = context.dispatcher.stop();
         if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
             tracing::warn!("attempts were still under way after {GRACE_MS} ms; they will be sent again");
         }

@@ -9,12 +9,14 @@
 mod gate;
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
+use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
 use super::matcher::{MatchAck, Room};
 use super::region::{RegionMessage, Regions};
@@ -41,6 +43,8 @@ pub(super) enum SubscriptionMessage {
     Matched { matches: Matches, ack: MatchAck },
     /// Something is due.
     Due(Generation),
+    /// It may begin one of the attempts that it wants.
+    Granted(Permit),
     /// An attempt ended.
     AttemptDone(Box<Finished>),
     /// An attempt was not made, since what it waited for changed meanwhile.
@@ -87,8 +91,14 @@ pub(super) struct State {
     gate: Gate,
     /// Whether the log could be written, as far as this actor has reason to ask.
     may_record: bool,
-    /// Numbers of the attempts that wait for a permit or are under way.
+    /// Numbers of the attempts under way.
     in_flight: HashMap<DeliveryId, u32>,
+    /// Where it asks for permits.
+    place: dispatcher::Place,
+    /// Permits that have come for the attempts that begin next.
+    permits: Vec<Permit>,
+    /// The revision whose terms the dispatcher has.
+    terms_of: Option<u64>,
     target: watch::Sender<Option<Arc<attempt::Target>>>,
     generation: Generation,
     armed: Option<Timestamp>,
@@ -123,6 +133,7 @@ impl Actor for SubscriptionActor {
         let loaded = execute::load_subscription(&arguments.context.log, arguments.id).await?;
         let gate = Gate::of(&loaded);
         let never_created = loaded.life_version == 0;
+        let place = arguments.context.dispatcher.place(arguments.id, me.clone());
         let mut state = State {
             // What was never created has nothing to send, and no shard to write to.
             may_record: never_created || !arguments.after_failure,
@@ -130,6 +141,9 @@ impl Actor for SubscriptionActor {
             loaded,
             gate,
             in_flight: HashMap::new(),
+            place,
+            permits: vec![],
+            terms_of: None,
             target: watch::Sender::new(None),
             generation: 0,
             armed: None,
@@ -156,6 +170,10 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
             SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
             SubscriptionMessage::Due(_) => return Ok(()),
+            SubscriptionMessage::Granted(permit) => {
+                state.place.received();
+                state.permits.push(permit);
+            }
             SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
             SubscriptionMessage::AttemptWithdrawn { delivery, number } => state.attempt_ended(delivery, number),
             SubscriptionMessage::MessageGone { delivery, number, reason } => {
@@ -411,44 +429,61 @@ impl State {
         Ok(())
     }
 
-    /// Starts what is due and durable, as far as permits go, and arms the timer for what is due later.
+    /// Starts what is due and durable as far as permits have come, asks for as many as the rest needs, and arms the
+    /// timer for what is due later.
     fn start_due(&mut self) {
+        let mut permits = std::mem::take(&mut self.permits);
         // A change of the settings that is not durable must not be acted on.
         if !self.may_record || self.gate.life_version < self.loaded.life_version {
-            return;
+            return self.place.want(0);
         }
-        let context = &self.arguments.context;
-        let now = context.clock.now();
-        let free = self.may_begin(now);
-        let gate = &self.gate;
-        let due: Vec<_> = self
-            .loaded
-            .state
-            .due(now)
-            .filter(|(delivery, open)| {
-                open.version <= gate.deliveries_version && !self.in_flight.contains_key(delivery)
-            })
-            .take(free)
-            .map(|(delivery, open)| (delivery, *open))
-            .collect();
-        if !due.is_empty() && self.set_target(now) {
-            self.start_attempts(due);
+        let now = self.arguments.context.clock.now();
+        let mut due = self.due(now);
+        if !due.is_empty() && !self.set_target(now) {
+            due.clear();
+        }
+        let later = due.split_off(due.len().min(permits.len()));
+        // Those that are not used come back when all is said: before, they would only be granted again.
+        let _unused = permits.split_off(due.len());
+        if !due.is_empty() {
             self.pace(now);
         }
+        self.start_attempts(due.into_iter().zip(permits));
+        self.ask_for_permits(&later);
         self.arm(now);
     }
 
-    fn start_attempts(&mut self, due: Vec<(DeliveryId, Open)>) {
+    /// What may be begun now, as many as the subscription may have under way.
+    fn due(&self, now: Timestamp) -> Vec<(DeliveryId, Open)> {
+        let durable = |open: &Open| open.version <= self.gate.deliveries_version;
+        let due = self.loaded.state.due(now);
+        let due = due.filter(|(delivery, open)| durable(open) && !self.in_flight.contains_key(delivery));
+        due.take(self.may_begin(now)).map(|(delivery, open)| (delivery, *open)).collect()
+    }
+
+    fn start_attempts(&mut self, begin: impl Iterator<Item = ((DeliveryId, Open), Permit)>) {
         // What was never created owes nothing.
         let Ok(shard) = self.shard() else { return };
-        for (delivery, open) in due {
+        for ((delivery, open), permit) in begin {
             let number = open.attempts() + 1;
             self.in_flight.insert(delivery, number);
             let Arguments { context, regions, id, .. } = &self.arguments;
             let message = Position { shard, seq: open.message_seq };
             let due = attempt::Due { subscription: *id, delivery, number, message, sequence: open.sequence };
-            attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due);
+            attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due, permit);
         }
+    }
+
+    fn ask_for_permits(&mut self, due: &[(DeliveryId, Open)]) {
+        if let (Some((_, first)), Ok(settings)) = (due.first(), self.loaded.state.settings())
+            && self.terms_of != Some(settings.revision)
+        {
+            self.terms_of = Some(settings.revision);
+            let host = dispatcher::host_of(&settings.url);
+            let rate = settings.rate_limit_per_s.and_then(NonZeroU32::new);
+            self.place.set(dispatcher::Terms { tenant: settings.tenant, host, rate }, first.failures > 0);
+        }
+        self.place.want(due.len().try_into().unwrap_or(u32::MAX));
     }
 
     /// Makes the target what the settings say; `false` if there is none.
@@ -469,7 +504,7 @@ impl State {
     }
 
     /// How many more attempts may begin now. While the endpoint recovers they are few, and follow one another slowly.
-    fn may_begin(&mut self, now: Timestamp) -> usize {
+    fn may_begin(&self, now: Timestamp) -> usize {
         let Allowance { concurrent, per_second } = self.loaded.state.circuit.allowance();
         let most = self.arguments.context.config.max_attempts_per_subscription;
         let most = concurrent.map_or(most, |concurrent| most.min(concurrent as usize));
@@ -518,7 +553,7 @@ impl State {
 
     /// Leaves only with nothing under way and with a durable wake-up for whatever is due later.
     fn rest(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
-        if !self.in_flight.is_empty() || !self.gate.is_idle() {
+        if !self.in_flight.is_empty() || self.place.is_waiting() || !self.gate.is_idle() {
             return Ok(());
         }
         let snapshot = self.snapshot(SNAPSHOT_AT_REST);

@@ -230,7 +230,10 @@ impl Config {
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
+            ("actors.max_attempts_per_tenant", actors.max_attempts_per_tenant),
+            ("actors.max_attempts_per_host", actors.max_attempts_per_host),
             ("actors.max_attempts_per_subscription", actors.max_attempts_per_subscription),
+            ("actors.slow_after_ms", usize::try_from(actors.slow_after_ms).unwrap_or(usize::MAX)),
             ("actors.match_credits", actors.match_credits as usize),
             ("actors.intake_queue", actors.intake_queue),
             ("actors.request_credits", actors.request_credits),
@@ -243,6 +246,8 @@ impl Config {
         let database = &self.database;
         let within = [
             ("actors.regions", u32::from(actors.regions), 1_024),
+            ("actors.max_slow_percent", u32::from(actors.max_slow_percent), 100),
+            ("actors.max_unproven_percent", u32::from(actors.max_unproven_percent), 100),
             ("database.shards", u32::from(database.shards), 1_024),
             ("database.write_connections", database.write_connections, 64),
             ("database.read_connections", database.read_connections, 256),

@@ -194,6 +194,9 @@ pub struct SubscriptionCreated {
     /// Its public key, if it is a private one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// Attempts a second at most; absent: as many as permits allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_s: Option<u32>,
 }
 
 /// From one value to another.
@@ -217,6 +220,9 @@ pub struct SubscriptionUpdated {
     /// What to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Change<Vec<Filter>>>,
+    /// Attempts a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_s: Option<Change<Option<u32>>>,
 }
 
 /// A subscription began, or began again, to send.

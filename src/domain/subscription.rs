@@ -10,14 +10,18 @@
 //!   up to which everything was matched, and are told again when the way is open.
 //! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
+mod command;
 mod deliveries;
 mod health;
 mod history;
+mod refusal;
 mod settings;
 
+pub use command::{Command, Finished, Match, Matches, Redeliver, Update};
 pub use deliveries::{Deliveries, Open};
 pub use health::Leaving;
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
+pub use refusal::Refusal;
 pub use settings::{SecretVersion, Settings};
 
 use serde::{Deserialize, Serialize};
@@ -25,18 +29,17 @@ use serde::{Deserialize, Serialize};
 use super::circuit::{Circuit, Opened};
 use super::event::{
     Change, CircuitTripped, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExpired, DeliveryScheduled,
-    DeliverySucceeded, Event, ExpiryReason, RedeliveryRequested, ReenableMode, SecretRotated, SubscriptionCreated,
-    SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated, TestSent,
+    DeliverySucceeded, Event, RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted,
+    SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
 };
-use super::filter::Filter;
-use super::id::{DeliveryId, MessageId, SecretId, TenantId};
-use super::outcome::Exchange;
-use super::profile::{self, FiltersRefused, Redelivery, UnknownProfile};
+use super::id::{DeliveryId, SecretId, TenantId};
+use super::profile::{self, Redelivery};
 use super::time::Timestamp;
-use crate::error_code::ErrorCode;
 
 /// The most characters of a description (S6).
 pub const MAX_DESCRIPTION_CHARS: usize = 200;
+/// The most attempts a second that a rate limit can allow.
+pub const MAX_RATE_LIMIT_PER_S: u32 = 10_000;
 
 /// A subscription with what it owes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -70,218 +73,6 @@ impl Life {
             Self::Absent => None,
             Self::Live(settings) => Some(settings.tenant),
             Self::Deleted(tenant) => Some(*tenant),
-        }
-    }
-}
-
-/// What a subscription can be asked to do. Brings all that the decision needs.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Come into being.
-    Create(SubscriptionCreated),
-    /// Change settings; what is `None` stays.
-    Update(Update),
-    /// Begin to send.
-    Enable,
-    /// Stop sending.
-    Disable {
-        /// Why, for the audit log.
-        reason: Option<String>,
-    },
-    /// Take a new secret, which the caller has sealed already.
-    RotateSecret {
-        /// Under which it is sealed.
-        secret: SecretId,
-        /// Its keyed fingerprint.
-        fingerprint: String,
-        /// Its public key, if it is a private one.
-        public_key: Option<String>,
-        /// For how long the old one goes on signing; the profile's default if `None`.
-        overlap_s: Option<u64>,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Remember a test delivery.
-    RecordTest(TestSent),
-    /// Owe these messages.
-    Match(Matches),
-    /// Remember how an attempt went.
-    FinishAttempt(Finished),
-    /// Owe a message again.
-    Redeliver(Redeliver),
-    /// Try again by hand, after the circuit breaker tripped.
-    Reenable {
-        /// What becomes of everything that waited.
-        mode: ReenableMode,
-        /// Messages that waited, up to this number, are not delivered.
-        skip_through: Option<u64>,
-        /// What else the decision needs.
-        leaving: Leaving,
-    },
-    /// Try again without anybody's doing, if it is time.
-    Probe {
-        /// What the decision needs.
-        leaving: Leaving,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Give up a delivery whose message is gone.
-    Expire {
-        /// The delivery.
-        delivery: DeliveryId,
-        /// What is gone.
-        reason: ExpiryReason,
-    },
-    /// Begin a new period, which carries what is owed.
-    OpenPeriod {
-        /// Messages up to this number are gone, or about to be: what is owed of them is given up.
-        gone_through: u64,
-    },
-    /// Cease to be.
-    Delete {
-        /// The revision that the caller has seen.
-        expected_revision: Option<u64>,
-    },
-}
-
-/// New settings; what is `None` stays.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Update {
-    /// The revision that the caller has seen.
-    pub expected_revision: Option<u64>,
-    /// Where to send.
-    pub url: Option<String>,
-    /// What it is for; `Some(None)` clears it.
-    pub description: Option<Option<String>>,
-    /// What to send.
-    pub filters: Option<Vec<Filter>>,
-}
-
-/// Messages that the filters matched, in log order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Matches {
-    /// Number of the match before the first of these; `None` if everything before them is known to be durable.
-    pub after: Option<u64>,
-    /// The messages.
-    pub found: Vec<Match>,
-}
-
-/// A message that the filters matched as of its position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Match {
-    /// Id for the delivery, if there is to be one.
-    pub delivery: DeliveryId,
-    /// The message.
-    pub message: MessageId,
-    /// Its number in the shard's log.
-    pub message_seq: u64,
-}
-
-/// An attempt that ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    /// Of this delivery.
-    pub delivery: DeliveryId,
-    /// The attempt's number, from 1.
-    pub number: u32,
-    /// The revision that it was sent under.
-    pub revision: u64,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// When it ended.
-    pub ended_at: Timestamp,
-    /// How it went.
-    pub exchange: Exchange,
-    /// Spreads the delay until the next one.
-    pub random: u64,
-}
-
-/// A request to send an ended delivery again, with what the caller has read of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Redeliver {
-    /// The ended one.
-    pub original: DeliveryId,
-    /// Whether it failed.
-    pub original_failed: bool,
-    /// Id of the new one.
-    pub delivery: DeliveryId,
-    /// The message.
-    pub message: MessageId,
-    /// Its number in the shard's log.
-    pub message_seq: u64,
-    /// Its place among all that the subscription has matched.
-    pub sequence: Option<u64>,
-    /// Whether it may wait while the circuit is open.
-    pub queue: bool,
-}
-
-/// Why a command is refused.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no such subscription.
-    #[error("there is no such webhook")]
-    NotFound,
-    /// The id is in use.
-    #[error("the webhook exists already")]
-    Exists,
-    /// The settings changed meanwhile.
-    #[error("the webhook is at version {actual}, not {expected}")]
-    RevisionConflict {
-        /// What the caller has seen.
-        expected: u64,
-        /// What it is.
-        actual: u64,
-    },
-    /// The profile refuses the filters.
-    #[error(transparent)]
-    Filters(#[from] FiltersRefused),
-    /// The profile does not exist.
-    #[error(transparent)]
-    Profile(#[from] UnknownProfile),
-    /// Too long a description.
-    #[error("the description has {0} characters; at most {MAX_DESCRIPTION_CHARS} are allowed")]
-    DescriptionTooLong(usize),
-    /// The profile does not let the old secret live so long.
-    #[error("the old secret may go on for {max_s} seconds at most under profile '{profile}'")]
-    OverlapTooLong {
-        /// The profile.
-        profile: String,
-        /// What it allows.
-        max_s: u64,
-    },
-    /// The delivery has not ended.
-    #[error("delivery {0} is still under way")]
-    StillOpen(DeliveryId),
-    /// The profile sends only failed ones again.
-    #[error("delivery {0} succeeded, and profile '{1}' sends only failed deliveries again")]
-    Succeeded(DeliveryId, String),
-    /// Nothing is sent while disabled.
-    #[error("the webhook is disabled")]
-    Disabled,
-    /// Nothing is sent while the circuit is open.
-    #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
-    CircuitOpen,
-    /// A match between the last one seen and these was lost on the way: they would hide it.
-    #[error("a match after message {after} is missing")]
-    MatchMissing {
-        /// The last one seen.
-        after: u64,
-    },
-    /// The attempt's delivery has ended, or another attempt has counted in its place.
-    #[error("delivery {0} awaits no such attempt")]
-    NotPending(DeliveryId),
-}
-
-impl Refusal {
-    /// The code that clients match on.
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } => ErrorCode::NotFound,
-            Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
-            Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
-            Self::Profile(_) | Self::DescriptionTooLong(_) | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
-            Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
-            Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
         }
     }
 }
@@ -338,6 +129,7 @@ fn create(state: &Subscription, created: SubscriptionCreated) -> Result<Vec<Even
     }
     profile::find(&created.profile)?.check_filters(&created.filters)?;
     check_description(created.description.as_deref())?;
+    check_rate_limit(created.rate_limit_per_s)?;
     Ok(vec![subscription(SubscriptionEvent::Created(created))])
 }
 
@@ -347,10 +139,12 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         profile::find(&settings.profile)?.check_filters(filters)?;
     }
     check_description(update.description.as_ref().and_then(|description| description.as_deref()))?;
+    check_rate_limit(update.rate_limit_per_s.flatten())?;
     let event = SubscriptionUpdated {
         url: difference(&settings.url, update.url),
         description: difference(&settings.description, update.description),
         filters: difference(&settings.filters, update.filters),
+        rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -376,6 +170,13 @@ fn check_description(description: Option<&str>) -> Result<(), Refusal> {
     match description.map_or(0, |text| text.chars().count()) {
         count if count > MAX_DESCRIPTION_CHARS => Err(Refusal::DescriptionTooLong(count)),
         _ => Ok(()),
+    }
+}
+
+fn check_rate_limit(per_s: Option<u32>) -> Result<(), Refusal> {
+    match per_s {
+        Some(per_s) if !(1..=MAX_RATE_LIMIT_PER_S).contains(&per_s) => Err(Refusal::RateLimitOutOfRange),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -120,6 +120,7 @@ impl History {
                 url: url.map(|other| format!("https://example.com/{other}")),
                 description: description_chars.map(|chars| text(Some(chars))),
                 filters: patterns.map(filters),
+                rate_limit_per_s: None,
             }),
             Step::Enable => Command::Enable,
             Step::Disable => Command::Disable { reason: None },

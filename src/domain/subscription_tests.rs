@@ -5,14 +5,20 @@
 mod attempts;
 #[path = "subscription_health_tests.rs"]
 mod health;
+#[path = "subscription_matching_tests.rs"]
+mod matching;
 #[path = "subscription_property_tests.rs"]
 pub(crate) mod properties;
 
 use super::*;
-use crate::domain::event::{AttemptFailed, DeliveryExhausted};
+use crate::domain::event::{AttemptFailed, DeliveryExhausted, ExpiryReason, TestSent};
 use crate::domain::filter::EventType;
+use crate::domain::filter::Filter;
+use crate::domain::id::MessageId;
 use crate::domain::id::SubscriptionId;
-use crate::domain::outcome::{Failure, FailureClass, FailureCode, Response};
+use crate::domain::outcome::{Exchange, Failure, FailureClass, FailureCode, Response};
+use crate::domain::profile::{FiltersRefused, UnknownProfile};
+use crate::error_code::ErrorCode;
 
 const START: Timestamp = Timestamp::from_ms(1_763_894_415_000);
 const SECOND: u64 = 1_000;
@@ -96,6 +102,7 @@ fn subscription() -> Creation {
         secret: SECRET,
         fingerprint: "aa".into(),
         public_key: None,
+        rate_limit_per_s: None,
     })
 }
 
@@ -112,6 +119,10 @@ impl Creation {
 
     fn about(self, description: &str) -> Self {
         Self(SubscriptionCreated { description: Some(description.into()), ..self.0 })
+    }
+
+    fn limited_to(self, per_s: u32) -> Self {
+        Self(SubscriptionCreated { rate_limit_per_s: Some(per_s), ..self.0 })
     }
 
     fn disabled(self) -> Self {
@@ -307,6 +318,23 @@ mod creation {
     }
 
     #[test]
+    fn a_rate_limit_is_one_to_ten_thousand_a_second() {
+        for fits in [1, 10_000] {
+            let new = || subscription().limited_to(fits);
+            let state = given([]).when(new().create()).then([new().created()]);
+            assert_eq!(state.settings().unwrap().rate_limit_per_s, Some(fits));
+        }
+        for out_of_range in [0, 10_001] {
+            let refusal = || Refusal::RateLimitOutOfRange;
+            given([])
+                .when(subscription().limited_to(out_of_range).create())
+                .refused(refusal(), ErrorCode::InvalidInput);
+            let update = Update { rate_limit_per_s: Some(Some(out_of_range)), ..Update::default() };
+            given([created()]).when(Command::Update(update)).refused(refusal(), ErrorCode::InvalidInput);
+        }
+    }
+
+    #[test]
     fn an_unknown_profile_is_refused() {
         given([])
             .when(subscription().under("axie-v9").create())
@@ -330,24 +358,27 @@ mod change {
     }
 
     #[test]
-    fn url_description_and_filters_can_be_changed_together() {
+    fn url_description_filters_and_rate_limit_can_be_changed_together() {
         // A13
         let update = Update {
             expected_revision: Some(1),
             url: Some("https://example.com/second".into()),
             description: Some(Some("alerts".into())),
             filters: Some(filters(&["role.changed"])),
+            rate_limit_per_s: Some(Some(5)),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
             description: Some(Change { from: None, to: Some("alerts".into()) }),
             filters: Some(Change { from: filters(&["user.created"]), to: filters(&["role.changed"]) }),
+            rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
         assert_eq!(settings.url, "https://example.com/second");
         assert_eq!(settings.description.as_deref(), Some("alerts"));
         assert_eq!(settings.filters, filters(&["role.changed"]));
+        assert_eq!(settings.rate_limit_per_s, Some(5));
         assert_eq!(settings.revision, 2);
     }
 
@@ -370,6 +401,7 @@ mod change {
             url: Some("https://example.com/first".into()),
             description: Some(None),
             filters: Some(filters(&["user.created"])),
+            rate_limit_per_s: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);
@@ -522,66 +554,5 @@ mod life {
         let past = || past().into_iter().chain([deleted(2)]);
         given(past()).when(answered(D1, 1, 200)).refused(Refusal::NotFound, ErrorCode::NotFound);
         given(past()).when(matched(&[(D3, 9)])).then([]);
-    }
-}
-
-mod matching {
-    use super::*;
-
-    #[test]
-    fn matched_messages_are_owed_from_now_on_in_log_order() {
-        // S13
-        let state = given([created()]).when(matched(&[(D1, 7), (D2, 9)])).then([scheduled(D1, 7), scheduled(D2, 9)]);
-        assert_eq!(due(&state, START), [D1, D2]);
-    }
-
-    #[test]
-    fn a_message_is_owed_once_however_often_it_is_matched() {
-        // S13
-        given([created(), scheduled(D1, 7)]).when(matched(&[(D2, 7)])).then([]);
-        given([created(), scheduled(D1, 7), succeeded(D1, 1, 200)]).when(matched(&[(D2, 6), (D2, 7)])).then([]);
-        given([created(), scheduled(D1, 7)]).when(matched(&[(D2, 7), (D3, 8)])).then([scheduled(D3, 8)]);
-    }
-
-    #[test]
-    fn a_match_behind_a_lost_one_is_refused_since_it_would_hide_it() {
-        let past = || [created(), scheduled(D1, 7)];
-        given(past())
-            .when(matched_after(Some(8), &[(D3, 9)]))
-            .refused(Refusal::MatchMissing { after: 7 }, ErrorCode::NotFound);
-        given(past()).when(matched_after(Some(7), &[(D3, 9)])).then([scheduled(D3, 9)]);
-        given(past()).when(matched_after(None, &[(D3, 9)])).then([scheduled(D3, 9)]);
-    }
-
-    #[test]
-    fn a_match_that_comes_while_disabled_is_held() {
-        // The filters matched as of the message's position, when it was still enabled.
-        let state = given([created(), disabled()]).when(matched(&[(D1, 7)])).then([Event::Delivery(
-            DeliveryEvent::Scheduled(DeliveryScheduled {
-                delivery: D1,
-                message: message(7),
-                message_seq: 7,
-                revision: 2,
-                sequence: None,
-                redelivery_of: None,
-            }),
-        )]);
-        assert_eq!(due(&state, START.plus_ms(HOUR)), []);
-        assert_eq!(state.open_count(), 1);
-    }
-
-    #[test]
-    fn what_is_due_comes_oldest_first_and_not_before_its_time() {
-        let later = START.plus_ms(4 * SECOND);
-        let state =
-            given([created(), scheduled(D1, 7), scheduled(D2, 8), scheduled(D3, 9), failed(D1, 1, Some(later))])
-                .when(Command::Enable)
-                .then([]);
-        assert_eq!(due(&state, START), [D2, D3]);
-        assert_eq!(due(&state, later), [D2, D3, D1]);
-        assert_eq!(due(&state, Timestamp::from_ms(START.as_ms() - 1)), []);
-        assert_eq!(state.next_due(), Some(START));
-        assert_eq!(state.next_due_after(START), Some(later));
-        assert_eq!(state.next_due_after(later), None);
     }
 }

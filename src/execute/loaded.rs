@@ -333,6 +333,7 @@ fn samples() -> [Saved; 3] {
         enabled: true,
         secrets: vec![SecretVersion { id: SecretId::from_parts(1, 1), version: 1, retires_at: Some(at) }],
         revision: 1,
+        rate_limit_per_s: Some(1),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),

@@ -87,14 +87,25 @@ async fn subscription_state(
 }
 
 fn settings(version: &Version) -> Value {
-    let Settings { id: _, tenant: _, profile, url, description, filters, enabled, secrets: _, revision } =
-        &version.settings;
+    let Settings {
+        id: _,
+        tenant: _,
+        profile,
+        url,
+        description,
+        filters,
+        enabled,
+        secrets: _,
+        revision,
+        rate_limit_per_s,
+    } = &version.settings;
     json!({
         "profile": profile,
         "url": masked_url(url),
         "description": description,
         "filters": filters,
         "enabled": enabled,
+        "rate_limit_per_s": rate_limit_per_s,
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

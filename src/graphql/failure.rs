@@ -197,6 +197,7 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             subscription::Refusal::Filters(_) => &["input", "eventFilters"],
             subscription::Refusal::Profile(_) => &["input", "profile"],
             subscription::Refusal::DescriptionTooLong(_) => &["input", "description"],
+            subscription::Refusal::RateLimitOutOfRange => &["input", "rateLimitPerSecond"],
             subscription::Refusal::OverlapTooLong { .. } => &["input", "overlapSeconds"],
             subscription::Refusal::RevisionConflict { .. } => &["input", "expectedVersion"],
             subscription::Refusal::StillOpen(_) | subscription::Refusal::Succeeded(..) => &["input", "deliveryId"],

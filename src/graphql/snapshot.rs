@@ -49,6 +49,8 @@ pub(super) enum WebhookField {
     Enabled,
     /// The current signing secret.
     Secret,
+    /// Attempts a second at most.
+    RateLimit,
 }
 
 /// A setting that changed.
@@ -110,6 +112,11 @@ impl WebhookSnapshot {
     /// Whether it sent.
     async fn enabled(&self) -> bool {
         self.recorded.version.settings.enabled
+    }
+
+    /// How many attempts it made in a second at most; null: without a limit of its own.
+    async fn rate_limit_per_second(&self) -> Option<i32> {
+        self.recorded.version.settings.rate_limit_per_s.map(|per_s| int(per_s.into()))
     }
 
     /// Name of its delivery profile.

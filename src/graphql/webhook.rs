@@ -115,6 +115,12 @@ impl Webhook {
         Circuit(&self.0)
     }
 
+    /// How many attempts it makes in a second at most, retries included, evenly spread; null: without a limit of its own.
+    /// What is over it is sent later, never dropped.
+    async fn rate_limit_per_second(&self) -> Option<i32> {
+        self.0.rate_limit_per_s.map(|per_s| int(per_s.into()))
+    }
+
     /// Name of its delivery profile.
     async fn profile(&self) -> &str {
         &self.0.profile

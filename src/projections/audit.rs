@@ -233,6 +233,10 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 .to("filters", &created.filters)
                 .to("enabled", created.enabled)
                 .to("profile", &created.profile);
+            let changes = match created.rate_limit_per_s {
+                Some(per_s) => changes.to("rate_limit_per_s", per_s),
+                None => changes,
+            };
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
@@ -240,7 +244,8 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             let changes = none
                 .change("url", url.as_ref())
                 .change("description", updated.description.as_ref())
-                .change("filters", updated.filters.as_ref());
+                .change("filters", updated.filters.as_ref())
+                .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref());
             (Code::WebhookUpdated, changes)
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),

@@ -75,6 +75,8 @@ pub struct WebhookRow {
     pub url: String,
     /// What it is for.
     pub description: Option<String>,
+    /// Attempts a second at most.
+    pub rate_limit_per_s: Option<u32>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

@@ -25,11 +25,12 @@ use crate::execute;
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         circuit, created_at_ms, updated_at_ms) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, created_at_ms, updated_at_ms, rate_limit_per_s) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
-         secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms",
+         secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms, \
+         rate_limit_per_s = excluded.rate_limit_per_s",
     )
 });
 
@@ -83,7 +84,8 @@ impl Projection for Webhooks {
             values.add(json_text(&row.secrets))?;
             values.add(json_text(&row.circuit))?;
             values.add(row.created_at.as_ms())?;
-            values.add(row.updated_at.as_ms())
+            values.add(row.updated_at.as_ms())?;
+            values.add(row.rate_limit_per_s)
         })
         .await?;
         Ok(())
@@ -163,6 +165,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         circuit: CircuitRow::Closed,
         created_at: at,
         updated_at: at,
+        rate_limit_per_s: created.rate_limit_per_s,
         last_delivery_at: None,
     }
 }
@@ -176,6 +179,9 @@ fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
     }
     if let Some(change) = updated.filters {
         row.filters = change.to;
+    }
+    if let Some(change) = updated.rate_limit_per_s {
+        row.rate_limit_per_s = change.to;
     }
 }
 
@@ -211,7 +217,8 @@ pub struct WebhookCounts {
 macro_rules! select {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
-         created_at_ms, updated_at_ms, (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
+         created_at_ms, updated_at_ms, rate_limit_per_s, \
+         (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
 
@@ -328,6 +335,7 @@ fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
         circuit: columns.json()?,
         created_at: columns.time()?,
         updated_at: columns.time()?,
+        rate_limit_per_s: columns.get()?,
         last_delivery_at: columns.optional_time()?,
     };
     Ok((position, row))

@@ -251,8 +251,10 @@ fn scheduled() -> impl Strategy<Value = Event> {
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
-    (id_parts(), any::<[String; 3]>(), texts, filters, any::<bool>()).prop_map(
-        |((at, random), [profile, url, fingerprint], (description, public_key), filters, enabled)| {
+    let rate_limit = prop::option::of(any::<u32>());
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<bool>(), rate_limit).prop_map(
+        |((at, random), [profile, url, fingerprint], texts, filters, enabled, rate_limit_per_s)| {
+            let (description, public_key) = texts;
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
                 tenant: TenantId::from_parts(at, random),
@@ -264,6 +266,7 @@ fn created() -> impl Strategy<Value = Event> {
                 secret: SecretId::from_parts(at, random),
                 fingerprint,
                 public_key,
+                rate_limit_per_s,
             }))
         },
     )

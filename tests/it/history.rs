@@ -104,6 +104,7 @@ fn created(tenant: TenantId) -> Event {
         secret: SecretId::from_parts(1, 4),
         fingerprint: "aa".into(),
         public_key: None,
+        rate_limit_per_s: None,
     }))
 }
 

@@ -6,6 +6,7 @@ mod actors;
 mod api;
 mod architecture;
 mod canonical_json;
+mod circuit;
 mod command_line;
 mod crash;
 mod damage;

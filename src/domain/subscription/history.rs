@@ -68,6 +68,8 @@ pub enum Field {
     Enabled,
     /// The current signing secret.
     Secret,
+    /// Attempts a second at most.
+    RateLimit,
 }
 
 /// The newest version, on the way through the stream.
@@ -159,9 +161,20 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 6] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 7] {
     // Named one by one: a new setting does not compile until it has its place here.
-    let Settings { id: _, tenant: _, profile, url, description, filters, enabled, secrets: _, revision: _ } = settings;
+    let Settings {
+        id: _,
+        tenant: _,
+        profile,
+        url,
+        description,
+        filters,
+        enabled,
+        secrets: _,
+        revision: _,
+        rate_limit_per_s,
+    } = settings;
     let current = secrets
         .first()
         .map_or(Value::Null, |secret| json!({ "version": secret.version, "fingerprint": secret.fingerprint }));
@@ -172,6 +185,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 6] {
         (Field::Filters, json!(filters)),
         (Field::Enabled, json!(enabled)),
         (Field::Secret, current),
+        (Field::RateLimit, json!(rate_limit_per_s)),
     ]
 }
 
@@ -199,6 +213,7 @@ mod tests {
             secret: SecretId::from_parts(1, 3),
             fingerprint: "aa".into(),
             public_key: None,
+            rate_limit_per_s: None,
         })
     }
 

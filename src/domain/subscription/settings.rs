@@ -30,6 +30,9 @@ pub struct Settings {
     pub secrets: Vec<SecretVersion>,
     /// Grows with every change of these settings, from 1.
     pub revision: u64,
+    /// Attempts a second at most; `None`: as many as permits allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_s: Option<u32>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -76,6 +79,7 @@ impl Settings {
             enabled: created.enabled,
             secrets: vec![SecretVersion { id: created.secret, version: 1, retires_at: None }],
             revision: 1,
+            rate_limit_per_s: created.rate_limit_per_s,
         }
     }
 
@@ -91,6 +95,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.filters {
                     self.filters.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.rate_limit_per_s {
+                    self.rate_limit_per_s = change.to;
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

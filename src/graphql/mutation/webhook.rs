@@ -34,6 +34,9 @@ struct CreateWebhookInput {
     secret: Option<String>,
     /// Name of the delivery profile; absent: the tenant's.
     profile: Option<String>,
+    /// How many attempts it may make in a second, 1 to 10000, retries included. They are spread evenly; what is over the
+    /// limit is sent later, never dropped. Absent or null: no limit of its own.
+    rate_limit_per_second: Option<i32>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
 }
@@ -65,6 +68,9 @@ struct UpdateWebhookInput {
     event_filters: Option<Vec<String>>,
     /// What it is for; absent: as before, null: nothing.
     description: MaybeUndefined<String>,
+    /// How many attempts it may make in a second, 1 to 10000, retries included, from now on; absent: as before, null: no
+    /// limit of its own.
+    rate_limit_per_second: MaybeUndefined<i32>,
 }
 
 /// What came of `updateWebhook`.
@@ -293,6 +299,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
         enabled: input.enabled,
         secret: input.secret,
         profile: input.profile,
+        rate_limit_per_s: input.rate_limit_per_second.map(rate_limit),
     };
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
@@ -312,10 +319,20 @@ async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWe
             MaybeUndefined::Value(text) => Some(Some(text)),
         },
         filters: input.event_filters.map(|texts| filters(&texts)).transpose()?,
+        rate_limit_per_s: match input.rate_limit_per_second {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(per_s) => Some(Some(rate_limit(per_s))),
+        },
     };
     let done = state(ctx).engine.update_subscription(scope.0, id, change, caller(ctx).meta()).await?;
     let webhook = read_back(ctx, scope, id, &done).await;
     Ok(UpdateWebhookPayload { webhook, position: position(&done), user_errors: vec![] })
+}
+
+/// What is negative is as far out of range as nothing at all, and refused as that.
+fn rate_limit(per_s: i32) -> u32 {
+    u32::try_from(per_s).unwrap_or(0)
 }
 
 async fn disable(ctx: &Context<'_>, input: DisableWebhookInput) -> Result<DisableWebhookPayload, Failure> {

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod changes;
+mod fairness;
 mod faults;
 mod idempotency;
 mod intake;

@@ -44,6 +44,37 @@ async fn a_refusal_says_what_and_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_set_changed_lifted_and_shown_in_the_history() {
+    let api = Api::start().await;
+    let input = json!({ "url": URL, "eventFilters": ["**"], "rateLimitPerSecond": 5 });
+    let id = api.data(CREATE, json!({ "input": input })).await["createWebhook"]["webhook"]["id"].take();
+    let update = "mutation($input: UpdateWebhookInput!) { updateWebhook(input: $input) {
+        webhook { rateLimitPerSecond version } userErrors { code path } } }";
+    let change = async |rate: Value| {
+        let input = json!({ "webhookId": id, "rateLimitPerSecond": rate });
+        api.data(update, json!({ "input": input })).await["updateWebhook"].take()
+    };
+    let kept = json!({ "webhookId": id, "eventFilters": ["user.*"] });
+    let kept = api.data(update, json!({ "input": kept })).await;
+    assert_eq!(kept["updateWebhook"]["webhook"], json!({ "rateLimitPerSecond": 5, "version": 2 }));
+    for out_of_range in [-1, 0, 10_001] {
+        let path = json!(["input", "rateLimitPerSecond"]);
+        let refused = json!([{ "code": "INVALID_INPUT", "path": path }]);
+        assert_eq!(change(json!(out_of_range)).await["userErrors"], refused);
+    }
+    assert_eq!(change(json!(50)).await["webhook"], json!({ "rateLimitPerSecond": 50, "version": 3 }));
+    assert_eq!(change(Value::Null).await["webhook"], json!({ "rateLimitPerSecond": null, "version": 4 }));
+    let history = "query($id: ID!) { webhookHistory(id: $id, first: 10) { nodes {
+        rateLimitPerSecond changes { field from to } } } }";
+    let history = api.data(history, json!({ "id": id })).await["webhookHistory"]["nodes"].take();
+    let changes = history.as_array().unwrap().iter().flat_map(|version| version["changes"].as_array().unwrap());
+    let rates: Vec<_> = changes.filter(|change| change["field"] == json!("RATE_LIMIT")).collect();
+    let changed = |from: Value, to: Value| json!({ "field": "RATE_LIMIT", "from": from, "to": to });
+    let expected = [changed(Value::Null, json!(5)), changed(json!(5), json!(50)), changed(json!(50), Value::Null)];
+    assert!(expected.iter().all(|change| rates.contains(&change)) && rates.len() == 3, "{rates:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_keeps_what_is_absent_and_clears_what_is_null() {
     let api = Api::start().await;
     let input = json!({ "url": URL, "eventFilters": ["**"], "description": "first" });

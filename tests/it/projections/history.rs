@@ -213,6 +213,7 @@ impl History {
             secret: self.clock.secret_id(),
             fingerprint: "f1".into(),
             public_key: None,
+            rate_limit_per_s: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription

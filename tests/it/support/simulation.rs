@@ -74,6 +74,7 @@ pub(crate) enum Answer {
 pub(crate) struct Endpoint {
     clock: Arc<dyn Clock>,
     script: Mutex<VecDeque<Answer>>,
+    by_url: Mutex<HashMap<String, Answer>>,
     calls: Mutex<Vec<Call>>,
     began: watch::Sender<usize>,
     held: Semaphore,
@@ -84,6 +85,7 @@ impl Endpoint {
         Self {
             clock,
             script: Mutex::default(),
+            by_url: Mutex::default(),
             calls: Mutex::default(),
             began: watch::Sender::new(0),
             held: Semaphore::new(0),
@@ -92,6 +94,16 @@ impl Endpoint {
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.script.lock().unwrap().extend(answers);
+    }
+
+    /// At this URL every attempt from now on is met so, whatever the script says.
+    pub(crate) fn always(&self, url: &str, answer: Answer) {
+        self.by_url.lock().unwrap().insert(url.into(), answer);
+    }
+
+    /// When the attempts at this URL began, in milliseconds after [`START`].
+    pub(crate) fn times_at(&self, url: &str) -> Vec<u64> {
+        self.calls().iter().filter(|call| call.url == url).map(|call| call.at_ms).collect()
     }
 
     /// Answers with 200 from now on.
@@ -127,7 +139,9 @@ impl Endpoint {
 impl Transport for Endpoint {
     async fn post(&self, request: Request) -> Exchange {
         let at = self.clock.now();
-        let answer = self.script.lock().unwrap().pop_front().unwrap_or(Answer::Status(200));
+        let always = self.by_url.lock().unwrap().get(&request.url).copied();
+        let scripted = || self.script.lock().unwrap().pop_front();
+        let answer = always.or_else(scripted).unwrap_or(Answer::Status(200));
         self.calls.lock().unwrap().push(Call {
             at_ms: at.ms_since(START),
             url: request.url,
@@ -267,20 +281,25 @@ impl World {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
+    /// The same system, at another tenant.
+    pub(crate) async fn beside(&self, number: u64) -> Neighbour<'_> {
+        let tenant = TenantId::from_parts(number, 1);
+        let slug = format!("ent_neighbour{number}");
+        let created = TenantCreated { tenant, name: "Beside".into(), slug, profile: "axie-v1".into() };
+        self.engine.create_tenant(created, Meta::system()).await.unwrap();
+        Neighbour { world: self, tenant }
+    }
+
     /// A subscription to `user.created`.
     pub(crate) async fn subscribe(&self) -> SubscriptionId {
         self.subscribe_to(&["user.created"]).await
     }
 
     pub(crate) async fn subscribe_to(&self, filters: &[&str]) -> SubscriptionId {
-        let new = NewSubscription {
-            url: URL.into(),
-            filters: filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect(),
-            description: None,
-            enabled: Some(true),
-            secret: None,
-            profile: None,
-        };
+        self.subscribe_as(new_subscription(URL, filters)).await
+    }
+
+    pub(crate) async fn subscribe_as(&self, new: NewSubscription) -> SubscriptionId {
         self.engine.create_subscription(self.tenant, new, Meta::system()).await.unwrap().0
     }
 
@@ -298,6 +317,16 @@ impl World {
     }
 
     async fn offer(&self, event_type: &str, data: &str, key: Option<&str>) -> Result<Published, EngineError> {
+        self.offer_of(self.tenant, event_type, data, key).await
+    }
+
+    async fn offer_of(
+        &self,
+        tenant: TenantId,
+        event_type: &str,
+        data: &str,
+        key: Option<&str>,
+    ) -> Result<Published, EngineError> {
         let publish = Publish {
             event_type: event_type.into(),
             data: data.into(),
@@ -305,7 +334,7 @@ impl World {
             idempotency_key: key.map(Into::into),
         };
         let draft = message::prepare(publish).unwrap();
-        self.engine.publish(self.tenant, draft, Meta::system()).await
+        self.engine.publish(tenant, draft, Meta::system()).await
     }
 
     pub(crate) async fn command(&self, id: SubscriptionId, command: Command) -> Done {
@@ -363,6 +392,38 @@ impl World {
     /// The messages whose deliveries to the subscription have ended well, in the order of their ends.
     pub(crate) async fn messages_delivered(&self, id: SubscriptionId) -> Vec<String> {
         messages_delivered(&self.deliveries(id).await)
+    }
+}
+
+/// Another tenant of the same system.
+pub(crate) struct Neighbour<'a> {
+    world: &'a World,
+    tenant: TenantId,
+}
+
+impl Neighbour<'_> {
+    /// A subscription to `user.created`.
+    pub(crate) async fn subscribe(&self, url: &str) -> SubscriptionId {
+        let new = new_subscription(url, &["user.created"]);
+        self.world.engine.create_subscription(self.tenant, new, Meta::system()).await.unwrap().0
+    }
+
+    /// Publishes a `user.created`.
+    pub(crate) async fn publish(&self) {
+        self.world.offer_of(self.tenant, "user.created", r#"{"userId":"user_1"}"#, None).await.unwrap();
+    }
+}
+
+/// A subscription that sends at once, with nothing special.
+pub(crate) fn new_subscription(url: &str, filters: &[&str]) -> NewSubscription {
+    NewSubscription {
+        url: url.into(),
+        filters: filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect(),
+        description: None,
+        enabled: Some(true),
+        secret: None,
+        profile: None,
+        rate_limit_per_s: None,
     }
 }
 

@@ -1,0 +1,151 @@
+//! What a subscription can be asked to do.
+
+use super::Leaving;
+use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, TestSent};
+use crate::domain::filter::Filter;
+use crate::domain::id::{DeliveryId, MessageId, SecretId};
+use crate::domain::outcome::Exchange;
+use crate::domain::time::Timestamp;
+
+/// What a subscription can be asked to do. Brings all that the decision needs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Come into being.
+    Create(SubscriptionCreated),
+    /// Change settings; what is `None` stays.
+    Update(Update),
+    /// Begin to send.
+    Enable,
+    /// Stop sending.
+    Disable {
+        /// Why, for the audit log.
+        reason: Option<String>,
+    },
+    /// Take a new secret, which the caller has sealed already.
+    RotateSecret {
+        /// Under which it is sealed.
+        secret: SecretId,
+        /// Its keyed fingerprint.
+        fingerprint: String,
+        /// Its public key, if it is a private one.
+        public_key: Option<String>,
+        /// For how long the old one goes on signing; the profile's default if `None`.
+        overlap_s: Option<u64>,
+        /// Now.
+        at: Timestamp,
+    },
+    /// Remember a test delivery.
+    RecordTest(TestSent),
+    /// Owe these messages.
+    Match(Matches),
+    /// Remember how an attempt went.
+    FinishAttempt(Finished),
+    /// Owe a message again.
+    Redeliver(Redeliver),
+    /// Try again by hand, after the circuit breaker tripped.
+    Reenable {
+        /// What becomes of everything that waited.
+        mode: ReenableMode,
+        /// Messages that waited, up to this number, are not delivered.
+        skip_through: Option<u64>,
+        /// What else the decision needs.
+        leaving: Leaving,
+    },
+    /// Try again without anybody's doing, if it is time.
+    Probe {
+        /// What the decision needs.
+        leaving: Leaving,
+        /// Now.
+        at: Timestamp,
+    },
+    /// Give up a delivery whose message is gone.
+    Expire {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// What is gone.
+        reason: ExpiryReason,
+    },
+    /// Begin a new period, which carries what is owed.
+    OpenPeriod {
+        /// Messages up to this number are gone, or about to be: what is owed of them is given up.
+        gone_through: u64,
+    },
+    /// Cease to be.
+    Delete {
+        /// The revision that the caller has seen.
+        expected_revision: Option<u64>,
+    },
+}
+
+/// New settings; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// The revision that the caller has seen.
+    pub expected_revision: Option<u64>,
+    /// Where to send.
+    pub url: Option<String>,
+    /// What it is for; `Some(None)` clears it.
+    pub description: Option<Option<String>>,
+    /// What to send.
+    pub filters: Option<Vec<Filter>>,
+    /// Attempts a second at most; `Some(None)` lifts the limit.
+    pub rate_limit_per_s: Option<Option<u32>>,
+}
+
+/// Messages that the filters matched, in log order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matches {
+    /// Number of the match before the first of these; `None` if everything before them is known to be durable.
+    pub after: Option<u64>,
+    /// The messages.
+    pub found: Vec<Match>,
+}
+
+/// A message that the filters matched as of its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Id for the delivery, if there is to be one.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// Its number in the shard's log.
+    pub message_seq: u64,
+}
+
+/// An attempt that ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Of this delivery.
+    pub delivery: DeliveryId,
+    /// The attempt's number, from 1.
+    pub number: u32,
+    /// The revision that it was sent under.
+    pub revision: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How it went.
+    pub exchange: Exchange,
+    /// Spreads the delay until the next one.
+    pub random: u64,
+}
+
+/// A request to send an ended delivery again, with what the caller has read of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redeliver {
+    /// The ended one.
+    pub original: DeliveryId,
+    /// Whether it failed.
+    pub original_failed: bool,
+    /// Id of the new one.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// Its number in the shard's log.
+    pub message_seq: u64,
+    /// Its place among all that the subscription has matched.
+    pub sequence: Option<u64>,
+    /// Whether it may wait while the circuit is open.
+    pub queue: bool,
+}

@@ -1,0 +1,83 @@
+//! Why a subscription refuses what it is asked to do.
+
+use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
+use crate::domain::id::DeliveryId;
+use crate::domain::profile::{FiltersRefused, UnknownProfile};
+use crate::error_code::ErrorCode;
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such subscription.
+    #[error("there is no such webhook")]
+    NotFound,
+    /// The id is in use.
+    #[error("the webhook exists already")]
+    Exists,
+    /// The settings changed meanwhile.
+    #[error("the webhook is at version {actual}, not {expected}")]
+    RevisionConflict {
+        /// What the caller has seen.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// The profile refuses the filters.
+    #[error(transparent)]
+    Filters(#[from] FiltersRefused),
+    /// The profile does not exist.
+    #[error(transparent)]
+    Profile(#[from] UnknownProfile),
+    /// Too long a description.
+    #[error("the description has {0} characters; at most {MAX_DESCRIPTION_CHARS} are allowed")]
+    DescriptionTooLong(usize),
+    /// No rate at all, or a higher one than there can be.
+    #[error("a rate limit is 1 to {MAX_RATE_LIMIT_PER_S} attempts a second")]
+    RateLimitOutOfRange,
+    /// The profile does not let the old secret live so long.
+    #[error("the old secret may go on for {max_s} seconds at most under profile '{profile}'")]
+    OverlapTooLong {
+        /// The profile.
+        profile: String,
+        /// What it allows.
+        max_s: u64,
+    },
+    /// The delivery has not ended.
+    #[error("delivery {0} is still under way")]
+    StillOpen(DeliveryId),
+    /// The profile sends only failed ones again.
+    #[error("delivery {0} succeeded, and profile '{1}' sends only failed deliveries again")]
+    Succeeded(DeliveryId, String),
+    /// Nothing is sent while disabled.
+    #[error("the webhook is disabled")]
+    Disabled,
+    /// Nothing is sent while the circuit is open.
+    #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
+    CircuitOpen,
+    /// A match between the last one seen and these was lost on the way: they would hide it.
+    #[error("a match after message {after} is missing")]
+    MatchMissing {
+        /// The last one seen.
+        after: u64,
+    },
+    /// The attempt's delivery has ended, or another attempt has counted in its place.
+    #[error("delivery {0} awaits no such attempt")]
+    NotPending(DeliveryId),
+}
+
+impl Refusal {
+    /// The code that clients match on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } => ErrorCode::NotFound,
+            Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
+            Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
+            Self::Profile(_)
+            | Self::DescriptionTooLong(_)
+            | Self::RateLimitOutOfRange
+            | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
+            Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
+            Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
+        }
+    }
+}
