@@ -76,7 +76,8 @@ CREATE TABLE webhook (
     circuit TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
-    rate_limit_per_s INTEGER
+    rate_limit_per_s INTEGER,
+    hold_until_ms INTEGER
 ) STRICT;
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);

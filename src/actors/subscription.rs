@@ -526,7 +526,7 @@ impl State {
     /// Attempts that have not begun wait for settings that are decided to be durable, and find a new target then.
     fn withdraw_old_target(&mut self, now: Timestamp) {
         let state = &self.loaded.state;
-        let sends = state.may_send() && state.circuit.hold_until.is_none_or(|until| until <= now);
+        let sends = state.may_send() && state.held_until().is_none_or(|until| until <= now);
         let revision = state.settings().ok().filter(|_| sends).map(|settings| settings.revision);
         self.target.send_if_modified(|target| {
             let old = target.as_ref().is_some_and(|target| Some(target.revision) != revision);

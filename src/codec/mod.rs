@@ -115,6 +115,7 @@ registry! {
         SecretRotated = "subscription.secret_rotated", 1;
         TestSent = "subscription.test_sent", 1;
         RedeliveryRequested = "subscription.redelivery_requested", 1;
+        HoldChanged = "subscription.hold_changed", 1;
         CircuitTripped = "subscription.circuit_tripped", 1;
         CircuitReenabled = "subscription.circuit_reenabled", 1;
         CircuitProbing = "subscription.circuit_probing", 1;

@@ -59,6 +59,8 @@ codes! {
     WebhookTestSent = "TENANT_WEBHOOK_TEST_SENT";
     /// Somebody asked for a delivery again.
     WebhookRedelivered = "TENANT_WEBHOOK_REDELIVERED";
+    /// A webhook pauses until a moment, or pauses no more.
+    WebhookHoldChanged = "TENANT_WEBHOOK_HOLD_CHANGED";
     /// A webhook's circuit breaker tripped: nothing is sent to it any more.
     WebhookCircuitTripped = "TENANT_WEBHOOK_CIRCUIT_TRIPPED";
     /// Somebody let a webhook try again whose circuit breaker had tripped.

@@ -157,6 +157,8 @@ pub enum SubscriptionEvent {
     TestSent(TestSent),
     /// A delivery was asked for again.
     RedeliveryRequested(RedeliveryRequested),
+    /// It pauses until a moment, or pauses no more.
+    HoldChanged(HoldChanged),
     /// Its circuit breaker tripped: nothing is sent any more.
     CircuitTripped(CircuitTripped),
     /// Somebody let it try again.
@@ -246,6 +248,17 @@ pub struct SubscriptionDisabled {
 pub enum DisableCause {
     /// The endpoint answered that it wants nothing any more (410).
     EndpointGone,
+}
+
+/// A subscription pauses until a moment, or pauses no more: a maintenance window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldChanged {
+    /// Nothing is sent before this; absent if it pauses no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// In the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A subscription has a new signing secret.

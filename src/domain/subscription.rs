@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use super::circuit::{Circuit, Opened};
 use super::event::{
     Change, CircuitTripped, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExpired, DeliveryScheduled,
-    DeliverySucceeded, Event, RedeliveryRequested, SecretRotated, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
+    DeliverySucceeded, Event, HoldChanged, RedeliveryRequested, SecretRotated, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
 };
 use super::id::{DeliveryId, SecretId, TenantId};
 use super::profile::{self, Redelivery};
@@ -89,6 +89,10 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         Command::Disable { reason } => Ok(match state.settings()?.enabled {
             true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason, cause: None }))],
             false => vec![],
+        }),
+        Command::Hold { until, reason } => Ok(match state.settings()?.hold_until == until {
+            true => vec![],
+            false => vec![subscription(SubscriptionEvent::HoldChanged(HoldChanged { until, reason }))],
         }),
         Command::RotateSecret { secret, fingerprint, public_key, overlap_s, at } => {
             let rotated = rotate(state.settings()?, secret, fingerprint, overlap_s, at)?;
@@ -280,9 +284,14 @@ impl Subscription {
         self.settings().is_ok_and(|settings| settings.enabled) && !self.circuit.is_open()
     }
 
+    /// Nothing is sent before this: somebody wants a pause, or the endpoint does.
+    pub fn held_until(&self) -> Option<Timestamp> {
+        self.circuit.hold_until.max(self.settings().ok().and_then(|settings| settings.hold_until))
+    }
+
     /// What is due at `now`, the oldest first. The same question after a restart has the same answer.
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (DeliveryId, &Open)> {
-        let held = self.circuit.hold_until.is_some_and(|until| now < until);
+        let held = self.held_until().is_some_and(|until| now < until);
         let agenda = if self.may_send() && !held { Some(self.deliveries.agenda.iter()) } else { None };
         let probing = self.circuit.is_probing();
         agenda
@@ -314,9 +323,8 @@ impl Subscription {
         }
         let (due_at, _) = first?;
         // A probe waits for nothing else, and one that waited for years is no later for it.
-        let due_at =
-            if self.circuit.is_probing() { self.circuit.hold_until.unwrap_or(Timestamp::from_ms(0)) } else { *due_at };
-        Some(self.circuit.hold_until.map_or(due_at, |until| until.max(due_at)))
+        let due_at = if self.circuit.is_probing() { Timestamp::from_ms(0) } else { *due_at };
+        Some(self.held_until().map_or(due_at, |until| until.max(due_at)))
     }
 
     /// The deliveries that have not ended, by the time of their next attempt, whether anything may be sent or not.
@@ -359,6 +367,7 @@ impl Subscription {
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::RedeliveryRequested(_) => {}
         }
         if let Life::Live(settings) = &mut self.life {

@@ -45,6 +45,24 @@ fn a_match_that_comes_while_disabled_is_held() {
 }
 
 #[test]
+fn a_pause_holds_everything_until_its_moment_or_until_it_is_taken_back() {
+    let until = START.plus_ms(HOUR);
+    let hold = |until| Event::Subscription(SubscriptionEvent::HoldChanged(HoldChanged { until, reason: None }));
+    let pause = |until| Command::Hold { until, reason: None };
+    let state = given([created(), scheduled(D1, 7)]).when(pause(Some(until))).then([hold(Some(until))]);
+    assert_eq!(due(&state, Timestamp::from_ms(until.as_ms() - 1)), []);
+    assert_eq!((due(&state, until), state.next_due()), (vec![D1], Some(until)));
+    assert_eq!(state.settings().unwrap().revision, 2);
+    let past = || [created(), scheduled(D1, 7), hold(Some(until))];
+    given(past()).when(pause(Some(until))).then([]);
+    // What matches meanwhile is owed, and waits too.
+    let state = given(past()).when(matched(&[(D2, 8)])).decision.unwrap();
+    assert_eq!(state.len(), 1);
+    let state = given(past()).when(pause(None)).then([hold(None)]);
+    assert_eq!(due(&state, START), [D1]);
+}
+
+#[test]
 fn what_is_due_comes_oldest_first_and_not_before_its_time() {
     let later = START.plus_ms(4 * SECOND);
     let state = given([created(), scheduled(D1, 7), scheduled(D2, 8), scheduled(D3, 9), failed(D1, 1, Some(later))])

@@ -11,7 +11,7 @@ mod matching;
 pub(crate) mod properties;
 
 use super::*;
-use crate::domain::event::{AttemptFailed, DeliveryExhausted, ExpiryReason, TestSent};
+use crate::domain::event::{AttemptFailed, DeliveryExhausted, ExpiryReason, HoldChanged, TestSent};
 use crate::domain::filter::EventType;
 use crate::domain::filter::Filter;
 use crate::domain::id::MessageId;

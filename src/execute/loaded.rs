@@ -334,6 +334,7 @@ fn samples() -> [Saved; 3] {
         secrets: vec![SecretVersion { id: SecretId::from_parts(1, 1), version: 1, retires_at: Some(at) }],
         revision: 1,
         rate_limit_per_s: Some(1),
+        hold_until: Some(at),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),

@@ -45,6 +45,9 @@ pub(super) enum AuditCode {
     /// A delivery was asked for again.
     #[graphql(name = "TENANT_WEBHOOK_REDELIVERED")]
     WebhookRedelivered,
+    /// A webhook pauses until a moment, or pauses no more.
+    #[graphql(name = "TENANT_WEBHOOK_HOLD_CHANGED")]
+    WebhookHoldChanged,
     /// A webhook's circuit breaker tripped: nothing is sent to it any more.
     #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_TRIPPED")]
     WebhookCircuitTripped,

@@ -51,6 +51,8 @@ pub(super) enum WebhookField {
     Secret,
     /// Attempts a second at most.
     RateLimit,
+    /// Until when it paused.
+    Hold,
 }
 
 /// A setting that changed.
@@ -117,6 +119,11 @@ impl WebhookSnapshot {
     /// How many attempts it made in a second at most; null: without a limit of its own.
     async fn rate_limit_per_second(&self) -> Option<i32> {
         self.recorded.version.settings.rate_limit_per_s.map(|per_s| int(per_s.into()))
+    }
+
+    /// Nothing was sent before this; null: it did not pause.
+    async fn hold_until(&self) -> Option<DateTime> {
+        self.recorded.version.settings.hold_until.map(DateTime)
     }
 
     /// Name of its delivery profile.

@@ -121,6 +121,11 @@ impl Webhook {
         self.0.rate_limit_per_s.map(|per_s| int(per_s.into()))
     }
 
+    /// Nothing is sent before this (`holdWebhook`); null: it does not pause.
+    async fn hold_until(&self) -> Option<DateTime> {
+        self.0.hold_until.map(DateTime)
+    }
+
     /// Name of its delivery profile.
     async fn profile(&self) -> &str {
         &self.0.profile

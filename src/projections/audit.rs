@@ -254,6 +254,10 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             let changes = if disabled.cause.is_some() { changes.to("cause", disabled.cause) } else { changes };
             (Code::WebhookDisabled, changes)
         }
+        SubscriptionEvent::HoldChanged(changed) => {
+            let until = changed.until.map(|at| at.to_rfc3339_ms());
+            (Code::WebhookHoldChanged, none.to("hold_until", until).to("reason", &changed.reason))
+        }
         SubscriptionEvent::SecretRotated(rotated) => {
             let retires_at = rotated.previous_retires_at.map(|at| at.to_rfc3339_ms());
             let changes = none

@@ -77,6 +77,8 @@ pub struct WebhookRow {
     pub description: Option<String>,
     /// Attempts a second at most.
     pub rate_limit_per_s: Option<u32>,
+    /// Until when it pauses.
+    pub hold_until: Option<Timestamp>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

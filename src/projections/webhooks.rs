@@ -25,12 +25,12 @@ use crate::execute;
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         circuit, created_at_ms, updated_at_ms, rate_limit_per_s) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, created_at_ms, updated_at_ms, rate_limit_per_s, hold_until_ms) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
          secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms, \
-         rate_limit_per_s = excluded.rate_limit_per_s",
+         rate_limit_per_s = excluded.rate_limit_per_s, hold_until_ms = excluded.hold_until_ms",
     )
 });
 
@@ -85,7 +85,8 @@ impl Projection for Webhooks {
             values.add(json_text(&row.circuit))?;
             values.add(row.created_at.as_ms())?;
             values.add(row.updated_at.as_ms())?;
-            values.add(row.rate_limit_per_s)
+            values.add(row.rate_limit_per_s)?;
+            values.add(row.hold_until.map(Timestamp::as_ms))
         })
         .await?;
         Ok(())
@@ -109,6 +110,7 @@ fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
         SubscriptionEvent::Updated(updated) => update(row, updated),
         SubscriptionEvent::Enabled(_) => row.enabled = true,
         SubscriptionEvent::Disabled(_) => row.enabled = false,
+        SubscriptionEvent::HoldChanged(changed) => row.hold_until = changed.until,
         SubscriptionEvent::SecretRotated(rotated) => rotate(row, &rotated, at),
         SubscriptionEvent::Deleted(_) => {
             *slot = None;
@@ -166,6 +168,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         created_at: at,
         updated_at: at,
         rate_limit_per_s: created.rate_limit_per_s,
+        hold_until: None,
         last_delivery_at: None,
     }
 }
@@ -217,7 +220,7 @@ pub struct WebhookCounts {
 macro_rules! select {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
-         created_at_ms, updated_at_ms, rate_limit_per_s, \
+         created_at_ms, updated_at_ms, rate_limit_per_s, hold_until_ms, \
          (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
@@ -336,6 +339,7 @@ fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
         created_at: columns.time()?,
         updated_at: columns.time()?,
         rate_limit_per_s: columns.get()?,
+        hold_until: columns.optional_time()?,
         last_delivery_at: columns.optional_time()?,
     };
     Ok((position, row))

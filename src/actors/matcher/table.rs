@@ -164,6 +164,7 @@ impl Table {
             | SubscriptionEvent::Updated(_)
             | SubscriptionEvent::Enabled(_)
             | SubscriptionEvent::Disabled(_)
+            | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)

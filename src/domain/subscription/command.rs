@@ -21,6 +21,13 @@ pub enum Command {
         /// Why, for the audit log.
         reason: Option<String>,
     },
+    /// Send nothing before a moment (`Some`), or pause no more (`None`).
+    Hold {
+        /// Until when.
+        until: Option<Timestamp>,
+        /// Why, for the audit log.
+        reason: Option<String>,
+    },
     /// Take a new secret, which the caller has sealed already.
     RotateSecret {
         /// Under which it is sealed.

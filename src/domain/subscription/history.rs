@@ -70,6 +70,8 @@ pub enum Field {
     Secret,
     /// Attempts a second at most.
     RateLimit,
+    /// Until when it pauses.
+    Hold,
 }
 
 /// The newest version, on the way through the stream.
@@ -126,6 +128,7 @@ impl Version {
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)
@@ -161,7 +164,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 7] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 8] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -174,6 +177,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 7] {
         secrets: _,
         revision: _,
         rate_limit_per_s,
+        hold_until,
     } = settings;
     let current = secrets
         .first()
@@ -186,6 +190,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 7] {
         (Field::Enabled, json!(enabled)),
         (Field::Secret, current),
         (Field::RateLimit, json!(rate_limit_per_s)),
+        (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
     ]
 }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     /// Attempts a second at most; `None`: as many as permits allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_per_s: Option<u32>,
+    /// Nothing is sent before this: a maintenance window.
+    pub hold_until: Option<Timestamp>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -80,6 +82,7 @@ impl Settings {
             secrets: vec![SecretVersion { id: created.secret, version: 1, retires_at: None }],
             revision: 1,
             rate_limit_per_s: created.rate_limit_per_s,
+            hold_until: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl Settings {
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,
             SubscriptionEvent::Disabled(_) => self.enabled = false,
+            SubscriptionEvent::HoldChanged(changed) => self.hold_until = changed.until,
             SubscriptionEvent::SecretRotated(rotated) => {
                 match (rotated.previous_retires_at, self.secrets.first_mut()) {
                     (Some(retires_at), Some(current)) => current.retires_at = Some(retires_at),

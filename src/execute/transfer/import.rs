@@ -212,6 +212,7 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
         | SubscriptionEvent::Updated(_)
         | SubscriptionEvent::Enabled(_)
         | SubscriptionEvent::Disabled(_)
+        | SubscriptionEvent::HoldChanged(_)
         | SubscriptionEvent::SecretRotated(_)
         | SubscriptionEvent::TestSent(_)
         | SubscriptionEvent::RedeliveryRequested(_)

@@ -171,6 +171,28 @@ struct RotateWebhookSecretPayload {
     user_errors: Vec<UserError>,
 }
 
+/// Which webhook is to pause.
+#[derive(InputObject)]
+struct HoldWebhookInput {
+    /// Which webhook.
+    webhook_id: ID,
+    /// Nothing is sent before this; null: it pauses no more.
+    until: Option<DateTime>,
+    /// Why, for the audit log; at most 200 characters.
+    reason: Option<String>,
+}
+
+/// What came of `holdWebhook`.
+#[derive(Default, SimpleObject)]
+struct HoldWebhookPayload {
+    /// The webhook as it is now.
+    webhook: Option<Webhook>,
+    /// Place in the log of what was recorded; null if nothing had to change.
+    position: Option<String>,
+    /// Why nothing was done; empty if it was.
+    user_errors: Vec<UserError>,
+}
+
 /// What becomes of everything that waited while a webhook's circuit breaker had tripped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 enum ReenableBacklog {
@@ -205,6 +227,7 @@ struct ReenableWebhookPayload {
 }
 
 payloads!(
+    HoldWebhookPayload,
     ReenableWebhookPayload,
     CreateWebhookPayload,
     UpdateWebhookPayload,
@@ -259,6 +282,16 @@ impl WebhookMutation {
         #[graphql(desc = "Which webhook.")] input: DisableWebhookInput,
     ) -> Option<Result<DisableWebhookPayload>> {
         payload(disable(ctx, input)).await
+    }
+
+    /// Lets a webhook pause until a moment, for maintenance of its endpoint: what matches waits, and is sent behind it. Needs
+    /// the scope `WEBHOOKS_WRITE`.
+    async fn hold_webhook(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which webhook, and until when.")] input: HoldWebhookInput,
+    ) -> Option<Result<HoldWebhookPayload>> {
+        payload(hold(ctx, input)).await
     }
 
     /// Lets a webhook send again whose circuit breaker has tripped: one delivery as a probe, then slowly more. Nothing
@@ -335,12 +368,25 @@ fn rate_limit(per_s: i32) -> u32 {
     u32::try_from(per_s).unwrap_or(0)
 }
 
-async fn disable(ctx: &Context<'_>, input: DisableWebhookInput) -> Result<DisableWebhookPayload, Failure> {
+async fn hold(ctx: &Context<'_>, input: HoldWebhookInput) -> Result<HoldWebhookPayload, Failure> {
     authorise(ctx, Scope::WebhooksWrite)?;
-    if input.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON_CHARS) {
+    check_reason(input.reason.as_deref())?;
+    let command = Command::Hold { until: input.until.map(|until| until.0), reason: input.reason };
+    let (webhook, position) = switch(ctx, &input.webhook_id, command).await?;
+    Ok(HoldWebhookPayload { webhook, position, user_errors: vec![] })
+}
+
+fn check_reason(reason: Option<&str>) -> Result<(), Failure> {
+    if reason.is_some_and(|reason| reason.chars().count() > MAX_REASON_CHARS) {
         let message = format!("a reason has at most {MAX_REASON_CHARS} characters");
         return Err(UserError::new(UserErrorCode::InvalidInput, message, &["input", "reason"]).into());
     }
+    Ok(())
+}
+
+async fn disable(ctx: &Context<'_>, input: DisableWebhookInput) -> Result<DisableWebhookPayload, Failure> {
+    authorise(ctx, Scope::WebhooksWrite)?;
+    check_reason(input.reason.as_deref())?;
     let (webhook, position) = switch(ctx, &input.webhook_id, Command::Disable { reason: input.reason }).await?;
     Ok(DisableWebhookPayload { webhook, position, user_errors: vec![] })
 }

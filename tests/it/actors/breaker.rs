@@ -5,7 +5,7 @@ use tidings::codec;
 use tidings::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::SubscriptionId;
-use tidings::domain::subscription::Update;
+use tidings::domain::subscription::{Command, Update};
 use tidings::event_store::EventReader;
 use tidings::execute::{Meta, subscription_stream};
 
@@ -234,6 +234,26 @@ async fn an_endpoint_that_asks_for_patience_gets_it() {
     world.succeeded(id, 3).await;
     let times = world.endpoint.times();
     assert!(times[1..].iter().all(|at| *at >= times[0] + 120_000), "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maintenance_window_holds_everything_also_over_a_restart() {
+    let world = World::under("axissynapse-v1", Config::default()).await;
+    let id = world.subscribe().await;
+    let until = world.clock.now().plus_ms(30 * MINUTE_MS);
+    world.command(id, Command::Hold { until: Some(until), reason: None }).await;
+    let messages = publish_many(&world, 20).await;
+    world.let_pass(10 * MINUTE_MS).await;
+    let world = World::again(&world.store, world.now_ms()).await;
+    world.succeeded(id, messages.len()).await;
+    assert!(world.endpoint.times().iter().all(|at| *at >= 30 * MINUTE_MS), "{:?}", world.endpoint.times());
+
+    world.command(id, Command::Hold { until: Some(until.plus_ms(600 * MINUTE_MS)), reason: None }).await;
+    world.publish().await;
+    world.let_pass(MINUTE_MS).await;
+    assert_eq!(world.endpoint.calls().len(), messages.len());
+    world.command(id, Command::Hold { until: None, reason: None }).await;
+    world.succeeded(id, messages.len() + 1).await;
 }
 
 #[tokio::test(start_paused = true)]

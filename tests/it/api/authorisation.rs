@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 36] = [
+const FIELDS: [(&str, Option<Scope>, &str); 37] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -53,6 +53,11 @@ const FIELDS: [(&str, Option<Scope>, &str); 36] = [
         "disableWebhook",
         Some(Scope::WebhooksWrite),
         "mutation { disableWebhook(input: { webhookId: \"wh_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "holdWebhook",
+        Some(Scope::WebhooksWrite),
+        "mutation { holdWebhook(input: { webhookId: \"wh_1\" }) { userErrors { code } } }",
     ),
     (
         "reenableWebhook",
