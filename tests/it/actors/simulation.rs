@@ -406,7 +406,10 @@ impl Simulation {
                 let folded = fold_subscription(log.reader(), *id).await.unwrap();
                 let loaded = load_subscription(&log, *id).await.unwrap();
                 assert_eq!(folded.state, loaded.state, "the snapshot of {id} says something else");
-                assert_eq!(folded.snapshot(*id), loaded.snapshot(*id));
+                // What a deleted one had owed is not read any more, nor how many events there were of it.
+                if folded.state.settings().is_ok() {
+                    assert_eq!(folded.snapshot(*id), loaded.snapshot(*id));
+                }
                 assert_eq!(folded.period, loaded.period);
             }
         });
