@@ -26,7 +26,7 @@ use crate::support::simulation::{Answer, Call, START, World, life, new_subscript
 use crate::support::watched_store::WatchedStore;
 
 /// Seeds of the short form.
-const SEEDS: u64 = 25;
+const SEEDS: u64 = 20;
 const SHARDS: u16 = 4;
 const HOUR_MS: u64 = 3_600_000;
 /// A commit takes no longer, waiting for the one before it included.
