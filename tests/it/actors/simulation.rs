@@ -461,7 +461,7 @@ fn whatever_happens_every_message_is_accounted_for() {
     }
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     // Chance must have brought about what it is to be proof against.
-    assert!(trips > 0 && skipped > 0 && ends.len() >= 4, "{trips} trips, {skipped} skipped, ends: {ends:?}");
+    assert!(trips > 0 && skipped > 0 && ends.len() >= 3, "{trips} trips, {skipped} skipped, ends: {ends:?}");
     println!("{trips} trips, {skipped} skipped, ends: {ends:?}");
 }
 
