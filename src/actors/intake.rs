@@ -7,7 +7,7 @@
 //! that were decided on top of the failed one fail with it, since they expect versions that never came to be.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ impl Intake {
                 return;
             }
         };
-        let mut batches: HashMap<TenantId, Batch> = HashMap::new();
+        let mut batches: BTreeMap<TenantId, Batch> = BTreeMap::new();
         for request in requests.drain(..) {
             match request {
                 Request::Publish { tenant, draft, meta, reply } => {

@@ -245,7 +245,9 @@ impl<'a> Matcher<'a> {
             }
             let unsaved = self.low_water() > self.saved;
             let lead_at = self.ready().map(|(next_at, _)| next_at).min();
+            // In a fixed order, so that a simulation repeats; each turn of the loop asks for all of them.
             tokio::select! {
+                biased;
                 changed = head.changed() => {
                     if changed.is_err() {
                         // The log was closed: nothing more will come.

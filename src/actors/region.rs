@@ -7,7 +7,7 @@
 //! - Whatever is sent to one that is leaving waits in the slot and wakes it again.
 //! - A child's end never ends the region: the framework's default would take every sibling along.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub(super) struct Arguments {
 
 pub(super) struct State {
     arguments: Arguments,
-    slots: HashMap<SubscriptionId, Slot>,
+    slots: BTreeMap<SubscriptionId, Slot>,
     children: HashMap<ActorId, SubscriptionId>,
     timers: Timers,
     /// Failures in a row of those that are resting, or have just been tried again.
@@ -149,7 +149,7 @@ impl Actor for RegionActor {
         });
         Ok(State {
             arguments,
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             children: HashMap::new(),
             timers: Timers::default(),
             failures: HashMap::new(),
@@ -387,6 +387,7 @@ async fn tick(context: Arc<Context>, region: ActorRef<RegionMessage>, mut next: 
             continue;
         }
         tokio::select! {
+            biased;
             changed = next.changed() => {
                 if changed.is_err() {
                     return;

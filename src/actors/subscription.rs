@@ -332,7 +332,12 @@ impl State {
         let owes = events.iter().any(|event| matches!(event, Event::Delivery(_)));
         match lifetime {
             Lifetime::Period(_) if owes => {
-                let mut all = subscription::decide(&self.loaded.state, Command::OpenPeriod { gone_through: 0 })?;
+                // The period stands behind the life's events, and must say what they made of the circuit.
+                let mut state = self.loaded.state.clone();
+                for event in events.iter().filter(|event| matches!(event, Event::Subscription(_))) {
+                    subscription::evolve(&mut state, event, now, 0);
+                }
+                let mut all = subscription::decide(&state, Command::OpenPeriod { gone_through: 0 })?;
                 all.extend_from_slice(events);
                 self.append_at(me, now, lifetime, &all, meta)
             }

@@ -203,6 +203,7 @@ async fn keep_time(dispatcher: Weak<Dispatcher>, changed: Arc<Notify>) {
         match next {
             None => changed.notified().await,
             Some(at) => tokio::select! {
+                biased;
                 () = changed.notified() => {}
                 () = tokio::time::sleep_until(at) => {
                     if let Some(dispatcher) = dispatcher.upgrade() {

@@ -16,7 +16,7 @@ use crate::execute::{LoadError, Unreadable, subscription_of, subscription_stream
 
 /// Matches found in one page, by subscription, each in log order.
 #[derive(Default)]
-pub(super) struct Batches(pub(super) HashMap<SubscriptionId, Vec<(MessageId, u64)>>);
+pub(super) struct Batches(pub(super) BTreeMap<SubscriptionId, Vec<(MessageId, u64)>>);
 
 /// Everybody's filters as of a position.
 #[derive(Default)]

@@ -1,15 +1,18 @@
 //! The circuit breaker at work: nothing is sent while it is open, nothing is lost, and the way back is slow.
 
-use tidings::actors::{Backlog, Config};
+use std::sync::Arc;
+
+use tidings::actors::{Backlog, Config, Retention};
+use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
 use tidings::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::SubscriptionId;
 use tidings::domain::subscription::{Command, Update};
-use tidings::event_store::EventReader;
-use tidings::execute::{Meta, subscription_stream};
+use tidings::event_store::{EventReader, MemoryStore};
+use tidings::execute::{Meta, retention, subscription_stream};
 
-use crate::support::simulation::{Answer, World};
+use crate::support::simulation::{Answer, START, World, life};
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -83,6 +86,26 @@ async fn while_it_is_open_nothing_is_sent_and_what_matches_costs_no_event() {
     world.succeeded(id, messages.len()).await;
     assert_eq!(sorted(world.messages_delivered(id).await), sorted(messages), "each once, and none is lost");
     assert_eq!(circuit(&world, id).await, ["tripped", "reenabled", "closed"]);
+}
+
+#[test]
+fn a_trip_holds_with_whichever_event_a_new_period_begins() {
+    // S22, S25
+    for period_events in 1..=20 {
+        life(async || {
+            let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
+            let config = retention::Config { period_events, ..retention::Config::default() };
+            let retention = Retention { config, ..Retention::default() };
+            let world = World::keeping(MemoryStore::new(4), clock, Config::default(), retention).await;
+            world.found_tenant("axissynapse-v1").await;
+            let (id, _) = tripped(&world).await;
+            world.publish().await;
+            world.let_pass(120 * MINUTE_MS).await;
+            assert_eq!(world.endpoint.calls().len(), 10, "an open circuit was called, periods of {period_events}");
+            reenable(&world, id, Backlog::Drain).await;
+            world.succeeded(id, 11).await;
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,5 +12,6 @@ mod restart;
 mod retention;
 mod schedule;
 mod shards;
+mod simulation;
 mod snapshots;
 mod stop;

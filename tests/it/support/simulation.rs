@@ -43,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) at_ms: u64,
     pub(crate) url: String,
     pub(crate) body: String,
+    /// The status that it was answered with; `None` if there was no answer, or none yet.
+    pub(crate) answered: Option<u16>,
     headers: Vec<(String, String)>,
 }
 
@@ -111,6 +113,13 @@ impl Endpoint {
         self.script.lock().unwrap().clear();
     }
 
+    /// Remembers that an attempt began, and returns its number from 0.
+    fn record(&self, call: Call) -> usize {
+        let mut calls = self.calls.lock().unwrap();
+        calls.push(call);
+        calls.len() - 1
+    }
+
     /// Lets this many held answers go.
     pub(crate) fn release(&self, count: usize) {
         self.held.add_permits(count);
@@ -142,10 +151,11 @@ impl Transport for Endpoint {
         let always = self.by_url.lock().unwrap().get(&request.url).copied();
         let scripted = || self.script.lock().unwrap().pop_front();
         let answer = always.or_else(scripted).unwrap_or(Answer::Status(200));
-        self.calls.lock().unwrap().push(Call {
+        let number = self.record(Call {
             at_ms: at.ms_since(START),
             url: request.url,
             body: String::from_utf8(request.body.to_vec()).unwrap(),
+            answered: None,
             headers: request.headers,
         });
         self.began.send_modify(|began| *began += 1);
@@ -165,8 +175,10 @@ impl Transport for Endpoint {
                 self.held.acquire().await.unwrap().forget();
                 respond(200)
             }
-            Answer::Panic => panic!("as the script says"),
+            // Without a word: a script of many says it too often.
+            Answer::Panic => std::panic::resume_unwind(Box::new("as the script says")),
         };
+        self.calls.lock().unwrap()[number].answered = result.as_ref().ok().map(|response: &Response| response.status);
         Exchange { latency_ms: self.clock.now().ms_since(at), result }
     }
 }
