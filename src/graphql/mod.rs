@@ -28,6 +28,7 @@ mod profile;
 mod delivery;
 mod message;
 mod webhook;
+mod preview;
 mod snapshot;
 mod audit;
 mod projection;

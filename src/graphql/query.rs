@@ -11,6 +11,7 @@ use super::failure::{fault, nullable};
 use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
+use super::preview::{DEFAULT_MESSAGES, FilterPreview, PREVIEW_COST};
 use super::profile::{self, DeliveryProfile};
 use super::projection::{self, Projection};
 use super::quarantine::QuarantineEntry;
@@ -125,6 +126,25 @@ impl Query {
             webhook::summary(ctx, scope).await.map(Some)
         })
         .await
+    }
+
+    /// What filters would pick, of the catalogue and of the tenant's last messages, without saving them. A filter that is
+    /// not valid ends it with `WEBHOOK_FILTER_INVALID`, and the message names that filter; whether a webhook's profile
+    /// allows such filters is not asked. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "PREVIEW_COST + child_complexity")]
+    async fn filter_preview(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Event filters such as `user.*` or `account.**`, at most 50; none picks nothing.")]
+        filters: Vec<String>,
+        #[graphql(
+            default_with = "Some(DEFAULT_MESSAGES)",
+            desc = "How many of the messages that were published last are looked at, 1 to 1000."
+        )]
+        last_messages: Option<i32>,
+    ) -> Option<Result<FilterPreview>> {
+        nullable(async { FilterPreview::of(ctx, &filters, last_messages.unwrap_or(DEFAULT_MESSAGES)).await.map(Some) })
+            .await
     }
 
     /// A delivery. Needs the scope `DELIVERIES_READ`.
