@@ -30,6 +30,8 @@ mod message;
 mod webhook;
 mod preview;
 mod snapshot;
+mod explanation;
+mod sequence;
 mod audit;
 mod projection;
 mod access;
