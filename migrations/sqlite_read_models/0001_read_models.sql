@@ -122,6 +122,8 @@ CREATE TABLE delivery (
 -- A list of several states is merged from one range for each.
 CREATE INDEX delivery_by_tenant ON delivery (tenant, status);
 CREATE INDEX delivery_by_subscription ON delivery (subscription, status);
+-- For proving that no number of a webhook is missing.
+CREATE INDEX delivery_by_sequence ON delivery (subscription, sequence);
 CREATE INDEX delivery_by_message ON delivery (message);
 -- For forgetting the deliveries of messages that the log no longer holds.
 CREATE INDEX delivery_by_message_position ON delivery (message_position);

@@ -10,6 +10,7 @@
 //!   up to which everything was matched, and are told again when the way is open.
 //! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
+mod backlog;
 mod command;
 mod deliveries;
 mod health;
@@ -17,6 +18,7 @@ mod history;
 mod refusal;
 mod settings;
 
+pub use backlog::{Backlog, Passage};
 pub use command::{Command, Finished, Match, Matches, Redeliver, Update};
 pub use deliveries::{Deliveries, Open};
 pub use health::Leaving;

@@ -19,7 +19,7 @@ use super::{LoadError, Meta, PAGE, deliveries_stream, subscription_stream};
 use crate::codec::{self, DecodeError};
 use crate::domain::event::{Event, SubscriptionEvent};
 use crate::domain::id::{SubscriptionId, TenantId};
-use crate::domain::subscription::{self, History, Subscription, Version};
+use crate::domain::subscription::{self, Backlog, History, Subscription, Version};
 use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
 use crate::event_store::{EventReader, Position, ReadError, Recorded, StreamName};
@@ -225,7 +225,7 @@ pub(super) async fn find(
 ) -> Result<Option<(RecordedVersion, Cut)>, HistoryError> {
     let (mut newest, mut found): (Option<RecordedVersion>, Option<RecordedVersion>) = (None, None);
     let mut through = None;
-    walk(reader, owner, id, budget, |recorded, version, made| {
+    walk(reader, owner, id, budget, |recorded, _, version, made| {
         if made {
             if let Some(earlier) = found.as_mut().filter(|found| found.version.number + 1 == version.number) {
                 earlier.until = Some(version.since);
@@ -277,7 +277,7 @@ pub async fn versions(
     budget: &Budget,
 ) -> Result<Option<(Vec<RecordedVersion>, bool)>, HistoryError> {
     let (mut found, mut has_more, mut exists) = (VecDeque::<RecordedVersion>::new(), false, false);
-    walk(reader, Some(owner), id, budget, |recorded, version, made| {
+    walk(reader, Some(owner), id, budget, |recorded, _, version, made| {
         exists = true;
         if !made {
             return Ok(ControlFlow::Continue(()));
@@ -306,6 +306,28 @@ pub async fn versions(
     })
     .await?;
     Ok(exists.then(|| (found.into_iter().rev().collect(), has_more)))
+}
+
+/// How the tenant's subscription was set where a message stands in the log, and what its circuit breaker made of that
+/// message since. No settings: it was created later. `None` if the tenant has and had no such subscription.
+pub async fn backlog(
+    reader: &dyn EventReader,
+    owner: TenantId,
+    id: SubscriptionId,
+    message: Position,
+    budget: &Budget,
+) -> Result<Option<(Option<Version>, Backlog)>, HistoryError> {
+    let (mut then, mut backlog, mut exists) = (None, Backlog::of(message.seq), false);
+    walk(reader, Some(owner), id, budget, |recorded, event, version, _| {
+        exists = true;
+        if recorded.position <= message {
+            then = Some(version.clone());
+        }
+        backlog.evolve(event, recorded.at);
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
+    Ok(exists.then_some((then, backlog)))
 }
 
 /// How many deliveries of the subscription had not ended at that moment; `None` if retention has dropped the events
@@ -359,7 +381,7 @@ async fn walk(
     owner: Option<TenantId>,
     id: SubscriptionId,
     budget: &Budget,
-    mut visit: impl FnMut(&Recorded, &Version, bool) -> Result<ControlFlow<()>, HistoryError>,
+    mut visit: impl FnMut(&Recorded, &SubscriptionEvent, &Version, bool) -> Result<ControlFlow<()>, HistoryError>,
 ) -> Result<(), HistoryError> {
     let mut history = History::default();
     let mut pages = Pages::of(reader, subscription_stream(id), budget);
@@ -373,7 +395,7 @@ async fn walk(
             }
             let made = history.evolve(&event, recorded.at);
             let Some(version) = history.newest() else { continue };
-            if visit(recorded, version, made)?.is_break() {
+            if visit(recorded, &event, version, made)?.is_break() {
                 return Ok(());
             }
         }

@@ -181,7 +181,8 @@ pub(super) async fn list(
     Ok(Connection::new(&list, &page, cut(rows, &page), |event_type| event_type))
 }
 
-fn parse(globs: &[String]) -> Result<Vec<Filter>> {
+/// The filters; the first that is none is named.
+pub(super) fn parse(globs: &[String]) -> Result<Vec<Filter>> {
     if globs.len() > MAX_FILTERS {
         let message = format!("at most {MAX_FILTERS} filters are allowed");
         return Err(fault(crate::error_code::ErrorCode::InvalidInput, message));

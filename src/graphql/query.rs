@@ -7,13 +7,17 @@ use super::audit::{self, AuditEntry, AuditFilter};
 use super::caller::{authorise, own_tenant};
 use super::delivery::{self, Delivery, DeliveryFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
+use super::explanation::DeliveryExplanation;
 use super::failure::{fault, nullable};
 use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
+use super::preview::{DEFAULT_MESSAGES, FilterPreview, PREVIEW_COST};
 use super::profile::{self, DeliveryProfile};
 use super::projection::{self, Projection};
 use super::quarantine::QuarantineEntry;
+use super::scalar::Long;
+use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::state;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
@@ -127,6 +131,25 @@ impl Query {
         .await
     }
 
+    /// What filters would pick, of the catalogue and of the tenant's last messages, without saving them. A filter that is
+    /// not valid ends it with `WEBHOOK_FILTER_INVALID`, and the message names that filter; whether a webhook's profile
+    /// allows such filters is not asked. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "PREVIEW_COST + child_complexity")]
+    async fn filter_preview(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Event filters such as `user.*` or `account.**`, at most 50; none picks nothing.")]
+        filters: Vec<String>,
+        #[graphql(
+            default_with = "Some(DEFAULT_MESSAGES)",
+            desc = "How many of the messages that were published last are looked at, 1 to 1000."
+        )]
+        last_messages: Option<i32>,
+    ) -> Option<Result<FilterPreview>> {
+        nullable(async { FilterPreview::of(ctx, &filters, last_messages.unwrap_or(DEFAULT_MESSAGES)).await.map(Some) })
+            .await
+    }
+
     /// A delivery. Needs the scope `DELIVERIES_READ`.
     async fn delivery(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Delivery>> {
         nullable(Delivery::find(ctx, &id)).await
@@ -150,6 +173,38 @@ impl Query {
             delivery::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
         })
         .await
+    }
+
+    /// Why a message was delivered to a webhook, or was not; of a deleted webhook too. Null if there is no such message,
+    /// any more or at all, or never was such a webhook. Fails with `LIMIT_EXCEEDED` if more than 100000 events would have
+    /// to be read for one request. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "FOLD_COST + child_complexity")]
+    async fn explain_delivery(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of the message.")] message_id: ID,
+        #[graphql(desc = "Id of the webhook.")] webhook_id: ID,
+    ) -> Option<Result<DeliveryExplanation>> {
+        nullable(DeliveryExplanation::of(ctx, &message_id, &webhook_id)).await
+    }
+
+    /// Which of a webhook's sequence numbers (`Delivery.sequence`) were delivered, in a range of at most 10000; of a
+    /// deleted webhook too. Null if there never was such a webhook. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "REPORT_COST + child_complexity")]
+    async fn sequence_report(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of the webhook.")] webhook_id: ID,
+        #[graphql(desc = "The first number, from 1. Absent: so that the range is as long as it may be up to `to`, \
+                          without what is older than deliveries are kept.")]
+        from: Option<Long>,
+        #[graphql(
+            desc = "The last number. Absent: 9999 behind `from`, or the largest that was given so far if `from` \
+                          is absent too."
+        )]
+        to: Option<Long>,
+    ) -> Option<Result<SequenceReport>> {
+        nullable(SequenceReport::of(ctx, &webhook_id, from, to)).await
     }
 
     /// A message. Needs the scope `DELIVERIES_READ`.

@@ -234,11 +234,13 @@ fn moment(as_of: WebhookSnapshotAsOf) -> Result<AsOf> {
     }
 }
 
-fn budget<'a>(ctx: &Context<'a>) -> &'a Budget {
+/// What the request may still read of the log.
+pub(super) fn budget<'a>(ctx: &Context<'a>) -> &'a Budget {
     ctx.data_unchecked()
 }
 
-fn failed(error: HistoryError) -> Error {
+/// The past cannot be told.
+pub(super) fn failed(error: HistoryError) -> Error {
     match &error {
         HistoryError::Load(cause) => internal(cause),
         HistoryError::TooManyEvents

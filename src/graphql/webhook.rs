@@ -71,7 +71,7 @@ impl From<&KnownSecret> for WebhookSecret {
 /// A filter that may be narrower than it was meant.
 #[derive(SimpleObject)]
 pub(super) struct FilterHint {
-    /// The webhook's filter, which ends in `*`: exactly one more segment.
+    /// The filter, which ends in `*`: exactly one more segment.
     filter: String,
     /// The same with `**`, which takes in any number of further segments and so picks more event types.
     suggestion: String,
@@ -168,7 +168,7 @@ impl Webhook {
     async fn filter_hints(&self, ctx: &Context<'_>) -> Option<Result<Vec<FilterHint>>> {
         nullable(async {
             let catalogue = load(ctx, CatalogueOf(self.0.tenant)).await?.unwrap_or_default();
-            Ok(Some(self.0.filters.iter().filter_map(|filter| hint(filter, &catalogue)).collect()))
+            Ok(Some(hints(&self.0.filters, &catalogue)))
         })
         .await
     }
@@ -235,6 +235,11 @@ impl Webhook {
         })
         .await
     }
+}
+
+/// Those of the filters that may be narrower than they were meant.
+pub(super) fn hints(filters: &[filter::Filter], catalogue: &[EventType]) -> Vec<FilterHint> {
+    filters.iter().filter_map(|filter| hint(filter, catalogue)).collect()
 }
 
 fn hint(filter: &filter::Filter, catalogue: &[EventType]) -> Option<FilterHint> {

@@ -3,14 +3,15 @@
 //! A list of several states is merged from one range of the index for each state: however many deliveries there are,
 //! and however few of them are in the wanted states, a page costs the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 
-use super::columns::{Columns, bytes, damaged, id_list, json_text};
+use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
 use super::page::{List, Order, Query, Range, list};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
@@ -27,6 +28,15 @@ pub struct DeliveryFilter {
     pub message: Option<MessageId>,
     /// Only those that stand so; all if it is empty.
     pub statuses: Vec<DeliveryStatus>,
+}
+
+/// How the deliveries of a range of numbers stand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// How many numbers have a delivery that succeeded, be it a repetition.
+    pub delivered: usize,
+    /// The other numbers, the smallest first, each with its newest delivery; `None`: there is none (any more).
+    pub undelivered: Vec<(u64, Option<DeliveryRow>)>,
 }
 
 const ALL_STATUSES: [DeliveryStatus; 4] =
@@ -83,6 +93,19 @@ pub(super) const OF_MESSAGE: List = list!(
     "position"
 );
 
+/// For each number the newest delivery, and whether any of its deliveries succeeded.
+pub(super) const NUMBERS: &str = "SELECT sequence, max(position), max(status = 1) FROM delivery \
+     WHERE +tenant = $1 AND subscription = $2 AND sequence >= $3 AND sequence <= $4 GROUP BY sequence";
+
+pub(super) const FIRST_NUMBER: &str = "SELECT sequence FROM delivery \
+     WHERE +tenant = $1 AND subscription = $2 AND sequence > 0 ORDER BY sequence LIMIT 1";
+
+pub(super) const LAST_NUMBER: &str = "SELECT sequence FROM delivery \
+     WHERE +tenant = $1 AND subscription = $2 AND sequence > 0 ORDER BY sequence DESC LIMIT 1";
+
+pub(super) const BY_POSITIONS: &str =
+    concat!(select!(), " WHERE position IN (SELECT value FROM json_each($1)) AND +tenant = $2");
+
 macro_rules! select_attempts {
     () => {
         "SELECT number, started_at_ms, latency_ms, failure, detail, status, preview, truncated, \
@@ -135,6 +158,55 @@ impl ReadModels {
         }
         snapshot.rollback().await?;
         Ok(range.merge(slices))
+    }
+
+    /// The smallest and the largest number that a delivery of the subscription has; `None` if none has one.
+    pub async fn numbers(
+        &self,
+        scope: TenantScope,
+        subscription: SubscriptionId,
+    ) -> Result<Option<(u64, u64)>, QueryError> {
+        let mut snapshot = self.inner.database.readers.begin().await?;
+        let mut ends = [None, None];
+        for (end, sql) in ends.iter_mut().zip([FIRST_NUMBER, LAST_NUMBER]) {
+            let query = sqlx::query(sql).bind(bytes(scope.0)).bind(bytes(subscription));
+            let row = query.fetch_optional(&mut *snapshot).await?;
+            *end = row.map(|row| Columns::of(&row).number::<u64>()).transpose()?;
+        }
+        snapshot.rollback().await?;
+        let [first, last] = ends;
+        Ok(first.zip(last))
+    }
+
+    /// How the deliveries stand that have one of these numbers.
+    pub async fn sequence(
+        &self,
+        scope: TenantScope,
+        subscription: SubscriptionId,
+        numbers: RangeInclusive<u64>,
+    ) -> Result<Sequence, QueryError> {
+        let mut snapshot = self.inner.database.readers.begin().await?;
+        let query = sqlx::query(NUMBERS).bind(bytes(scope.0)).bind(bytes(subscription));
+        let query = query.bind(integer(*numbers.start())).bind(integer(*numbers.end()));
+        let mut found = HashMap::new();
+        for row in &query.fetch_all(&mut *snapshot).await? {
+            let mut columns = Columns::of(row);
+            let number: u64 = columns.number()?;
+            found.insert(number, (columns.get::<i64>()?, columns.get::<bool>()?));
+        }
+        let delivered = found.values().filter(|(_, delivered)| *delivered).count();
+        let open = numbers.filter(|number| found.get(number).is_none_or(|(_, delivered)| !delivered));
+        let open: Vec<(u64, Option<i64>)> =
+            open.map(|number| (number, found.get(&number).map(|(position, _)| *position))).collect();
+        let positions: Vec<i64> = open.iter().filter_map(|(_, position)| *position).collect();
+        let query = sqlx::query(BY_POSITIONS).bind(json_text(&positions)).bind(bytes(scope.0));
+        let rows = query.fetch_all(&mut *snapshot).await?;
+        let rows = rows.iter().map(|row| delivery_row(row).map(|(at, row)| (integer(packed(at)), row)));
+        let mut rows: HashMap<i64, DeliveryRow> = rows.collect::<Result<_, _>>()?;
+        snapshot.rollback().await?;
+        let mut row = |position: Option<i64>| position.and_then(|position| rows.remove(&position));
+        let undelivered = open.into_iter().map(|(number, position)| (number, row(position))).collect();
+        Ok(Sequence { delivered, undelivered })
     }
 
     /// One attempt of a delivery.

@@ -51,7 +51,7 @@ use progress::Progress;
 
 pub use audit::AuditFilter;
 pub use database::OpenError;
-pub use delivery_queries::DeliveryFilter;
+pub use delivery_queries::{DeliveryFilter, Sequence};
 pub use messages::MessageFilter;
 pub use page::{Key, Page, Slice};
 pub use progress::{Standing, StopClass, Stopped};

@@ -100,3 +100,15 @@ async fn lookups_are_searches_of_a_key() {
         assert_eq!(plan(sql).await, [search], "{sql}");
     }
 }
+
+#[tokio::test]
+async fn numbers_are_a_range_of_an_index_in_its_order() {
+    // S33
+    let of = |range: &str| format!("SEARCH delivery USING INDEX delivery_by_sequence (subscription=? AND {range})");
+    assert_eq!(plan(delivery_queries::NUMBERS).await, [of("sequence>? AND sequence<?")]);
+    for sql in [delivery_queries::FIRST_NUMBER, delivery_queries::LAST_NUMBER] {
+        assert_eq!(plan(sql).await, [of("sequence>?")]);
+    }
+    let by_positions = "SEARCH delivery USING INTEGER PRIMARY KEY (rowid=?)";
+    assert_eq!(plan(delivery_queries::BY_POSITIONS).await, [by_positions]);
+}

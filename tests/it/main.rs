@@ -16,6 +16,7 @@ mod end_to_end;
 mod event_samples;
 mod event_store;
 mod event_streams;
+mod explain;
 mod history;
 mod listen;
 mod outbound;

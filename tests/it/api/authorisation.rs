@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 37] = [
+const FIELDS: [(&str, Option<Scope>, &str); 40] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -21,8 +21,19 @@ const FIELDS: [(&str, Option<Scope>, &str); 37] = [
     ),
     ("webhookHistory", Some(Scope::WebhooksRead), "{ webhookHistory(id: \"wh_1\") { nodes { version } } }"),
     ("webhookSummary", Some(Scope::WebhooksRead), "{ webhookSummary { total } }"),
+    (
+        "filterPreview",
+        Some(Scope::WebhooksRead),
+        "{ filterPreview(filters: [\"user.*\"]) { messagesMatched eventTypes { name } hints { filter } } }",
+    ),
     ("delivery", Some(Scope::DeliveriesRead), "{ delivery(id: \"dlv_1\") { id } }"),
     ("deliveries", Some(Scope::DeliveriesRead), "{ deliveries { nodes { id } } }"),
+    (
+        "explainDelivery",
+        Some(Scope::DeliveriesRead),
+        "{ explainDelivery(messageId: \"evt_1\", webhookId: \"wh_1\") { verdict } }",
+    ),
+    ("sequenceReport", Some(Scope::DeliveriesRead), "{ sequenceReport(webhookId: \"wh_1\") { delivered } }"),
     ("message", Some(Scope::DeliveriesRead), "{ message(id: \"evt_1\") { id } }"),
     ("messages", Some(Scope::DeliveriesRead), "{ messages { nodes { id } } }"),
     ("eventType", Some(Scope::WebhooksRead), "{ eventType(name: \"user.created\") { id } }"),

@@ -209,6 +209,7 @@ impl Account {
             }
             SubscriptionEvent::Created(_)
             | SubscriptionEvent::SecretRotated(_)
+            | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }

@@ -1,0 +1,157 @@
+//! What the circuit breaker made of one message, told from the subscription's own events.
+
+use crate::domain::event::{ReenableMode, SubscriptionEvent};
+use crate::domain::time::Timestamp;
+
+/// Whether a message that matched waited for the circuit, and what became of it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// Nothing keeps it from being scheduled.
+    Free,
+    /// It waits in the log for the circuit to be left.
+    Waiting {
+        /// Since when the circuit is open.
+        since: Timestamp,
+    },
+    /// It was passed over when somebody let the subscription try again.
+    Skipped {
+        /// When that was.
+        at: Timestamp,
+        /// What had been asked for.
+        mode: ReenableMode,
+    },
+    /// It waited longer than messages are kept.
+    Lost {
+        /// When that was found.
+        at: Timestamp,
+    },
+}
+
+/// The events of a subscription's own life, folded for the message with one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    message_seq: u64,
+    /// What became of the message.
+    pub passage: Passage,
+    /// Since when the circuit is open; `None` if it is not.
+    pub open_since: Option<Timestamp>,
+    /// Whether the subscription sends now.
+    pub enabled: bool,
+    /// When the subscription was deleted.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// Before the first event, for the message with this number in the shard's log.
+    pub fn of(message_seq: u64) -> Self {
+        Self { message_seq, passage: Passage::Free, open_since: None, enabled: false, deleted_at: None }
+    }
+
+    /// Remembers what happened.
+    pub fn evolve(&mut self, event: &SubscriptionEvent, at: Timestamp) {
+        match event {
+            SubscriptionEvent::Created(created) => self.enabled = created.enabled,
+            SubscriptionEvent::Enabled(_) => self.enabled = true,
+            SubscriptionEvent::Disabled(_) => self.enabled = false,
+            SubscriptionEvent::CircuitTripped(tripped) => {
+                self.open_since = Some(at);
+                if self.message_seq > tripped.matched_through {
+                    self.passage = Passage::Waiting { since: at };
+                }
+            }
+            SubscriptionEvent::CircuitReenabled(reenabled) => {
+                let skipped = Passage::Skipped { at, mode: reenabled.mode };
+                self.leave(at, reenabled.skipped_through.map(|through| (through, skipped)), reenabled.lost_through);
+            }
+            SubscriptionEvent::CircuitProbing(probing) => self.leave(at, None, probing.lost_through),
+            SubscriptionEvent::CircuitClosed(_) => self.open_since = None,
+            SubscriptionEvent::Deleted(_) => {
+                self.open_since = None;
+                self.deleted_at = Some(at);
+            }
+            SubscriptionEvent::Updated(_)
+            | SubscriptionEvent::SecretRotated(_)
+            | SubscriptionEvent::HoldChanged(_)
+            | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::RedeliveryRequested(_) => {}
+        }
+    }
+
+    fn leave(&mut self, at: Timestamp, skipped: Option<(u64, Passage)>, lost_through: Option<u64>) {
+        self.open_since = None;
+        if !matches!(self.passage, Passage::Waiting { .. }) {
+            return;
+        }
+        let lost = lost_through.map(|through| (through, Passage::Lost { at }));
+        let over = skipped.into_iter().chain(lost).find(|(through, _)| self.message_seq <= *through);
+        self.passage = over.map_or(Passage::Free, |(_, passage)| passage);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::circuit::TripCause;
+    use crate::domain::event::{CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped};
+    use crate::domain::id::DeliveryId;
+    use crate::domain::outcome::FailureCode;
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_ms(0).plus_ms(second * 1_000)
+    }
+
+    fn tripped(matched_through: u64) -> SubscriptionEvent {
+        SubscriptionEvent::CircuitTripped(CircuitTripped {
+            cause: TripCause::HardFailures,
+            failures: 10,
+            delivery: DeliveryId::from_parts(1, 1),
+            code: FailureCode::Status,
+            detail: String::new(),
+            matched_through,
+            probe_at: None,
+            failed_probes: 0,
+        })
+    }
+
+    fn reenabled(mode: ReenableMode, skipped_through: Option<u64>, lost_through: Option<u64>) -> SubscriptionEvent {
+        SubscriptionEvent::CircuitReenabled(CircuitReenabled { mode, skipped_through, cancelled: 0, lost_through })
+    }
+
+    /// What became of the message, with one event a second.
+    fn passage(message_seq: u64, events: &[SubscriptionEvent]) -> Passage {
+        let mut backlog = Backlog::of(message_seq);
+        for (second, event) in (1..).zip(events) {
+            backlog.evolve(event, at(second));
+        }
+        backlog.passage
+    }
+
+    #[test]
+    fn a_message_behind_the_trip_waits_until_the_circuit_is_left() {
+        assert_eq!(passage(8, &[tripped(7)]), Passage::Waiting { since: at(1) });
+        assert_eq!(passage(7, &[tripped(7)]), Passage::Free);
+        assert_eq!(passage(8, &[tripped(7), reenabled(ReenableMode::Drain, None, None)]), Passage::Free);
+        let probing = SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None });
+        assert_eq!(passage(8, &[tripped(7), probing.clone()]), Passage::Free);
+        assert_eq!(passage(8, &[tripped(7), probing.clone(), tripped(7)]), Passage::Waiting { since: at(3) });
+        assert_eq!(passage(8, &[tripped(7), probing, tripped(8)]), Passage::Free);
+    }
+
+    #[test]
+    fn what_was_passed_over_or_lost_stays_so() {
+        let discard = reenabled(ReenableMode::Discard, Some(9), None);
+        let skipped = Passage::Skipped { at: at(2), mode: ReenableMode::Discard };
+        let closed = SubscriptionEvent::CircuitClosed(CircuitClosed {});
+        assert_eq!(passage(9, &[tripped(7), discard.clone(), closed, tripped(9)]), skipped);
+        assert_eq!(passage(7, &[tripped(7), discard.clone()]), Passage::Free);
+        assert_eq!(passage(10, &[tripped(7), discard]), Passage::Free);
+        let late = reenabled(ReenableMode::SkipBefore, Some(8), Some(9));
+        assert_eq!(
+            passage(8, &[tripped(7), late.clone()]),
+            Passage::Skipped { at: at(2), mode: ReenableMode::SkipBefore }
+        );
+        assert_eq!(passage(9, &[tripped(7), late]), Passage::Lost { at: at(2) });
+        let probing = SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: Some(8) });
+        assert_eq!(passage(8, &[tripped(7), probing]), Passage::Lost { at: at(2) });
+    }
+}
