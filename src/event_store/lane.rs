@@ -30,6 +30,8 @@ pub(super) struct Published {
     pub(super) extended: AtomicU64,
     head: watch::Sender<u64>,
     floor: AtomicU64,
+    /// The floor that a drop under way is about to set, or the same as the floor: up to here a hole is no damage.
+    expected_floor: AtomicU64,
 }
 
 impl Published {
@@ -40,6 +42,7 @@ impl Published {
             head: watch::Sender::new(head),
             extended: AtomicU64::new(0),
             floor: AtomicU64::new(floor),
+            expected_floor: AtomicU64::new(floor),
         }
     }
 
@@ -47,15 +50,26 @@ impl Published {
         self.floor.load(Ordering::SeqCst)
     }
 
-    /// Holes up to here are no damage any more, and memory does not hold what the database is about to lose.
+    pub(super) fn expected_floor(&self) -> u64 {
+        self.expected_floor.load(Ordering::SeqCst)
+    }
+
+    /// The database has dropped what stood up to here.
     pub(super) fn raise_floor(&self, floor: u64) {
         self.floor.fetch_max(floor, Ordering::SeqCst);
+        self.expect_floor(floor);
+    }
+
+    /// Holes up to here are no damage any more, and memory does not hold what the database is about to lose. Whether it
+    /// will lose it is not known yet: nobody may act on it.
+    pub(super) fn expect_floor(&self, floor: u64) {
+        self.expected_floor.fetch_max(floor, Ordering::SeqCst);
         self.forget_through(floor);
     }
 
     /// Nothing was dropped after all.
-    pub(super) fn restore_floor(&self, floor: u64) {
-        self.floor.store(floor, Ordering::SeqCst);
+    pub(super) fn expect_nothing(&self) {
+        self.expected_floor.store(self.floor(), Ordering::SeqCst);
     }
 
     /// Sends whoever reads up to this number to the database.

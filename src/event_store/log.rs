@@ -158,11 +158,11 @@ impl Log {
         }
         let events = self.reader().read_log(after, limit).await?;
         // The floor may have been raised, by whoever drops buckets, since the events were read, never before that.
-        if without_holes(after, published.floor(), &events).is_err() {
+        if without_holes(after, published.expected_floor(), &events).is_err() {
             // A bucket may have grown between the question where it ends and its dropping, or have been dropped past
             // this handle: before a hole is called damage, the database is asked.
             published.raise_floor(self.reader().floor(after.shard).await?);
-            without_holes(after, published.floor(), &events)?;
+            without_holes(after, published.expected_floor(), &events)?;
         }
         Ok(events.into_iter().map(Arc::new).collect())
     }
@@ -183,14 +183,16 @@ impl Log {
             let buckets = self.reader().buckets(shard).await.map_err(unwritable)?;
             ends.extend(buckets.into_iter().filter(|end| end.bucket == bucket).map(|end| end.last));
         }
-        let before: Vec<u64> = (0..self.shards()).map(|shard| self.floor(shard)).collect();
         for end in &ends {
-            self.inner.shards[usize::from(end.shard)].published.raise_floor(end.seq);
+            self.inner.shards[usize::from(end.shard)].published.expect_floor(end.seq);
         }
         let dropped = self.inner.store.drop_bucket(bucket, limit).await;
-        if let Err(DropError::StillLive { .. } | DropError::StillRead { .. }) = dropped {
-            for (shard, floor) in self.inner.shards.iter().zip(before) {
-                shard.published.restore_floor(floor);
+        for (shard, Shard { published, .. }) in (0..).zip(&self.inner.shards) {
+            match dropped {
+                Ok(_) => published.raise_floor(self.inner.store.reader().floor(shard).await.map_err(unwritable)?),
+                Err(DropError::StillLive { .. } | DropError::StillRead { .. }) => published.expect_nothing(),
+                // Whether anything was dropped, the database says when it can be asked.
+                Err(DropError::Append(_)) => {}
             }
         }
         dropped
