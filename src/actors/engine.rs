@@ -19,7 +19,7 @@ use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
-use crate::domain::subscription::{self, Command, Leaving, Settings};
+use crate::domain::subscription::{self, Command, Settings};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
@@ -360,8 +360,8 @@ impl Engine {
             }
             Backlog::Discard => (ReenableMode::Discard, Some(log.head(shard))),
         };
-        let leaving = Leaving { gone_through: log.floor(shard) };
-        self.subscription(tenant, id, Command::Reenable { mode, skip_through, leaving }, meta).await
+        let gone_through = log.floor(shard);
+        self.subscription(tenant, id, Command::Reenable { mode, skip_through, gone_through }, meta).await
     }
 
     /// Deletes a subscription, and its secrets with it.

@@ -25,7 +25,7 @@ use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Leaving, Life, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
@@ -206,8 +206,8 @@ impl State {
         if !self.may_record || self.loaded.state.circuit.probe_at().is_none_or(|probe_at| at < probe_at) {
             return Ok(());
         }
-        let leaving = Leaving { gone_through: context.log.floor(self.shard()?) };
-        self.carry_out(me, Command::Probe { leaving, at })
+        let gone_through = context.log.floor(self.shard()?);
+        self.carry_out(me, Command::Probe { gone_through, at })
     }
 
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {

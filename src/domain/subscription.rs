@@ -21,7 +21,6 @@ mod settings;
 pub use backlog::{Backlog, Passage};
 pub use command::{Command, Finished, Match, Matches, Redeliver, Update};
 pub use deliveries::{Deliveries, Open};
-pub use health::Leaving;
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use refusal::Refusal;
 pub use settings::{SecretVersion, Settings};
@@ -103,8 +102,10 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         Command::RecordTest(sent) => state.settings().map(|_| vec![subscription(SubscriptionEvent::TestSent(sent))]),
         Command::Match(matches) => schedule(state, &matches),
         Command::FinishAttempt(finished) => health::finish(state, finished),
-        Command::Reenable { mode, skip_through, leaving } => health::reenable(state, mode, skip_through, leaving),
-        Command::Probe { leaving, at } => health::probe(state, leaving, at),
+        Command::Reenable { mode, skip_through, gone_through } => {
+            health::reenable(state, mode, skip_through, gone_through)
+        }
+        Command::Probe { gone_through, at } => health::probe(state, gone_through, at),
         Command::Redeliver(request) => redeliver(state, request),
         Command::Expire { delivery, reason } => {
             state.settings()?;

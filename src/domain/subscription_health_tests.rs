@@ -55,7 +55,7 @@ fn reenabled(mode: ReenableMode, skipped_through: Option<u64>, cancelled: u64, l
 }
 
 fn reenable(mode: ReenableMode, skip_through: Option<u64>) -> Command {
-    Command::Reenable { mode, skip_through, leaving: Leaving { gone_through: 0 } }
+    Command::Reenable { mode, skip_through, gone_through: 0 }
 }
 
 fn cancelled(delivery: DeliveryId) -> Event {
@@ -335,11 +335,7 @@ mod coming_back {
     #[test]
     fn messages_that_waited_too_long_are_told_of() {
         let past = || [synapse(), scheduled(D1, 7), tripped(7, None)];
-        let late = |skip_through| Command::Reenable {
-            mode: ReenableMode::SkipBefore,
-            skip_through,
-            leaving: Leaving { gone_through: 12 },
-        };
+        let late = |skip_through| Command::Reenable { mode: ReenableMode::SkipBefore, skip_through, gone_through: 12 };
         let lost = reenabled(ReenableMode::SkipBefore, None, 0, Some(12));
         let state = given(past()).when(late(None)).then([lost]);
         assert_eq!(state.deliveries.matched_through, 12);
@@ -359,7 +355,7 @@ mod coming_back {
     fn it_tries_by_itself_when_it_is_time_and_not_before() {
         let probe_at = START.plus_ms(MINUTE);
         let past = || [standard(), scheduled(D1, 7), tripped(7, Some(probe_at))];
-        let probe = |at| Command::Probe { leaving: Leaving { gone_through: 0 }, at };
+        let probe = |at| Command::Probe { gone_through: 0, at };
         given(past()).when(probe(Timestamp::from_ms(probe_at.as_ms() - 1))).then([]);
         let probing = Event::Subscription(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None }));
         let state = given(past()).when(probe(probe_at)).then([probing]);

@@ -167,9 +167,9 @@ impl History {
             Step::Reenable { skip, gone } => Command::Reenable {
                 mode: if skip.is_some() { ReenableMode::SkipBefore } else { ReenableMode::Drain },
                 skip_through: skip,
-                leaving: Leaving { gone_through: gone },
+                gone_through: gone,
             },
-            Step::Probe { gone } => Command::Probe { leaving: Leaving { gone_through: gone }, at: self.now() },
+            Step::Probe { gone } => Command::Probe { gone_through: gone, at: self.now() },
             Step::Redeliver { which, failed, queue } => {
                 let original = self.one_of(which);
                 let delivery = self.new_delivery();

@@ -1,6 +1,5 @@
 //! What a subscription can be asked to do.
 
-use super::Leaving;
 use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, TestSent};
 use crate::domain::filter::Filter;
 use crate::domain::id::{DeliveryId, MessageId, SecretId};
@@ -55,13 +54,13 @@ pub enum Command {
         mode: ReenableMode,
         /// Messages that waited, up to this number, are not delivered.
         skip_through: Option<u64>,
-        /// What else the decision needs.
-        leaving: Leaving,
+        /// Messages up to this number are not kept any more.
+        gone_through: u64,
     },
     /// Try again without anybody's doing, if it is time.
     Probe {
-        /// What the decision needs.
-        leaving: Leaving,
+        /// Messages up to this number are not kept any more.
+        gone_through: u64,
         /// Now.
         at: Timestamp,
     },

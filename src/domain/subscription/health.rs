@@ -16,13 +16,6 @@ const UNCOUNTED_FAILURES: u32 = 3;
 /// After a local failure that is not counted, in milliseconds.
 const LOCAL_RETRY_MS: u64 = 1_000;
 
-/// What is known when an open circuit is to be left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leaving {
-    /// Messages up to this number are not kept any more.
-    pub gone_through: u64,
-}
-
 pub(super) fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
     let settings = state.settings()?;
     let profile = profile::find(&settings.profile)?;
@@ -141,7 +134,7 @@ pub(super) fn reenable(
     state: &Subscription,
     mode: ReenableMode,
     skip_through: Option<u64>,
-    leaving: Leaving,
+    gone_through: u64,
 ) -> Result<Vec<Event>, Refusal> {
     state.settings()?;
     if !state.circuit.is_open() {
@@ -155,26 +148,25 @@ pub(super) fn reenable(
         mode,
         skipped_through,
         cancelled: cancelled.len() as u64,
-        lost_through: leaving.lost_through(state).filter(|lost| skipped_through.is_none_or(|through| through < *lost)),
+        lost_through: lost_through(state, gone_through)
+            .filter(|lost| skipped_through.is_none_or(|through| through < *lost)),
     };
     let cancelled = cancelled.into_iter().map(|cancelled| Event::Delivery(DeliveryEvent::Cancelled(cancelled)));
     Ok([life(SubscriptionEvent::CircuitReenabled(reenabled))].into_iter().chain(cancelled).collect())
 }
 
 /// The way back without anybody's doing. Nothing happens before its time.
-pub(super) fn probe(state: &Subscription, leaving: Leaving, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+pub(super) fn probe(state: &Subscription, gone_through: u64, now: Timestamp) -> Result<Vec<Event>, Refusal> {
     state.settings()?;
     let is_time = state.circuit.probe_at().is_some_and(|probe_at| probe_at <= now);
     let probing =
-        || life(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: leaving.lost_through(state) }));
+        || life(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: lost_through(state, gone_through) }));
     Ok(is_time.then(probing).into_iter().collect())
 }
 
-impl Leaving {
-    /// Up to where messages that waited in the log are gone.
-    fn lost_through(self, state: &Subscription) -> Option<u64> {
-        Some(self.gone_through).filter(|gone| *gone > state.deliveries.matched_through)
-    }
+/// Up to where messages that waited in the log are gone; `None` if none is.
+fn lost_through(state: &Subscription, gone_through: u64) -> Option<u64> {
+    Some(gone_through).filter(|gone| *gone > state.deliveries.matched_through)
 }
 
 impl From<&AttemptFailed> for Failed {
