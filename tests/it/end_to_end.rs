@@ -179,7 +179,22 @@ async fn another_tenant_sees_and_reaches_nothing(kind: Kind) {
     let targets: Vec<_> =
         seen["data"]["auditLog"]["nodes"].as_array().unwrap().iter().map(|row| &row["targetId"]).collect();
     assert!(!targets.contains(&&json!(id)), "{seen}");
+    // Of a message and a webhook that both are somebody else's, nothing is told either.
+    let message = setting.publish("user.created", json!({}), "k1").await["message"]["id"].clone();
+    setting.receiver.wait_for(1).await;
+    let query = "query($id: ID!, $message: ID!) { explainDelivery(messageId: $message, webhookId: $id) { verdict } sequenceReport(webhookId: $id) { from }
+        filterPreview(filters: [\"**\"]) { messagesLookedAt } }";
+    let asked = json!({ "id": id, "message": message });
+    let seen = setting.server.try_graphql(&key, query, &asked).await.unwrap();
+    let nothing =
+        json!({ "explainDelivery": null, "sequenceReport": null, "filterPreview": { "messagesLookedAt": 0 } });
+    assert_eq!(seen["data"], nothing, "{seen}");
     for (mutation, field) in [
+        (
+            "mutation($id: ID!) { reenableWebhook(input: { webhookId: $id, backlog: DISCARD }) { userErrors { code } } }",
+            "reenableWebhook",
+        ),
+        ("mutation($id: ID!) { holdWebhook(input: { webhookId: $id }) { userErrors { code } } }", "holdWebhook"),
         ("mutation($id: ID!) { deleteWebhook(input: { webhookId: $id }) { userErrors { code } } }", "deleteWebhook"),
         ("mutation($id: ID!) { disableWebhook(input: { webhookId: $id }) { userErrors { code } } }", "disableWebhook"),
         (
@@ -194,7 +209,7 @@ async fn another_tenant_sees_and_reaches_nothing(kind: Kind) {
         let answer = setting.server.try_graphql(&key, mutation, &json!({ "id": id })).await.unwrap();
         assert_eq!(answer["data"][field]["userErrors"][0]["code"], json!("NOT_FOUND"), "{answer}");
     }
-    assert!(setting.receiver.requests().is_empty());
+    assert_eq!(setting.receiver.requests().len(), 1, "its owner's message alone was sent");
 }
 
 async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row(kind: Kind) {
