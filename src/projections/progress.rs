@@ -53,6 +53,7 @@ impl Stopped {
     pub(super) fn at(projection: Name, next: Position, failure: &ApplyError) -> Self {
         let (class, position, event_type) = match failure {
             ApplyError::Event { position, kind, .. } => (StopClass::Event, *position, Some(kind.clone())),
+            ApplyError::Unreadable(event) => (StopClass::Event, event.position, None),
             ApplyError::Log(_) => (StopClass::Log, next, None),
             ApplyError::Database(_) | ApplyError::Overtaken => (StopClass::Database, next, None),
         };
