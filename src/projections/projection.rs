@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::entry::Entry;
 use super::{audit, deliveries, messages, tenants, webhooks};
+use crate::codec;
 use crate::domain::event::Event;
 use crate::event_store::{EventReader, Position, ReadError, Recorded};
 use crate::execute::Unreadable;
@@ -74,11 +75,11 @@ pub(super) struct Readable {
 /// What folds events into rows.
 #[async_trait]
 pub(super) trait Projection: Send + Sync {
-    /// Whether events of this type concern it. Asks for families of types rather than for types, so that a type which
-    /// this program does not know is found instead of being passed over.
+    /// Whether events of this type, which this program knows, concern it.
     fn concerns(&self, kind: &str) -> bool;
 
-    /// Whether events of such types may stand in streams of this category (`deliveries`).
+    /// Whether events of such types may stand in streams of this category (`deliveries`): of what this program does not
+    /// know or cannot read, nothing is passed over.
     fn concerns_category(&self, category: &str) -> bool;
 
     /// Writes what the events change, which all concern it and stand in one shard. The caller begins and ends the
@@ -95,9 +96,9 @@ pub(super) trait Projection: Send + Sync {
     /// Whether it is, or may be, an event that concerns it.
     fn is_concerned(&self, entry: &Entry) -> bool {
         match entry {
-            Entry::Event(recorded) => self.concerns(&recorded.kind),
-            Entry::Unreadable(event) => {
-                event.stream.split_once('-').is_some_and(|(category, _)| self.concerns_category(category))
+            Entry::Event(recorded) if codec::knows(&recorded.kind) => self.concerns(&recorded.kind),
+            Entry::Event(_) | Entry::Unreadable(_) => {
+                entry.stream().split_once('-').is_none_or(|(category, _)| self.concerns_category(category))
             }
         }
     }
