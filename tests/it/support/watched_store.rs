@@ -1,12 +1,13 @@
 //! A log that tells which streams were read, and fails when a test wants it to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, MemoryStore,
     Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
@@ -24,6 +25,8 @@ pub(crate) struct WatchedStore {
     damaged: AtomicU64,
     /// Events whose rows are not as they were written, whoever reads them.
     torn: Mutex<BTreeMap<Position, Tear>>,
+    /// Run one by one, each before secrets are read from the first on.
+    before_secrets: Mutex<VecDeque<BoxFuture<'static, ()>>>,
     /// A stream whose reads wait.
     held: watch::Sender<Option<String>>,
     commit_ms: AtomicU64,
@@ -69,6 +72,11 @@ impl WatchedStore {
         self.torn.lock().unwrap().insert(position, tear);
     }
 
+    /// Is run before secrets are read from the first on, once, behind those that wait for that already.
+    pub(crate) fn before_secrets(&self, step: impl Future<Output = ()> + Send + 'static) {
+        self.before_secrets.lock().unwrap().push_back(Box::pin(step));
+    }
+
     /// All rows are as they were written.
     pub(crate) fn mend(&self) {
         self.torn.lock().unwrap().clear();
@@ -99,6 +107,7 @@ impl WatchedStore {
             log_events_read: AtomicUsize::new(0),
             damaged: AtomicU64::new(0),
             torn: Mutex::default(),
+            before_secrets: Mutex::default(),
             held: watch::Sender::new(None),
             commit_ms: AtomicU64::new(0),
             commits: AtomicUsize::new(0),
@@ -276,6 +285,10 @@ impl EventReader for WatchedStore {
     }
 
     async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        let step = if after.is_none() { self.before_secrets.lock().unwrap().pop_front() } else { None };
+        if let Some(step) = step {
+            step.await;
+        }
         self.memory.secrets(after, limit).await
     }
 }
