@@ -104,12 +104,14 @@ impl Progress {
         self.of(name).send_replace(applied.iter().map(place).collect());
     }
 
-    /// Tells those who wait of several shards at once.
+    /// Tells those who wait of several shards at once. One that stopped goes on when it has come further.
     pub(super) fn advance(&self, name: Name, reached: impl Iterator<Item = Position>) {
         self.of(name).send_modify(|places| {
             for position in reached {
-                if let Some(place) = places.get_mut(usize::from(position.shard)) {
-                    *place = Place { applied: position.seq.max(place.applied), ..Place::default() };
+                if let Some(place) =
+                    places.get_mut(usize::from(position.shard)).filter(|place| place.applied < position.seq)
+                {
+                    *place = Place { applied: position.seq, ..Place::default() };
                 }
             }
         });

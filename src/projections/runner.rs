@@ -499,7 +499,9 @@ impl Runner {
     /// Forgets that the shard had stopped, if it had.
     async fn go_on(&mut self, shard: u16) {
         let place = &mut self.places[usize::from(shard)];
-        if std::mem::take(&mut place.failures) > 0 {
+        // Also one that stopped in an earlier life.
+        let had_stopped = self.inner.progress.stopped_at(self.name, shard).is_some();
+        if std::mem::take(&mut place.failures) > 0 || had_stopped {
             let (projection, name) = (self.name.as_str(), self.name);
             info!(projection, shard, "projection '{projection}' goes on");
             self.note(async |connection| stops::forget(connection, name, shard).await).await;

@@ -255,7 +255,11 @@ async fn a_stop_is_remembered_over_a_restart_until_its_cause_is_gone() {
         tokio::task::yield_now().await;
     }
     assert_eq!(models.stopped(), [stopped]);
+    // Its cause goes while nobody follows.
+    followers.stop().await;
+    drop(models);
     execute_sql(&folder.path(), "DROP TRIGGER in_the_way").await;
+    let (models, followers) = following(&folder, &history).await;
     while !models.wait_for(history.head(), PATIENCE).await {}
     assert_eq!(models.stopped(), []);
     followers.stop().await;
