@@ -56,7 +56,9 @@ pub(super) async fn step(
             match failure {
                 // Our own mistake, but of this stream alone: that is said in the place of the reason before.
                 ApplyError::Event { .. } => keep(database, held, failure.describe()).await,
-                _ => Err(failure),
+                ApplyError::Unreadable(_) | ApplyError::Log(_) | ApplyError::Database(_) | ApplyError::Overtaken => {
+                    Err(failure)
+                }
             }
         }
     }

@@ -96,10 +96,8 @@ async fn tell(
     let connected = connection.insert(connected);
     let hints: Vec<String> = heads.into_iter().map(|(shard, head)| format!("{shard}:{head}")).collect();
     let query = sqlx::query("SELECT pg_notify($1, hint) FROM unnest($2::TEXT[]) AS hint").bind(CHANNEL).bind(hints);
-    match timeout(REST, query.execute(connected)).await {
-        Ok(done) => Ok(drop(done?)),
-        Err(_) => Err(OpenError::Silent),
-    }
+    timeout(REST, query.execute(connected)).await.map_err(|_| OpenError::Silent)??;
+    Ok(())
 }
 
 /// One who waits for hints.
