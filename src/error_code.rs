@@ -91,6 +91,8 @@ error_codes! {
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
     StorageFull = "STORAGE_FULL", 503;
+    /// The database of the log cannot be reached: nothing is accepted, lists can be read; try again after the time in `Retry-After`.
+    StorageUnavailable = "STORAGE_UNAVAILABLE", 503;
     /// Something failed on our side; the request id finds it in the logs.
     Internal = "INTERNAL", 500;
 }
@@ -102,6 +104,8 @@ impl ErrorCode {
             Self::Overloaded => Some(1),
             // A person has to make room first.
             Self::StorageFull => Some(30),
+            // As long as a database takes to restart, or to give way to its standby.
+            Self::StorageUnavailable => Some(5),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout

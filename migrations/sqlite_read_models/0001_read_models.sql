@@ -27,6 +27,20 @@ CREATE TABLE stop (
     PRIMARY KEY (projection, shard)
 ) STRICT, WITHOUT ROWID;
 
+-- Streams that a projection leaves out from the event at `seq` on, since that cannot be read. `unit` is what is left out
+-- together, by the name of one of its streams.
+CREATE TABLE held (
+    projection TEXT NOT NULL,
+    shard INTEGER NOT NULL,
+    unit TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    -- Of that event.
+    stream TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (projection, shard, unit)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tenant (
     position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,

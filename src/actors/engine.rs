@@ -86,6 +86,11 @@ impl EngineError {
             Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Write(AppendError::Full(_))) => {
                 ErrorCode::StorageFull
             }
+            Self::Append(AppendError::Unavailable(_))
+            | Self::Vault(
+                VaultError::Write(AppendError::Unavailable(_)) | VaultError::Read(ReadError::Unavailable(_)),
+            )
+            | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => ErrorCode::StorageUnavailable,
             Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
             Self::Load(_) | Self::Vault(_) => ErrorCode::Internal,
         }

@@ -31,6 +31,10 @@ pub async fn verify(
     if with_read_models && read_models.exists() {
         let verified = ReadModels::verify(&read_models, &*reader, progress).await?;
         report.read_models = Name::ALL.len() as u64;
+        for held in verified.held {
+            let what = format!("read model '{}'", held.projection.as_str());
+            report.differs(what, format!("all of stream '{}'", held.event.stream), held.event.reason);
+        }
         if let Some(difference) = verified.difference {
             report.differs("read models", "the rows that the log makes", difference.to_string());
         }

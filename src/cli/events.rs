@@ -10,7 +10,7 @@ use crate::app;
 use crate::domain::id::TenantId;
 use crate::domain::message::SALT_BYTES;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, ReadError};
+use crate::event_store::{Position, ReadError, Recorded};
 use crate::execute::listing::{self, Line, Selection};
 
 /// Options of `tidings events`.
@@ -39,6 +39,9 @@ pub(super) struct Events {
     /// At most so many.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
+    /// Go on with events as they are appended, until interrupted.
+    #[arg(long, conflicts_with = "until")]
+    follow: bool,
     /// With what tenants published, as far as it has not been erased.
     #[arg(long)]
     with_content: bool,
@@ -66,7 +69,7 @@ pub(super) async fn events(options: Events) -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = options.limit.unwrap_or(u64::MAX);
     let mut failure = None;
-    let listed = listing::list(&*reader, &selection, async |recorded| {
+    let each = async |recorded: &Recorded| {
         if left == 0 {
             return Ok(ControlFlow::Break(()));
         }
@@ -76,6 +79,8 @@ pub(super) async fn events(options: Events) -> anyhow::Result<()> {
         let line = Line::of(recorded, text)?;
         let written =
             serde_json::to_writer(&mut out, &line).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"));
+        // Whoever follows reads now.
+        let written = if options.follow { written.and_then(|()| out.flush()) } else { written };
         Ok(match written {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -83,8 +88,18 @@ pub(super) async fn events(options: Events) -> anyhow::Result<()> {
                 ControlFlow::Break(())
             }
         })
-    });
-    let result = listed.await.map_err(Broken::Read);
+    };
+    let listed = match options.follow {
+        true => tokio::select! {
+            listed = listing::follow(&*reader, &selection, each) => listed,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                Ok(())
+            }
+        },
+        false => listing::list(&*reader, &selection, each).await,
+    };
+    let result = listed.map_err(Broken::Read);
     let result = result.and_then(|()| failure.map_or(Ok(()), |error| Err(Broken::Write(error))));
     match result.and_then(|()| out.flush().map_err(Broken::Write)) {
         Ok(()) => Ok(()),

@@ -134,6 +134,11 @@ registry! {
     }
 }
 
+/// Whether events of this type can be read in any version.
+pub fn knows(kind: &str) -> bool {
+    TYPES.iter().any(|(known, _)| *known == kind)
+}
+
 /// Reads a recorded event.
 pub fn decode(recorded: &Recorded) -> Result<Event, DecodeError> {
     let Recorded { position, stream, kind, schema, data, .. } = recorded;

@@ -38,6 +38,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -372,6 +373,12 @@ pub enum DropError {
 pub trait EventReader: Send + Sync + 'static {
     /// How many shards there are; fixed when the store is made.
     fn shards(&self) -> u16;
+
+    /// Waits until something may have been appended by another process, so long at most. A hint where there is one, and
+    /// lossy; whoever follows asks again after either.
+    async fn wait_for_news(&self, limit: Duration) {
+        tokio::time::sleep(limit).await;
+    }
 
     /// The stream's events from `from_version` on, at most `limit`, in order. Those before its open period may be gone.
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError>;

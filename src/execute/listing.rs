@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,6 +18,9 @@ use crate::event_store::{EventReader, Position, ReadError, Recorded};
 
 /// Events read at a time.
 const PAGE: usize = 500;
+
+/// Whoever follows asks after this long, if nothing tells of new events before.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Which events are wanted; everything that is `None` admits all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,53 +91,119 @@ pub async fn list(
     mut each: impl AsyncFnMut(&Recorded) -> Result<ControlFlow<()>, ReadError>,
 ) -> Result<(), ReadError> {
     if let Some(stream) = &selection.stream {
-        return list_stream(reader, stream, selection, &mut each).await;
+        return list_stream(reader, stream, selection, &mut 0, &mut each).await.map(drop);
     }
     let first = selection.after.map_or(0, |after| after.shard);
     for shard in first..reader.shards() {
-        let members = match selection.tenant {
-            Some(tenant) => Some(Members { tenant, subscriptions: subscriptions_of(reader, shard, tenant).await? }),
-            None => None,
-        };
+        let mut place = Place::new(reader, shard, selection).await?;
         let head = reader.head(shard).await?;
-        let mut after = selection.after.filter(|after| after.shard == shard).unwrap_or(Position { shard, seq: 0 });
         // What is appended meanwhile is left to the next call: a listing comes to an end.
-        while after.seq < head {
-            let page = reader.read_log(after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = last.position;
-            for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
-                if selection.admits(recorded)
-                    && members.as_ref().is_none_or(|members| members.have(recorded))
-                    && each(recorded).await?.is_break()
-                {
-                    return Ok(());
-                }
-            }
+        if place.advance(reader, selection, head, &mut each).await?.is_break() {
+            return Ok(());
         }
     }
     Ok(())
 }
 
+/// Shows the chosen events to `each` as [`list`] does, and then those that are appended, until it breaks off. Events of
+/// one shard come in their order. Behind a position, shards before its own are shown from now on.
+pub async fn follow(
+    reader: &dyn EventReader,
+    selection: &Selection,
+    mut each: impl AsyncFnMut(&Recorded) -> Result<ControlFlow<()>, ReadError>,
+) -> Result<(), ReadError> {
+    if let Some(stream) = &selection.stream {
+        let mut version = 0;
+        while list_stream(reader, stream, selection, &mut version, &mut each).await?.is_continue() {
+            reader.wait_for_news(ASK_EVERY).await;
+        }
+        return Ok(());
+    }
+    let mut places = Vec::new();
+    for shard in 0..reader.shards() {
+        let mut place = Place::new(reader, shard, selection).await?;
+        if selection.after.is_some_and(|after| shard < after.shard) {
+            place.at.seq = reader.head(shard).await?;
+        }
+        places.push(place);
+    }
+    loop {
+        for place in &mut places {
+            let head = reader.head(place.at.shard).await?;
+            if place.advance(reader, selection, head, &mut each).await?.is_break() {
+                return Ok(());
+            }
+        }
+        reader.wait_for_news(ASK_EVERY).await;
+    }
+}
+
+/// How far one shard is shown.
+struct Place {
+    at: Position,
+    members: Option<Members>,
+}
+
+impl Place {
+    /// Where the selection begins.
+    async fn new(reader: &dyn EventReader, shard: u16, selection: &Selection) -> Result<Self, ReadError> {
+        let members = match selection.tenant {
+            Some(tenant) => Some(Members { tenant, subscriptions: subscriptions_of(reader, shard, tenant).await? }),
+            None => None,
+        };
+        let at = selection.after.filter(|after| after.shard == shard).unwrap_or(Position { shard, seq: 0 });
+        Ok(Self { at, members })
+    }
+
+    async fn advance(
+        &mut self,
+        reader: &dyn EventReader,
+        selection: &Selection,
+        head: u64,
+        each: &mut impl AsyncFnMut(&Recorded) -> Result<ControlFlow<()>, ReadError>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        while self.at.seq < head {
+            let page = reader.read_log(self.at, PAGE).await?;
+            for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
+                self.at = recorded.position;
+                let is_member = match &mut self.members {
+                    Some(members) => members.have(recorded),
+                    None => true,
+                };
+                if is_member && selection.admits(recorded) && each(recorded).await?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            // What is left up to the head was dropped.
+            if page.last().is_none_or(|last| last.position.seq >= head) {
+                self.at.seq = head;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Shows the stream from behind a version on, and says which it has come to.
 async fn list_stream(
     reader: &dyn EventReader,
     stream: &str,
     selection: &Selection,
+    version: &mut u64,
     each: &mut impl AsyncFnMut(&Recorded) -> Result<ControlFlow<()>, ReadError>,
-) -> Result<(), ReadError> {
-    let (mut version, last) = (0, reader.stream_version(stream).await?);
-    while version < last {
-        let page = reader.read_stream(stream, version + 1, PAGE).await?;
+) -> Result<ControlFlow<()>, ReadError> {
+    let last = reader.stream_version(stream).await?;
+    while *version < last {
+        let page = reader.read_stream(stream, *version + 1, PAGE).await?;
         let Some(newest) = page.last() else { break };
-        version = newest.version;
+        *version = newest.version;
         for recorded in &page {
             let behind = selection.after.is_none_or(|after| recorded.position > after);
             if behind && selection.admits(recorded) && each(recorded).await?.is_break() {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 impl Selection {
@@ -151,7 +221,14 @@ struct Members {
 }
 
 impl Members {
-    fn have(&self, recorded: &Recorded) -> bool {
+    /// Takes up a subscription of the tenant that is created.
+    fn have(&mut self, recorded: &Recorded) -> bool {
+        if recorded.version == 1
+            && let Ok(Event::Subscription(SubscriptionEvent::Created(created))) = codec::decode(recorded)
+            && created.tenant == self.tenant
+        {
+            self.subscriptions.insert(created.subscription);
+        }
         match recorded.stream.split_once('-') {
             Some(("tenant" | "messages", _)) => tenant_of(&recorded.stream) == Some(self.tenant),
             Some(_) => subscription_of(&recorded.stream).is_some_and(|id| self.subscriptions.contains(&id)),

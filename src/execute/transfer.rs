@@ -5,12 +5,13 @@
 //! {"claim":{…}}  {"checkpoint":{…}}  {"secret":{…}}
 //! {"heads":[17]}
 //! {"event":{…}}     every event of shard 0 in its order up to its head, then of shard 1, …
-//! {"secret":{…}}    those that came meanwhile
 //! {"end":{"lines":42, "sha256":"…"}}     over all bytes before this line
 //! ```
 //!
 //! - Writing asks only, and beside a running server. What stands before the heads is at most as new as the events: a
-//!   claim without its message would swallow the caller's repetition. Wake-ups are left behind, since none that is
+//!   claim without its message would swallow the caller's repetition. Secrets are read before the heads and behind
+//!   them, until every subscription's current one is there: one that is made and replaced meanwhile is never seen, and
+//!   then the heads are taken anew. Wake-ups are left behind, since none that is
 //!   older or newer than the events could be trusted: whoever has deliveries is woken once.
 //! - Reading makes new positions: a tenant's shard is that of the new store, and numbers are gapless again. Where an
 //!   event refers to a message by its number, the number is replaced. Versions of bucketed streams whose beginning was
@@ -31,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::MATCHER;
+use crate::codec;
+use crate::domain::event::{Event, SubscriptionEvent};
 use crate::event_store::{Claim, EventReader, Position, ReadError, Recorded, without_holes};
 
 /// Rows read at a time.
@@ -145,10 +148,13 @@ pub async fn export(
     }
     let mut known = HashSet::new();
     export_secrets(reader, &mut known, &mut out).await?;
-    let mut heads = Vec::new();
-    for shard in 0..reader.shards() {
-        heads.push(reader.head(shard).await?);
-    }
+    let heads = loop {
+        let pinned = heads(reader).await?;
+        export_secrets(reader, &mut known, &mut out).await?;
+        if secrets_are_whole(reader, &pinned, &known).await? {
+            break pinned;
+        }
+    };
     out.line(&Line::Heads(heads.clone()))?;
     let total = heads.iter().sum();
     let mut events = 0;
@@ -167,11 +173,73 @@ pub async fn export(
             progress(events, total);
         }
     }
-    export_secrets(reader, &mut known, &mut out).await?;
     let end = Line::End { lines: out.lines, sha256: hex::encode(out.hash.clone().finalize()) };
     out.line(&end)?;
     out.to.flush()?;
     Ok(Exported { events, lines: out.lines })
+}
+
+async fn heads(reader: &dyn EventReader) -> Result<Vec<u64>, ReadError> {
+    let mut heads = Vec::new();
+    for shard in 0..reader.shards() {
+        heads.push(reader.head(shard).await?);
+    }
+    Ok(heads)
+}
+
+/// Whether the current secret of every subscription, as of these heads, is among the known ones. A secret is stored
+/// before the event that names it, and destroyed after the one that replaces it: only one that was replaced behind the
+/// heads can be missing.
+async fn secrets_are_whole(
+    reader: &dyn EventReader,
+    pinned: &[u64],
+    known: &HashSet<String>,
+) -> Result<bool, ReadError> {
+    let moved = heads(reader).await?;
+    for ((shard, pinned), moved) in (0..).zip(pinned).zip(moved) {
+        let mut after = Position { shard, seq: *pinned };
+        while after.seq < moved {
+            let page = reader.read_log(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.position;
+            for recorded in page.iter().filter(|recorded| replaces_secret(recorded)) {
+                let current = secret_as_of(reader, &recorded.stream, *pinned).await?;
+                if current.is_some_and(|secret| !known.contains(&secret)) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn replaces_secret(recorded: &Recorded) -> bool {
+    matches!(
+        codec::decode(recorded),
+        Ok(Event::Subscription(SubscriptionEvent::SecretRotated(_) | SubscriptionEvent::Deleted(_)))
+    )
+}
+
+/// The key of the secret that a subscription signs by as of a number; `None` if it was not made yet.
+async fn secret_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Result<Option<String>, ReadError> {
+    let (mut secret, mut next) = (None, 1);
+    loop {
+        let page = reader.read_stream(stream, next, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(secret) };
+        next = last.version + 1;
+        for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
+            match codec::decode(recorded) {
+                Ok(Event::Subscription(SubscriptionEvent::Created(created))) => {
+                    secret = Some(created.secret.to_string())
+                }
+                Ok(Event::Subscription(SubscriptionEvent::SecretRotated(rotated))) => {
+                    secret = Some(rotated.secret.to_string());
+                }
+                // What cannot be read is exported as it is.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
 }
 
 fn event_line(recorded: Recorded, content: Option<String>) -> EventLine {

@@ -8,6 +8,7 @@ use super::caller::MissingScope;
 use crate::actors::EngineError;
 use crate::domain::{message, subscription, tenant};
 use crate::error_code::ErrorCode;
+use crate::event_store::ReadError;
 
 /// Where the code stands in an error's extensions.
 pub(super) const CODE: &str = "code";
@@ -104,6 +105,7 @@ impl From<EngineError> for Failure {
             None if error.code() == ErrorCode::StorageFull => {
                 Self::Failed(fault(ErrorCode::StorageFull, "the disk is full; nothing can be accepted for now"))
             }
+            None if error.code() == ErrorCode::StorageUnavailable => Self::Failed(unavailable(&error)),
             None => Self::Failed(internal(&error)),
         }
     }
@@ -119,8 +121,17 @@ pub(super) fn fault(code: ErrorCode, message: impl Into<String>) -> Error {
     })
 }
 
+/// The log's database is gone for now.
+fn unavailable(error: &(dyn StdError + 'static)) -> Error {
+    tracing::warn!("a request was turned away: {error}");
+    fault(ErrorCode::StorageUnavailable, "the log cannot be reached for now; try again")
+}
+
 /// A fault of ours: told in the log, masked in the answer, to which the request id is added later.
 pub(super) fn internal(error: &(dyn StdError + 'static)) -> Error {
+    if let Some(ReadError::Unavailable(_)) = error.downcast_ref() {
+        return unavailable(error);
+    }
     let chain: Vec<_> = std::iter::successors(Some(error), source).map(ToString::to_string).collect();
     tracing::error!("a resolver failed: {}", chain.join(": "));
     fault(ErrorCode::Internal, "something failed on our side")
@@ -185,7 +196,7 @@ user_error_codes! {
     InvalidInput
     ;
     InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
-    QueryTooLarge Overloaded StorageFull Internal
+    QueryTooLarge Overloaded StorageFull StorageUnavailable Internal
 }
 
 /// Which argument a refusal is about.

@@ -11,6 +11,7 @@ use crate::projections::{Standing, StopClass, Stopped};
 /// One projection in one shard, at the time of asking.
 pub(super) struct Projection {
     standing: Standing,
+    held_streams: u64,
     now: Timestamp,
 }
 
@@ -59,6 +60,11 @@ impl Projection {
         Long(self.standing.oldest_unapplied_at.map_or(0, |at| self.now.ms_since(at) / 1_000))
     }
 
+    /// How many streams it leaves out, since an event of theirs cannot be read; `quarantine` lists them.
+    async fn held_streams(&self) -> Long {
+        Long(self.held_streams)
+    }
+
     /// Why it does not go on; null if it does. It tries again by itself.
     async fn stopped(&self) -> Option<ProjectionStop> {
         self.standing.stopped.clone().map(ProjectionStop)
@@ -95,5 +101,10 @@ impl ProjectionStop {
 pub(super) async fn all(ctx: &Context<'_>) -> Result<Vec<Projection>> {
     let now = state(ctx).clock.now();
     let standings = state(ctx).read_models.standings().await.map_err(|error| internal(&error))?;
-    Ok(standings.into_iter().map(|standing| Projection { standing, now }).collect())
+    let held = state(ctx).read_models.held_counts().await.map_err(|error| internal(&error))?;
+    let projection = |standing: Standing| {
+        let held_streams = held.get(&(standing.projection, standing.applied.shard)).copied().unwrap_or(0);
+        Projection { standing, held_streams, now }
+    };
+    Ok(standings.into_iter().map(projection).collect())
 }

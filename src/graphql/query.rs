@@ -15,11 +15,10 @@ use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
 use super::preview::{DEFAULT_MESSAGES, FilterPreview, PREVIEW_COST};
 use super::profile::{self, DeliveryProfile};
 use super::projection::{self, Projection};
-use super::quarantine::QuarantineEntry;
+use super::quarantine::{self, QuarantineEntry};
 use super::scalar::Long;
 use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
-use super::state;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
@@ -328,7 +327,7 @@ impl Query {
     async fn quarantine(&self, ctx: &Context<'_>) -> Option<Result<Vec<QuarantineEntry>>> {
         nullable(async {
             authorise(ctx, Scope::TenantsAdmin)?;
-            Ok(Some(state(ctx).engine.quarantine().into_iter().map(QuarantineEntry::from).collect()))
+            quarantine::all(ctx).await.map(Some)
         })
         .await
     }

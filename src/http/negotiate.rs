@@ -157,6 +157,7 @@ mod tests {
             (Outcome::Executed, 200, 200),
             (Outcome::TurnedAway(ErrorCode::Overloaded), 503, 503),
             (Outcome::TurnedAway(ErrorCode::StorageFull), 503, 503),
+            (Outcome::TurnedAway(ErrorCode::StorageUnavailable), 503, 503),
             (Outcome::Refused(ErrorCode::GraphqlParseFailed), 200, 400),
             (Outcome::Refused(ErrorCode::GraphqlValidationFailed), 200, 400),
             (Outcome::Refused(ErrorCode::QueryTooComplex), 200, 400),

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use lru::LruCache;
@@ -16,7 +16,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
 use super::page::{List, Order, Query, Range, list};
-use super::projection::{ApplyError, Projection, Source, decode};
+use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::AuditRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
@@ -24,7 +24,7 @@ use crate::domain::audit::{Code, masked_url};
 use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::event_store::{Position, Recorded};
-use crate::execute::{self, ActorKind, Meta};
+use crate::execute::{self, ActorKind, DELIVERIES_CATEGORY, MESSAGES_CATEGORY, Meta};
 
 /// Subscriptions whose tenant is remembered.
 const REMEMBERED_SUBSCRIPTIONS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -57,11 +57,11 @@ impl Audit {
     async fn owners(
         &mut self,
         connection: &mut SqliteConnection,
-        events: &[(Arc<Recorded>, Event)],
+        events: &[Readable],
     ) -> Result<HashMap<SubscriptionId, TenantId>, sqlx::Error> {
         let mut known = HashMap::new();
         let mut unknown = HashSet::new();
-        for (recorded, event) in events {
+        for Readable { recorded, event } in events {
             if let Event::Subscription(SubscriptionEvent::Created(created)) = event {
                 known.insert(created.subscription, created.tenant);
             } else if let Some(id) = execute::subscription_of(&recorded.stream) {
@@ -92,18 +92,20 @@ impl Projection for Audit {
         !["delivery.", "deliveries.", "message.", "messages."].iter().any(|family| kind.starts_with(family))
     }
 
+    fn concerns_category(&self, category: &str) -> bool {
+        ![DELIVERIES_CATEGORY, MESSAGES_CATEGORY].contains(&category)
+    }
+
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         _source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
-        let events = events.iter().map(|recorded| Ok((Arc::clone(recorded), decode(recorded)?)));
-        let events: Vec<(Arc<Recorded>, Event)> = events.collect::<Result<_, ApplyError>>()?;
         let owners = self.owners(connection, &events).await?;
         let mut rows = Vec::new();
         let mut created = Vec::new();
-        for (recorded, event) in &events {
+        for Readable { recorded, event } in &events {
             rows.extend(row(recorded, event, &owners)?);
             if let Event::Subscription(SubscriptionEvent::Created(event)) = event {
                 created.push((event.subscription, event.tenant));

@@ -11,12 +11,13 @@ use tracing::warn;
 
 use super::columns::{Columns, bytes, integer};
 use super::database::Database;
+use super::entry::Entry;
 use super::projection::{ApplyError, Name};
 use super::{CompareError, clear};
 use crate::domain::id::EventId;
-use crate::event_store::{EventReader, Position, Recorded};
+use crate::event_store::{EventReader, Position, ReadError};
 
-/// Where one stands: the number of the last event applied, 0 before the first, and that event's id.
+/// Where one stands: the number of the last event applied, 0 before the first, and that event's id, if it could be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) seq: u64,
@@ -55,16 +56,16 @@ pub(super) async fn advance(
     connection: &mut SqliteConnection,
     name: Name,
     from: u64,
-    to: &Recorded,
+    to: &Entry,
 ) -> Result<(), ApplyError> {
     let query =
         sqlx::query("UPDATE checkpoint SET seq = $4, event_id = $5 WHERE projection = $1 AND shard = $2 AND seq = $3");
     let query = query
         .bind(name.as_str())
-        .bind(i64::from(to.position.shard))
+        .bind(i64::from(to.position().shard))
         .bind(integer(from))
-        .bind(integer(to.position.seq))
-        .bind(bytes(to.id));
+        .bind(integer(to.position().seq))
+        .bind(to.id().map(bytes));
     match query.execute(connection).await?.rows_affected() {
         0 => Err(ApplyError::Overtaken),
         _ => Ok(()),
@@ -96,11 +97,15 @@ pub(super) async fn raise_floor(
     Ok(())
 }
 
-/// Takes those of a projection over from the attached file `built`; where it stopped is forgotten.
+/// Takes those of a projection over from the attached file `built`, with what it leaves out; where it stopped is
+/// forgotten.
 pub(super) async fn copy(connection: &mut SqliteConnection, name: Name) -> Result<(), sqlx::Error> {
     for statement in [
         "DELETE FROM main.stop WHERE projection = $1",
         "DELETE FROM main.checkpoint WHERE projection = $1",
+        "DELETE FROM main.held WHERE projection = $1",
+        "INSERT INTO main.held (projection, shard, unit, seq, stream, reason, since_ms) \
+         SELECT projection, shard, unit, seq, stream, reason, since_ms FROM built.held WHERE projection = $1",
         "INSERT INTO main.checkpoint (projection, shard, seq, event_id, floor) \
          SELECT projection, shard, seq, event_id, floor FROM built.checkpoint WHERE projection = $1",
     ] {
@@ -145,8 +150,8 @@ pub(super) async fn compare(connection: &mut SqliteConnection, log: &dyn EventRe
                 None => *seen.entry(position).or_insert(event_at(log, position).await?),
             };
             let same = match there {
-                There::Event(id) => Some(id) == checkpoint.event,
-                There::Dropped => true,
+                There::Event(id) => checkpoint.event.is_none_or(|applied| applied == id),
+                There::Dropped | There::Unreadable => true,
                 There::Nothing => false,
             };
             if !same {
@@ -164,6 +169,8 @@ enum There {
     Event(EventId),
     /// It was there: its bucket was dropped.
     Dropped,
+    /// A row that does not say which event it is.
+    Unreadable,
     Nothing,
 }
 
@@ -171,7 +178,11 @@ async fn event_at(log: &dyn EventReader, position: Position) -> Result<There, Co
     if position.shard >= log.shards() || position.seq > log.head(position.shard).await? {
         return Ok(There::Nothing);
     }
-    let found = log.read_log(Position { seq: position.seq - 1, ..position }, 1).await?;
+    let found = match log.read_log(Position { seq: position.seq - 1, ..position }, 1).await {
+        Ok(found) => found,
+        Err(ReadError::Damaged { position: damaged, .. }) if damaged == position => return Ok(There::Unreadable),
+        Err(error) => return Err(error.into()),
+    };
     match found.first().filter(|recorded| recorded.position == position) {
         Some(recorded) => Ok(There::Event(recorded.id)),
         None if position.seq <= log.floor(position.shard).await? => Ok(There::Dropped),

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use lru::LruCache;
@@ -17,10 +17,11 @@ use sqlx::SqliteConnection;
 
 use super::columns::{bytes, id_list};
 use super::delivery_queries::{TO_FOLD, delivery_row, status_number, word_text};
-use super::projection::{ApplyError, Projection, Source, decode};
+use super::entry::{self, Entry};
+use super::held;
+use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
-use crate::codec;
 use crate::domain::event::{
     AttemptFailed, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled,
     DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionEvent,
@@ -29,7 +30,7 @@ use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
-use crate::execute;
+use crate::execute::{self, DELIVERIES_CATEGORY, MESSAGES_CATEGORY, SUBSCRIPTION_CATEGORY, Unreadable};
 
 /// Messages remembered: more than can lie between a message and its first deliveries while nothing lags.
 const REMEMBERED_MESSAGES: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -97,19 +98,26 @@ impl Deliveries {
             return Ok(Some(known.clone()));
         }
         let before = Position { seq: seq.saturating_sub(1), ..position };
-        for event in source.reader.read_log(before, READ_AHEAD).await? {
-            if event.kind.starts_with("message.")
-                // What cannot be read is told of when it is applied, or below.
-                && let Ok(Event::Message(MessageEvent::Published(message))) = codec::decode(&event)
+        let entries = entry::page(READ_AHEAD, |count| source.reader.read_log(before, count)).await?;
+        for entry in entries.iter().filter(|entry| is_message(entry)) {
+            // What cannot be read is told of when it is applied, or below.
+            if let Ok(Readable { event: Event::Message(MessageEvent::Published(message)), .. }) = held::readable(entry)
             {
-                self.remember(event.position, message);
+                self.remember(entry.position(), message);
             }
         }
-        match self.messages.get(&position) {
-            Some(found) => Ok(Some(found.clone())),
-            // The floor may have risen since the events were read.
-            None if seq <= source.reader.floor(position.shard).await? => Ok(None),
-            None => Err(ApplyError::event(recorded, format!("there is no message at {position}"))),
+        if let Some(found) = self.messages.get(&position) {
+            return Ok(Some(found.clone()));
+        }
+        if let Some(Err(event)) = entries.iter().find(|entry| entry.position() == position).map(held::readable) {
+            let reason = format!("it is of the message at {position}: {}", event.reason);
+            let (position, stream) = (recorded.position, recorded.stream.clone());
+            return Err(ApplyError::Unreadable(Unreadable { position, stream, reason }));
+        }
+        // The floor may have risen since the events were read.
+        match seq <= source.reader.floor(position.shard).await? {
+            true => Ok(None),
+            false => Err(ApplyError::event(recorded, format!("there is no message at {position}"))),
         }
     }
 
@@ -173,6 +181,10 @@ impl Deliveries {
     }
 }
 
+fn is_message(entry: &Entry) -> bool {
+    matches!(entry, Entry::Event(recorded) if recorded.kind.starts_with("message."))
+}
+
 fn subscription_of(recorded: &Recorded) -> Result<SubscriptionId, ApplyError> {
     execute::subscription_of(&recorded.stream)
         .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))
@@ -185,16 +197,20 @@ impl Projection for Deliveries {
             || kind == "subscription.deleted"
     }
 
+    fn concerns_category(&self, category: &str) -> bool {
+        [DELIVERIES_CATEGORY, MESSAGES_CATEGORY, SUBSCRIPTION_CATEGORY].contains(&category)
+    }
+
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
         let mut rows = Rows::default();
-        let decoded: Vec<Event> = events.iter().map(|recorded| decode(recorded)).collect::<Result<_, _>>()?;
-        rows.load(connection, &decoded).await?;
-        for (recorded, event) in events.iter().zip(decoded) {
+        rows.load(connection, &events).await?;
+        for Readable { recorded, event } in events {
+            let recorded = &*recorded;
             if let Event::Subscription(SubscriptionEvent::Deleted(_)) = event {
                 let subscription = subscription_of(recorded)?;
                 rows.cancel(subscription, recorded.at);
@@ -230,10 +246,10 @@ struct Rows {
 
 impl Rows {
     /// Reads the deliveries that go on in this batch.
-    async fn load(&mut self, connection: &mut SqliteConnection, events: &[Event]) -> Result<(), sqlx::Error> {
+    async fn load(&mut self, connection: &mut SqliteConnection, events: &[Readable]) -> Result<(), sqlx::Error> {
         let mut new = HashSet::new();
         let mut old = HashSet::new();
-        for event in events {
+        for Readable { event, .. } in events {
             match event {
                 Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => {
                     new.insert(scheduled.delivery);

@@ -4,14 +4,16 @@
 //! so a process that ends in the middle goes on from there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use futures_util::FutureExt;
 use sqlx::SqliteConnection;
 
 use super::database::Database;
+use super::entry::{self, Entry};
+use super::held::Held;
 use super::projection::{ApplyError, Name, Projection, Source};
 use super::rebuild::RebuildError;
-use super::{checkpoint, retention};
+use super::{catch_up, checkpoint, held, retention};
 use crate::event_store::{self, EventReader, Position, ReadError, Recorded};
 
 /// Events read at a time.
@@ -43,6 +45,10 @@ pub(super) async fn fold(
 ) -> Result<u64, RebuildError> {
     let mut projections: BTreeMap<Name, Box<dyn Projection>> =
         goals.keys().map(|name| (*name, name.projection())).collect();
+    for (name, projection) in &mut projections {
+        let caught_up = catch_up::all(database, reader, *name, &mut **projection).await;
+        caught_up.map_err(|error| RebuildError::of(*name, error))?;
+    }
     let mut shards = Vec::new();
     for shard in 0..reader.shards() {
         shards.push((shard, foldings(database, goals, shard).await?));
@@ -53,18 +59,18 @@ pub(super) async fn fold(
     for (shard, mut foldings) in shards {
         let before = left(&foldings);
         while let Some(at) = foldings.iter().filter(|folding| folding.is_due()).map(|folding| folding.at).min() {
-            let (events, floor) = read(reader, Position { shard, seq: at }, BATCH).await?;
+            let (entries, floor) = read(reader, Position { shard, seq: at }, BATCH).await?;
             // What is behind the last event, up to the goal, was dropped.
-            let Some(last) = events.last() else { break };
+            let Some(last) = entries.last().map(|entry| entry.position().seq) else { break };
             let mut write = database.begin().await?;
             for folding in &mut foldings {
                 let Some(projection) = projections.get_mut(&folding.name) else { continue };
                 let source = Source { reader, floor };
-                apply(write.connection(), source, folding, &mut **projection, &events).await?;
-                folding.at = folding.at.max(last.position.seq.min(folding.goal));
+                apply(write.connection(), source, folding, &mut **projection, &entries).await?;
+                folding.at = folding.at.max(last.min(folding.goal));
             }
             write.commit().await?;
-            folded += events.len() as u64;
+            folded += entries.len() as u64;
             progress(passed + before - left(&foldings), total);
         }
         passed += before;
@@ -84,16 +90,22 @@ async fn foldings(database: &Database, goals: &Goals, shard: u16) -> Result<Vec<
     Ok(foldings)
 }
 
-/// The next events, and a floor that was asked for after they were read.
+/// The next places of the log, and a floor that was asked for after they were read.
 pub(super) async fn read(
     reader: &dyn EventReader,
     after: Position,
     limit: usize,
-) -> Result<(Vec<Arc<Recorded>>, u64), ReadError> {
-    let events = reader.read_log(after, limit).await?;
+) -> Result<(Vec<Entry>, u64), ReadError> {
+    let entries = entry::page(limit, |count| whole(reader, after, count).boxed()).await?;
     let floor = reader.floor(after.shard).await?;
-    event_store::without_holes(after, floor, &events)?;
-    Ok((events.into_iter().map(Arc::new).collect(), floor))
+    entry::without_hole(after, floor, &entries)?;
+    Ok((entries, floor))
+}
+
+async fn whole(reader: &dyn EventReader, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+    let events = reader.read_log(after, limit).await?;
+    event_store::without_holes(after, reader.floor(after.shard).await?, &events)?;
+    Ok(events)
 }
 
 async fn apply(
@@ -101,31 +113,29 @@ async fn apply(
     source: Source<'_>,
     folding: &Folding,
     projection: &mut dyn Projection,
-    events: &[Arc<Recorded>],
+    entries: &[Entry],
 ) -> Result<(), RebuildError> {
-    let wanted = |event: &&Arc<Recorded>| event.position.seq > folding.at && event.position.seq <= folding.goal;
-    let events: Vec<Arc<Recorded>> = events.iter().filter(wanted).map(Arc::clone).collect();
-    let applied = apply_part(connection, source, folding.name, folding.at, projection, &events).await;
-    applied.map_err(|error| RebuildError::of(folding.name, error))
+    let wanted = |entry: &&Entry| (folding.at + 1..=folding.goal).contains(&entry.position().seq);
+    let entries: Vec<Entry> = entries.iter().filter(wanted).cloned().collect();
+    let applied = apply_part(connection, source, folding.name, folding.at, projection, &entries).await;
+    applied.map(drop).map_err(|error| RebuildError::of(folding.name, error))
 }
 
-/// Applies the next events of one shard, and moves the checkpoint from where it stands.
+/// Applies the next entries of one shard, and moves the checkpoint from where it stands. Answers with what is left out
+/// from here on.
 pub(super) async fn apply_part(
     connection: &mut SqliteConnection,
     source: Source<'_>,
     name: Name,
     from: u64,
     projection: &mut dyn Projection,
-    events: &[Arc<Recorded>],
-) -> Result<(), ApplyError> {
-    let Some(last) = events.last() else { return Ok(()) };
+    entries: &[Entry],
+) -> Result<Vec<Held>, ApplyError> {
+    let Some(last) = entries.last() else { return Ok(vec![]) };
     // First, so that one who was overtaken fails for that reason, not at rows that are there already.
     checkpoint::advance(connection, name, from, last).await?;
-    let concerning = projection.concerning(events);
-    if !concerning.is_empty() {
-        projection.apply(connection, source, &concerning).await?;
-    }
-    Ok(())
+    let concerning = projection.concerning(entries);
+    held::apply(connection, source, name, projection, &concerning).await
 }
 
 async fn forget(database: &Database, reader: &dyn EventReader, shard: u16, goals: &Goals) -> Result<(), RebuildError> {

@@ -1,6 +1,6 @@
 //! Messages: what was published, without its data.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list};
 use super::page::{List, Order, Range, list};
-use super::projection::{ApplyError, Projection, Source, decode};
+use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::MessageRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
@@ -16,7 +16,8 @@ use crate::domain::event::{Event, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::id::MessageId;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, Recorded};
+use crate::event_store::Position;
+use crate::execute::MESSAGES_CATEGORY;
 
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
@@ -36,21 +37,25 @@ impl Projection for Messages {
         kind.starts_with("message.") || kind.starts_with("messages.")
     }
 
+    fn concerns_category(&self, category: &str) -> bool {
+        category == MESSAGES_CATEGORY
+    }
+
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         _source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
         let mut published: Vec<(Position, Timestamp, MessagePublished)> = vec![];
-        for recorded in events {
-            match decode(recorded)? {
+        for Readable { recorded, event } in events {
+            match event {
                 Event::Message(MessageEvent::Published(message)) => {
                     published.push((recorded.position, recorded.at, message));
                 }
                 Event::Message(MessageEvent::PeriodOpened(_)) => {}
                 Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
-                    return Err(ApplyError::event(recorded, "it is no message's event"));
+                    return Err(ApplyError::event(&recorded, "it is no message's event"));
                 }
             }
         }

@@ -10,16 +10,21 @@
 //! - Five projections, each with a runner that may fail alone: see [`Name`]. A table has one of them for its owner.
 //! - Every query but those of operators and of authentication takes a [`TenantScope`] and finds nothing outside it.
 //!
+//! An event that cannot be read is passed, and its stream left out until it can be: see [`Held`].
+//!
 //! A row is written as seldom as can be: what begins and ends within one batch is written once, so that a delivery
 //! which succeeds costs two rows. The rows follow all shards of the log; those of one tenant come from one shard.
 
 mod audit;
+mod catch_up;
 mod checkpoint;
 mod columns;
 mod database;
 mod deliveries;
 mod delivery_queries;
+mod entry;
 mod fold;
+mod held;
 mod messages;
 mod page;
 #[cfg(test)]
@@ -37,6 +42,7 @@ mod tenants;
 mod verify;
 mod webhooks;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -45,13 +51,15 @@ use sqlx::SqliteConnection;
 use tokio::time::timeout;
 
 use crate::domain::id::TenantId;
-use crate::event_store::{EventReader, Log, Position, ReadError};
+use crate::domain::time::Timestamp;
+use crate::event_store::{EventReader, Log, Position, ReadError, Recorded};
 use database::Database;
 use progress::Progress;
 
 pub use audit::AuditFilter;
 pub use database::OpenError;
 pub use delivery_queries::{DeliveryFilter, Sequence};
+pub use held::Held;
 pub use messages::MessageFilter;
 pub use page::{Key, Page, Slice};
 pub use progress::{Standing, StopClass, Stopped};
@@ -143,7 +151,7 @@ impl ReadModels {
                 let stopped = self.inner.progress.stopped_at(projection, shard);
                 let head = log.head(shard);
                 let oldest_unapplied_at = match applied.seq < head {
-                    true => log.read_log(applied, 1).await?.first().map(|recorded| recorded.at),
+                    true => oldest(log.read_log(applied, 1).await)?,
                     false => None,
                 };
                 if head > 0 {
@@ -152,6 +160,19 @@ impl ReadModels {
             }
         }
         Ok(standings)
+    }
+
+    /// The streams that projections leave out because of an event that cannot be read, in a steady order, so many at
+    /// most.
+    pub async fn held(&self, limit: usize) -> Result<Vec<Held>, QueryError> {
+        let mut connection = self.inner.database.readers.acquire().await?;
+        Ok(held::all(&mut connection, limit).await?)
+    }
+
+    /// How many streams are left out, by projection and shard.
+    pub async fn held_counts(&self) -> Result<HashMap<(Name, u16), u64>, QueryError> {
+        let mut connection = self.inner.database.readers.acquire().await?;
+        Ok(held::counts(&mut connection).await?)
     }
 
     /// Folds these projections from the log anew, beside the file at `path`, and then puts their rows in its place, also
@@ -177,6 +198,15 @@ impl ReadModels {
     }
 }
 
+/// When the first of them was recorded, if that can be read.
+fn oldest(events: Result<Vec<Arc<Recorded>>, ReadError>) -> Result<Option<Timestamp>, ReadError> {
+    match events {
+        Ok(events) => Ok(events.first().map(|recorded| recorded.at)),
+        Err(ReadError::Damaged { .. }) => Ok(None),
+        Err(error @ ReadError::Unavailable(_)) => Err(error),
+    }
+}
+
 impl Inner {
     /// Makes the rows those of this log, and tells those who wait where the checkpoints stand.
     async fn adopt(&self, log: &Log) -> Result<(), CompareError> {
@@ -196,7 +226,7 @@ async fn clear(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for table in &tables::TABLES {
         sqlx::query(table.clear).execute(&mut *connection).await?;
     }
-    for statement in ["DELETE FROM checkpoint", "DELETE FROM stop"] {
+    for statement in ["DELETE FROM checkpoint", "DELETE FROM stop", "DELETE FROM held"] {
         sqlx::query(statement).execute(&mut *connection).await?;
     }
     Ok(())

@@ -53,6 +53,7 @@ impl Stopped {
     pub(super) fn at(projection: Name, next: Position, failure: &ApplyError) -> Self {
         let (class, position, event_type) = match failure {
             ApplyError::Event { position, kind, .. } => (StopClass::Event, *position, Some(kind.clone())),
+            ApplyError::Unreadable(event) => (StopClass::Event, event.position, None),
             ApplyError::Log(_) => (StopClass::Log, next, None),
             ApplyError::Database(_) | ApplyError::Overtaken => (StopClass::Database, next, None),
         };
@@ -103,12 +104,14 @@ impl Progress {
         self.of(name).send_replace(applied.iter().map(place).collect());
     }
 
-    /// Tells those who wait of several shards at once.
+    /// Tells those who wait of several shards at once. One that stopped goes on when it has come further.
     pub(super) fn advance(&self, name: Name, reached: impl Iterator<Item = Position>) {
         self.of(name).send_modify(|places| {
             for position in reached {
-                if let Some(place) = places.get_mut(usize::from(position.shard)) {
-                    *place = Place { applied: position.seq.max(place.applied), ..Place::default() };
+                if let Some(place) =
+                    places.get_mut(usize::from(position.shard)).filter(|place| place.applied < position.seq)
+                {
+                    *place = Place { applied: position.seq, ..Place::default() };
                 }
             }
         });

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
+use super::entry::Entry;
 use super::{audit, deliveries, messages, tenants, webhooks};
-use crate::codec::{self, DecodeError};
+use crate::codec;
 use crate::domain::event::Event;
 use crate::event_store::{EventReader, Position, ReadError, Recorded};
+use crate::execute::Unreadable;
 
 /// The projections, by the names under which their checkpoints are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,11 @@ impl Name {
         }
     }
 
+    /// As it was saved; `None` for what this program does not write.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
+    }
+
     pub(super) fn projection(self) -> Box<dyn Projection> {
         match self {
             Self::Tenants => Box::new(tenants::Tenants),
@@ -59,26 +66,46 @@ pub(super) struct Source<'a> {
     pub(super) floor: u64,
 }
 
+/// An event that was read.
+pub(super) struct Readable {
+    pub(super) recorded: Arc<Recorded>,
+    pub(super) event: Event,
+}
+
 /// What folds events into rows.
 #[async_trait]
 pub(super) trait Projection: Send + Sync {
-    /// Whether events of this type concern it. Asks for families of types rather than for types, so that a type which
-    /// this program does not know stops the projection instead of being passed over.
+    /// Whether events of this type, which this program knows, concern it.
     fn concerns(&self, kind: &str) -> bool;
 
+    /// Whether events of such types may stand in streams of this category (`deliveries`): of what this program does not
+    /// know or cannot read, nothing is passed over.
+    fn concerns_category(&self, category: &str) -> bool;
+
     /// Writes what the events change, which all concern it and stand in one shard. The caller begins and ends the
-    /// transaction. May keep nothing in memory but what the log says and no later event changes: the transaction may
+    /// transaction. Rows that an event makes or changes depend on no other stream than those that are left out with its
+    /// own (see [`held`](super::held)), and on events that are asked for from `source`. May keep nothing in memory but what the log says and no later event changes: the transaction may
     /// be rolled back.
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError>;
 
-    /// Those of the events that concern it.
-    fn concerning(&self, events: &[Arc<Recorded>]) -> Vec<Arc<Recorded>> {
-        events.iter().filter(|event| self.concerns(&event.kind)).map(Arc::clone).collect()
+    /// Whether it is, or may be, an event that concerns it.
+    fn is_concerned(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Event(recorded) if codec::knows(&recorded.kind) => self.concerns(&recorded.kind),
+            Entry::Event(_) | Entry::Unreadable(_) => {
+                entry.stream().split_once('-').is_none_or(|(category, _)| self.concerns_category(category))
+            }
+        }
+    }
+
+    /// Those of the entries that concern it.
+    fn concerning(&self, entries: &[Entry]) -> Vec<Entry> {
+        entries.iter().filter(|entry| self.is_concerned(entry)).cloned().collect()
     }
 }
 
@@ -88,6 +115,9 @@ pub(super) enum ApplyError {
     /// This event cannot be; it will fail again.
     #[error("the event '{kind}' at {position} cannot be applied: {reason}")]
     Event { position: Position, kind: String, reason: String },
+    /// It rests on another event, which cannot be read.
+    #[error("{}", .0.reason)]
+    Unreadable(Unreadable),
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] ReadError),
@@ -108,7 +138,7 @@ impl ApplyError {
     pub(super) fn is_refused_row(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => !matches!(error.kind(), sqlx::error::ErrorKind::Other),
-            Self::Database(_) | Self::Event { .. } | Self::Log(_) | Self::Overtaken => false,
+            Self::Database(_) | Self::Event { .. } | Self::Unreadable(_) | Self::Log(_) | Self::Overtaken => false,
         }
     }
 
@@ -119,12 +149,4 @@ impl ApplyError {
             None => self.to_string(),
         }
     }
-}
-
-/// Reads an event, or says which one cannot be read.
-pub(super) fn decode(recorded: &Recorded) -> Result<Event, ApplyError> {
-    codec::decode(recorded).map_err(|error| match error {
-        DecodeError::Damaged { reason, .. } => ApplyError::event(recorded, reason),
-        DecodeError::UnknownType { schema, .. } => ApplyError::event(recorded, format!("version {schema} is unknown")),
-    })
 }

@@ -192,15 +192,15 @@ async fn catch_up(
     let mut projection = name.projection();
     let mut at = from.seq;
     while at < to.seq {
-        let (mut events, floor) = fold::read(reader, Position { shard, seq: at }, BATCH).await?;
-        events.retain(|event| event.position.seq <= to.seq);
-        let Some(last) = events.last().map(|event| event.position.seq) else {
+        let (mut entries, floor) = fold::read(reader, Position { shard, seq: at }, BATCH).await?;
+        entries.retain(|entry| entry.position().seq <= to.seq);
+        let Some(last) = entries.last().map(|entry| entry.position().seq) else {
             // What the runner applied there was dropped since.
             checkpoint::set(connection, name, shard, to).await?;
             break;
         };
         let source = Source { reader, floor };
-        fold::apply_part(connection, source, name, at, &mut *projection, &events)
+        fold::apply_part(connection, source, name, at, &mut *projection, &entries)
             .await
             .map_err(|error| RebuildError::of(name, error))?;
         at = last;

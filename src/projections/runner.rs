@@ -7,15 +7,16 @@
 //! - A failure stops one projection in one shard, in front of the event that it fails at; its other shards and the
 //!   other projections go on. It tries again, less and less often. What may pass by itself, such as a log that cannot be
 //!   read, is tried again at once a few times before it counts as that.
+//! - An event that cannot be read is no failure: its stream is left out, and tried again from time to time (`held`).
 //! - When the log's floor rises, what was made below it goes, once the runner is past it.
 //! - Events that concern nobody are passed without a write, so a checkpoint may stand before events that are applied.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use sqlx::SqliteConnection;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -24,10 +25,12 @@ use tracing::{error, info, warn};
 
 use super::checkpoint::Checkpoint;
 use super::database::Write;
+use super::entry::{self, Entry};
+use super::held::{self, Held};
 use super::progress::Stopped;
 use super::projection::{ApplyError, Name, Projection, Source};
-use super::{Inner, checkpoint, retention, stops};
-use crate::event_store::{Log, Position, Recorded};
+use super::{Inner, catch_up, checkpoint, fold, retention, stops};
+use crate::event_store::{Log, Position, ReadError, StreamName};
 
 /// Events read at a time: the most that one transaction holds.
 const BATCH: usize = 512;
@@ -42,6 +45,8 @@ const QUICK_RETRIES: u32 = 3;
 const LAG_EVENTS: u64 = 50_000;
 /// How often an idle runner looks whether the floor has risen: dropping a bucket moves no head.
 const LOOK_AT_FLOOR_EVERY: Duration = Duration::from_secs(10);
+/// How often streams that are left out are tried again.
+const TRY_HELD_EVERY: Duration = Duration::from_secs(30);
 /// After the first failure.
 const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// After many failures.
@@ -138,19 +143,20 @@ struct Place {
     lags: bool,
 }
 
-/// The next events of one shard.
+/// What stands at the next places of one shard.
 struct Part {
-    events: Vec<Arc<Recorded>>,
-    concerning: Vec<Arc<Recorded>>,
+    entries: Vec<Entry>,
+    /// Whether any of it concerns the projection.
+    concerns: bool,
 }
 
 impl Part {
-    fn last(&self) -> &Recorded {
-        self.events.last().expect("parts are made of at least one event")
+    fn last(&self) -> Position {
+        self.entries.last().expect("parts are made of at least one entry").position()
     }
 
     fn shard(&self) -> u16 {
-        self.last().position.shard
+        self.last().shard
     }
 }
 
@@ -166,12 +172,16 @@ struct Runner {
     places: Vec<Place>,
     /// Where the next round begins to look: a round that is full of one shard's events begins with another's.
     first: usize,
+    /// The stream that is left out and was tried last, since all were.
+    tried: Option<(u16, StreamName)>,
+    /// Streams that are left out are not tried before.
+    try_at: Instant,
 }
 
 impl Runner {
     fn new(name: Name, inner: Arc<Inner>, log: Log) -> Self {
         let places = (0..log.shards()).map(|_| Place::default()).collect();
-        Self { name, inner, log, projection: name.projection(), places, first: 0 }
+        Self { name, inner, log, projection: name.projection(), places, first: 0, tried: None, try_at: Instant::now() }
     }
 
     /// Follows the log until it is to stop, or until the log is gone.
@@ -182,8 +192,9 @@ impl Runner {
             let began = Instant::now();
             let round = self.next_round().await;
             let forgets = self.forget_some().await;
+            let tries = self.catch_up_some(&mut stopping).await;
             if round.is_empty() {
-                if forgets {
+                if forgets || tries {
                     continue;
                 }
                 let rested = self.places.iter().filter_map(|place| place.rests_until).min();
@@ -196,7 +207,7 @@ impl Runner {
                 }
                 continue;
             }
-            let size: usize = round.iter().map(|part| part.events.len()).sum();
+            let size: usize = round.iter().map(|part| part.entries.len()).sum();
             if let Err((shard, failure)) = self.apply(&round).await {
                 self.fail(shard, failure, round, &mut stopping).await;
             }
@@ -251,17 +262,16 @@ impl Runner {
             if self.log.head(shard) <= place.applied {
                 continue;
             }
-            match self.log.read_log(Position { shard, seq: place.applied }, room).await {
+            match next_entries(&self.log, Position { shard, seq: place.applied }, room).await {
                 // Whatever was up to the floor is gone.
-                Ok(events) if events.is_empty() => {
+                Ok(entries) if entries.is_empty() => {
                     place.applied = place.applied.max(self.log.floor(shard).min(self.log.head(shard)));
                     let reached = Position { shard, seq: place.applied };
                     self.inner.progress.advance(self.name, std::iter::once(reached));
                 }
-                Ok(events) => {
-                    room -= events.len();
-                    let concerning = self.projection.concerning(&events);
-                    round.push(Part { events, concerning });
+                Ok(entries) => {
+                    room -= entries.len();
+                    round.push(self.part(entries));
                 }
                 Err(error) => self.rest(shard, &ApplyError::Log(error)).await,
             }
@@ -276,19 +286,19 @@ impl Runner {
     /// All of the round or nothing of it.
     async fn apply(&mut self, round: &[Part]) -> Result<(), Failure> {
         let due = |part: &&Part| {
-            let unsaved = part.last().position.seq - self.places[usize::from(part.shard())].saved;
-            !part.concerning.is_empty() || unsaved >= SAVE_EVERY
+            let unsaved = part.last().seq - self.places[usize::from(part.shard())].saved;
+            part.concerns || unsaved >= SAVE_EVERY
         };
         let due: Vec<&Part> = round.iter().filter(due).collect();
         if !due.is_empty() {
-            self.commit(&due).await?;
+            self.commit(&due).await?.iter().for_each(Held::report);
         }
         for part in &due {
-            self.places[usize::from(part.shard())].saved = part.last().position.seq;
+            self.places[usize::from(part.shard())].saved = part.last().seq;
         }
         for part in round {
             let place = &mut self.places[usize::from(part.shard())];
-            place.applied = part.last().position.seq;
+            place.applied = part.last().seq;
             let lag = self.log.head(part.shard()).saturating_sub(place.applied);
             if (lag > LAG_EVENTS) != place.lags {
                 place.lags = lag > LAG_EVENTS;
@@ -302,31 +312,80 @@ impl Runner {
         for part in round {
             self.go_on(part.shard()).await;
         }
-        self.inner.progress.advance(self.name, round.iter().map(|part| part.last().position));
+        self.inner.progress.advance(self.name, round.iter().map(Part::last));
         Ok(())
     }
 
-    async fn commit(&mut self, parts: &[&Part]) -> Result<(), Failure> {
+    /// Answers with what is left out from here on.
+    async fn commit(&mut self, parts: &[&Part]) -> Result<Vec<Held>, Failure> {
         let inner = Arc::clone(&self.inner);
         let mut write = inner.database.begin().await.map_err(|error| (None, error.into()))?;
+        let mut held = Vec::new();
         for part in parts {
-            if let Err(failure) = self.write(&mut write, part).await {
-                write.abandon().await;
-                return Err((Some(part.shard()), failure));
+            match self.write(&mut write, part).await {
+                Ok(more) => held.extend(more),
+                Err(failure) => {
+                    write.abandon().await;
+                    return Err((Some(part.shard()), failure));
+                }
             }
         }
-        write.commit().await.map_err(|error| (None, error.into()))
+        write.commit().await.map_err(|error| (None, error.into()))?;
+        Ok(held)
     }
 
-    async fn write(&mut self, write: &mut Write<'_>, part: &Part) -> Result<(), ApplyError> {
-        // First, so that a runner that was overtaken fails for that reason, not at rows that are there already.
+    async fn write(&mut self, write: &mut Write<'_>, part: &Part) -> Result<Vec<Held>, ApplyError> {
         let saved = self.places[usize::from(part.shard())].saved;
-        checkpoint::advance(write.connection(), self.name, saved, part.last()).await?;
-        if !part.concerning.is_empty() {
-            let source = Source { reader: self.log.reader(), floor: self.log.floor(part.shard()) };
-            self.projection.apply(write.connection(), source, &part.concerning).await?;
+        let source = Source { reader: self.log.reader(), floor: self.log.floor(part.shard()) };
+        fold::apply_part(write.connection(), source, self.name, saved, &mut *self.projection, &part.entries).await
+    }
+
+    fn part(&self, entries: Vec<Entry>) -> Part {
+        let concerns = entries.iter().any(|entry| self.projection.is_concerned(entry));
+        Part { entries, concerns }
+    }
+
+    /// Takes one step with a stream that is left out, when it is time to. Whether there may be another.
+    async fn catch_up_some(&mut self, stopping: &mut watch::Receiver<bool>) -> bool {
+        if self.try_at > Instant::now() {
+            return false;
         }
-        Ok(())
+        let held = match self.next_held().await {
+            Ok(Some(held)) => held,
+            Ok(None) => {
+                (self.tried, self.try_at) = (None, Instant::now() + TRY_HELD_EVERY);
+                return false;
+            }
+            Err(error) => {
+                self.try_at = Instant::now() + TRY_HELD_EVERY;
+                let (projection, error) = (self.name.as_str(), &error as &dyn std::error::Error);
+                warn!(projection, error, "what projection '{projection}' leaves out cannot be asked for");
+                return false;
+            }
+        };
+        let shard = held.event.position.shard;
+        let behind = Some((shard, held.unit.clone()));
+        let Some(place) = self.places.get(usize::from(shard)) else {
+            self.tried = behind;
+            return true;
+        };
+        let (inner, log, place) = (Arc::clone(&self.inner), self.log.clone(), (place.saved, place.applied));
+        match catch_up::step(&inner.database, log.reader(), &mut *self.projection, &held, place).await {
+            Ok(catch_up::Step::More) => {}
+            Ok(catch_up::Step::Held | catch_up::Step::Released) => self.tried = behind,
+            Err(ApplyError::Overtaken) => self.reload(stopping).await,
+            Err(failure) => {
+                let (projection, error) = (self.name.as_str(), &failure as &dyn std::error::Error);
+                warn!(projection, stream.id = held.event.stream, error, "a stream that is left out cannot be tried");
+                self.tried = behind;
+            }
+        }
+        true
+    }
+
+    async fn next_held(&self) -> Result<Option<Held>, sqlx::Error> {
+        let mut connection = self.inner.database.readers.acquire().await?;
+        held::next(&mut connection, self.name, self.tried.as_ref()).await
     }
 
     /// Lets the shards rest that the failure concerns. What else the round held is read again by the next one.
@@ -348,7 +407,7 @@ impl Runner {
                 };
                 self.rest(shard, &failure).await;
             }
-            (Some(shard), failure @ (ApplyError::Log(_) | ApplyError::Event { .. })) => {
+            (Some(shard), failure @ (ApplyError::Log(_) | ApplyError::Event { .. } | ApplyError::Unreadable(_))) => {
                 self.rest(shard, &failure).await;
             }
             (_, failure) => {
@@ -363,24 +422,25 @@ impl Runner {
     /// Answers with why it stopped there.
     async fn apply_up_to_failure(&mut self, part: Part, failure: ApplyError) -> ApplyError {
         if let ApplyError::Event { position, .. } = failure {
-            let before: Vec<_> = part.events.into_iter().take_while(|event| event.position < position).collect();
+            let before: Vec<_> = part.entries.into_iter().take_while(|entry| entry.position() < position).collect();
             if before.is_empty() {
                 return failure;
             }
-            let concerning = self.projection.concerning(&before);
-            return match self.apply(&[Part { events: before, concerning }]).await {
+            let part = self.part(before);
+            return match self.apply(&[part]).await {
                 Ok(()) => failure,
                 Err((_, earlier)) => earlier,
             };
         }
         // The tables do not say which event made the row that they refuse: the one that fails alone.
-        for event in part.events {
-            let events = vec![Arc::clone(&event)];
-            let concerning = self.projection.concerning(&events);
-            match self.apply(&[Part { events, concerning }]).await {
-                Ok(()) => {}
-                Err((_, failure)) if failure.is_refused_row() => return ApplyError::event(&event, failure.describe()),
-                Err((_, failure)) => return failure,
+        for entry in part.entries {
+            let part = self.part(vec![entry.clone()]);
+            match (self.apply(&[part]).await, entry) {
+                (Ok(()), _) => {}
+                (Err((_, failure)), Entry::Event(event)) if failure.is_refused_row() => {
+                    return ApplyError::event(&event, failure.describe());
+                }
+                (Err((_, failure)), _) => return failure,
             }
         }
         failure
@@ -439,7 +499,9 @@ impl Runner {
     /// Forgets that the shard had stopped, if it had.
     async fn go_on(&mut self, shard: u16) {
         let place = &mut self.places[usize::from(shard)];
-        if std::mem::take(&mut place.failures) > 0 {
+        // Also one that stopped in an earlier life.
+        let had_stopped = self.inner.progress.stopped_at(self.name, shard).is_some();
+        if std::mem::take(&mut place.failures) > 0 || had_stopped {
             let (projection, name) = (self.name.as_str(), self.name);
             info!(projection, shard, "projection '{projection}' goes on");
             self.note(async |connection| stops::forget(connection, name, shard).await).await;
@@ -472,6 +534,13 @@ impl Runner {
         self.inner.progress.stop(stopped.clone(), matches!(failure, ApplyError::Event { .. }));
         stopped
     }
+}
+
+/// What is next in a shard; whatever was up to the floor may be gone.
+async fn next_entries(log: &Log, after: Position, limit: usize) -> Result<Vec<Entry>, ReadError> {
+    let entries = entry::page(limit, |count| log.read_log(after, count).boxed()).await?;
+    entry::without_hole(after, log.floor(after.shard), &entries)?;
+    Ok(entries)
 }
 
 async fn checkpoints(inner: &Inner, name: Name, shards: u16) -> Result<Vec<Checkpoint>, sqlx::Error> {

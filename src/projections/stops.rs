@@ -38,8 +38,7 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<Stopped
     let mut found = Vec::new();
     for row in query.fetch_all(connection).await? {
         let mut columns = Columns::of(&row);
-        let name: &str = columns.get()?;
-        let projection = Name::ALL.into_iter().find(|known| known.as_str() == name);
+        let projection = Name::parse(columns.get()?);
         let position = Position { shard: columns.number()?, seq: columns.number()? };
         let class = StopClass::parse(columns.get()?);
         let (event_type, reason) = (columns.get()?, columns.get()?);

@@ -1,22 +1,20 @@
 //! Tenants, their API keys and the event types that they announced.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, integer, json_text, packed};
 use super::page::{Key, List, Order, Range, list};
-use super::projection::{ApplyError, Projection, Source, decode};
+use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::event::{ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent};
 use crate::domain::filter::EventType;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, Recorded};
-use crate::execute;
+use crate::event_store::Position;
+use crate::execute::{self, TENANT_CATEGORY};
 
 /// The projection. Tenants change seldom: no folding in memory.
 pub(super) struct Tenants;
@@ -27,17 +25,21 @@ impl Projection for Tenants {
         kind.starts_with("tenant.") || kind.starts_with("event_type.") || kind.starts_with("api_key.")
     }
 
+    fn concerns_category(&self, category: &str) -> bool {
+        category == TENANT_CATEGORY
+    }
+
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         _source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
-        for recorded in events {
+        for Readable { recorded, event } in events {
             let tenant = execute::tenant_of(&recorded.stream)
-                .ok_or_else(|| ApplyError::event(recorded, "its stream is no tenant's"))?;
+                .ok_or_else(|| ApplyError::event(&recorded, "its stream is no tenant's"))?;
             let (position, at) = (recorded.position, recorded.at);
-            match decode(recorded)? {
+            match event {
                 Event::Tenant(TenantEvent::Created(created)) => {
                     insert_tenant(connection, position, at, created).await?
                 }
@@ -49,7 +51,7 @@ impl Projection for Tenants {
                 }
                 Event::Tenant(TenantEvent::ApiKeyRevoked(revoked)) => revoke(connection, at, &revoked).await?,
                 Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => {
-                    return Err(ApplyError::event(recorded, "it is no tenant's event"));
+                    return Err(ApplyError::event(&recorded, "it is no tenant's event"));
                 }
             }
         }

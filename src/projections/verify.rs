@@ -13,17 +13,23 @@ use sqlx::{Column, Connection, Decode, Row, Sqlite, SqliteConnection, TypeInfo, 
 
 use super::columns::{damaged, unpacked};
 use super::database::{self, Database, OpenError};
+use super::held::{self, Held};
 use super::projection::Name;
 use super::rebuild::{self, RebuildError};
 use super::tables::{TABLES, Table};
-use super::{checkpoint, fold, retention};
+use super::{catch_up, checkpoint, fold, retention};
 use crate::event_store::{EventReader, Position};
+
+/// Streams that are told of.
+const TOLD: usize = 100;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Rows that were compared.
     pub rows: u64,
+    /// Streams that are left out of the rows that the log makes now, so many at most.
+    pub held: Vec<Held>,
     /// The first difference, if there is one.
     pub difference: Option<Difference>,
 }
@@ -98,7 +104,12 @@ async fn compare_copy(
     let goals = rebuild::places(write.connection(), reader.shards()).await;
     write.abandon().await;
     if !of_this_log? {
-        return Ok(Verified { rows: 0, difference: Some(Difference::AnotherLog) });
+        return Ok(Verified { rows: 0, held: vec![], difference: Some(Difference::AnotherLog) });
+    }
+    // What a server has not come to yet.
+    for name in Name::ALL {
+        let caught_up = catch_up::all(copy, reader, name, &mut *name.projection()).await;
+        caught_up.map_err(|error| RebuildError::of(name, error))?;
     }
     let fresh = Database::open(folded).await?;
     checkpoint::adopt(&fresh, reader).await?;
@@ -139,15 +150,16 @@ async fn forget(database: &Database, floor: Position) -> Result<(), sqlx::Error>
 async fn compare(copy: &Database, fresh: &Database) -> Result<Verified, RebuildError> {
     let mut live = copy.readers.acquire().await?;
     let mut made = fresh.readers.acquire().await?;
+    let held = held::all(&mut made, TOLD).await?;
     let mut rows = 0;
     for table in &TABLES {
         let (compared, difference) = compare_table(table, &mut live, &mut made).await?;
         rows += compared;
         if difference.is_some() {
-            return Ok(Verified { rows, difference });
+            return Ok(Verified { rows, held, difference });
         }
     }
-    Ok(Verified { rows, difference: None })
+    Ok(Verified { rows, held, difference: None })
 }
 
 async fn compare_table(

@@ -1,7 +1,7 @@
 //! Subscriptions that are not deleted, by the name that the API has for them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list, integer, json_text, packed};
 use super::page::{List, Order, Range, list};
-use super::projection::{ApplyError, Projection, Source, decode};
+use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{CircuitRow, SecretRow, Trip, WebhookRow};
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
@@ -20,7 +20,7 @@ use crate::domain::filter::{self, EventType};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
-use crate::execute;
+use crate::execute::{self, SUBSCRIPTION_CATEGORY};
 
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
@@ -48,14 +48,18 @@ impl Projection for Webhooks {
         kind.starts_with("subscription.")
     }
 
+    fn concerns_category(&self, category: &str) -> bool {
+        category == SUBSCRIPTION_CATEGORY
+    }
+
     async fn apply(
         &mut self,
         connection: &mut SqliteConnection,
         _source: Source<'_>,
-        events: &[Arc<Recorded>],
+        events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
         let mut touched = Touched::new();
-        for recorded in events {
+        for Readable { recorded, .. } in &events {
             let id = execute::subscription_of(&recorded.stream)
                 .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
             touched.insert(id, None);
@@ -65,8 +69,8 @@ impl Projection for Webhooks {
             let (position, row) = webhook_row(&row)?;
             touched.insert(row.id, Some((position, row)));
         }
-        for recorded in events {
-            fold(&mut touched, recorded)?;
+        for Readable { recorded, event } in events {
+            fold(&mut touched, &recorded, event)?;
         }
         let (put, deleted): (Vec<_>, Vec<_>) = touched.into_iter().partition(|(_, row)| row.is_some());
         DELETE.run(connection, deleted.into_iter(), |values, (id, _)| values.id(id)).await?;
@@ -94,8 +98,8 @@ impl Projection for Webhooks {
 }
 
 /// Every event but these leaves the row as it is.
-fn fold(touched: &mut Touched, recorded: &Recorded) -> Result<(), ApplyError> {
-    let Event::Subscription(event) = decode(recorded)? else {
+fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), ApplyError> {
+    let Event::Subscription(event) = event else {
         return Err(ApplyError::event(recorded, "it is no subscription's event"));
     };
     let at = recorded.at;

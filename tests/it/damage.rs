@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnection};
 
 use crate::support::receiver::Receiver;
-use crate::support::server::Server;
+use crate::support::server::{Kind, Server, on_both};
 
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { code message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { message { id } userErrors { code message } } }";
@@ -264,4 +264,139 @@ async fn a_damaged_row_of_any_stream_holds_back_what_it_concerns_and_nothing_els
     paths.sort_unstable();
     assert_eq!(arrived, paths);
     assert_eq!(server.data(QUARANTINE, json!({})).await["quarantine"], json!([]));
+}
+
+on_both!(a_damaged_row_holds_back_the_rows_of_its_stream_alone_until_it_is_mended);
+
+/// Runs statements on the log of a server that does not run, past all that protects its rows.
+async fn change_log(kind: Kind, server: &Server, statements: &[String]) {
+    match kind {
+        Kind::Sqlite => {
+            let mut workshop = Workshop::open(server.folder().join("log.db")).await;
+            for statement in statements {
+                assert!(workshop.run(statement.clone()).await > 0, "{statement}");
+            }
+            workshop.close().await;
+        }
+        Kind::Postgres => {
+            let mut log = PgConnection::connect(server.database_url()).await.unwrap();
+            sqlx::raw_sql("SET session_replication_role = replica").execute(&mut log).await.unwrap();
+            for statement in statements {
+                let done = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut log).await.unwrap();
+                assert!(done.rows_affected() > 0, "{statement}");
+            }
+            log.close().await.unwrap();
+        }
+    }
+}
+
+fn tidings(server: &Server, command: &str) -> (Option<i32>, String) {
+    let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+    process.arg(command).arg("--config").arg(server.config()).env_remove("TIDINGS_SERVER__LISTEN");
+    let output = process.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+const KEY: &str = "mutation($input: CreateApiKeyInput!) { createApiKey(input: $input) { token userErrors { code } } }";
+const STATUSES: &str = "{ deliveries(first: 100) { nodes { status } } auditLog(first: 100) { nodes { code } } }";
+
+/// A key that reads what a tenant has.
+async fn reading_key(server: &Server, victim: &Victim) -> String {
+    let scopes = ["DELIVERIES_READ", "AUDIT_READ"];
+    let input = json!({ "name": "reader", "scopes": scopes, "tenantId": victim.tenant });
+    let made = server.data(KEY, json!({ "input": input })).await;
+    made["createApiKey"]["token"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+}
+
+/// Asks until so many deliveries of the tenant are shown, all of them successful. Answers with its audit log's codes.
+async fn until_delivered(server: &Server, key: &str, count: usize) -> Vec<String> {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let answer = server.try_graphql(key, STATUSES, &Value::Null).await.unwrap();
+        if answer["data"]["deliveries"]["nodes"] == json!(vec![json!({ "status": "SUCCEEDED" }); count]) {
+            let entries = answer["data"]["auditLog"]["nodes"].as_array().unwrap();
+            return entries.iter().map(|entry| entry["code"].as_str().unwrap().to_owned()).collect();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never came true: {answer}\n{}", server.stderr());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+async fn a_damaged_row_holds_back_the_rows_of_its_stream_alone_until_it_is_mended(kind: Kind) {
+    let receiver = Receiver::start().await;
+    let mut server = Server::start_on(kind, &receiver.ca_file()).await;
+    let mut victims = Vec::new();
+    for number in 0..3 {
+        victims.push(Victim::new(&server, &receiver, number).await);
+    }
+    let mut keys = Vec::new();
+    for victim in &victims {
+        keys.push(reading_key(&server, victim).await);
+        victim.publish(&server).await;
+    }
+    receiver.wait_for(3).await;
+    for key in &keys {
+        until_delivered(&server, key, 1).await;
+    }
+    assert_eq!(server.terminate(), Some(0));
+
+    let row = |stream: String| format!("WHERE stream = '{stream}' AND version = 1");
+    let (life, deliveries) = (row(victims[0].stream("subscription")), row(victims[1].stream("deliveries")));
+    let break_rows = [
+        format!("UPDATE event SET data = '!' || data {life}"),
+        format!("UPDATE bucketed_event SET kind = 'new.' || kind {deliveries}"),
+    ];
+    change_log(kind, &server, &break_rows).await;
+    // Are built again from the damaged log.
+    std::fs::remove_file(server.folder().join("log.db.read-models")).unwrap();
+    server.restart();
+
+    for victim in &victims {
+        victim.publish(&server).await;
+    }
+    receiver.wait_for(4).await;
+    let codes = until_delivered(&server, &keys[2], 2).await;
+    assert!(codes.contains(&"TENANT_WEBHOOK_CREATED".to_owned()), "{codes:?}");
+    let codes = until_delivered(&server, &keys[1], 0).await;
+    assert!(codes.contains(&"TENANT_WEBHOOK_CREATED".to_owned()), "{codes:?}");
+    let codes = until_delivered(&server, &keys[0], 1).await;
+    assert!(!codes.contains(&"TENANT_WEBHOOK_CREATED".to_owned()) && !codes.is_empty(), "{codes:?}");
+    let listed = "{ quarantine { holds projection stream } projections { name heldStreams stopped { error } } }";
+    let data = server.data(listed, json!({})).await;
+    let mut held: Vec<_> = data["quarantine"].as_array().unwrap().iter().collect();
+    held.retain(|entry| entry["holds"] == "READ_MODEL");
+    let mut held: Vec<_> = held.iter().map(|entry| (entry["projection"].as_str(), entry["stream"].as_str())).collect();
+    held.sort_unstable();
+    let (life, deliveries) = (victims[0].stream("subscription"), victims[1].stream("deliveries"));
+    let mut expected =
+        vec![(Some("audit"), Some(&*life)), (Some("webhooks"), Some(&*life)), (Some("deliveries"), Some(&*deliveries))];
+    expected.sort_unstable();
+    assert_eq!(held, expected, "{data}");
+    let projections = data["projections"].as_array().unwrap();
+    assert!(projections.iter().all(|projection| projection["stopped"].is_null()), "{data}");
+    let counts = projections.iter().map(|projection| projection["heldStreams"].as_str().unwrap());
+    let count: u64 = counts.map(|count| count.parse::<u64>().unwrap()).sum();
+    assert_eq!(count, 3, "{data}");
+    let (code, said) = tidings(&server, "verify");
+    assert!(
+        code == Some(1) && said.contains(&format!("read model 'deliveries': expected all of stream '{deliveries}'")),
+        "{said}"
+    );
+    assert_eq!(server.terminate(), Some(0));
+
+    let (life, deliveries) = (row(life), row(deliveries));
+    let mend_rows = [
+        format!("UPDATE event SET data = substr(data, 2) {life}"),
+        format!("UPDATE bucketed_event SET kind = substr(kind, 5) {deliveries}"),
+    ];
+    change_log(kind, &server, &mend_rows).await;
+    server.restart();
+    receiver.wait_for(6).await;
+    for key in &keys {
+        until_delivered(&server, key, 2).await;
+    }
+    server.until(listed, json!({}), |data| data["quarantine"] == json!([])).await;
+    // Its rows are those of a rebuild.
+    let (code, said) = tidings(&server, "verify");
+    assert!(code == Some(0) && said.contains("no difference"), "{said}");
 }

@@ -26,4 +26,5 @@ mod ractor_contract;
 mod retention;
 mod support;
 mod tools;
+mod transfer;
 mod verifiers;

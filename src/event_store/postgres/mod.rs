@@ -9,9 +9,11 @@
 //! - Events that go with their bucket stand in a table of their own, a partition for each bucket (`partition.rs`).
 //! - Others may read beside the owner ([`PostgresReader`]).
 //!
-//! No notification is sent with an append: that would put every commit of the database in one line. What a destroyed
+//! No notification is sent with an append: that would put every commit of the database in one line. Others are told
+//! afterwards, now and then (`herald.rs`). What a destroyed
 //! secret leaves in dead rows and in the write-ahead log stays until the database reuses them; it is sealed.
 
+mod herald;
 mod open;
 mod partition;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
 
+use self::herald::Herald;
 pub use self::open::{OpenError, Options};
 pub use self::reader::PostgresReader;
 use self::write::Target;
@@ -53,6 +56,7 @@ pub struct PostgresStore {
     shards: Vec<Shard>,
     writers: Writers,
     reader: PostgresReader,
+    herald: Herald,
 }
 
 /// A shard as its owner knows it.
@@ -99,7 +103,8 @@ impl PostgresStore {
         let owned = open::take_over(&options).await?;
         let shards = owned.into_iter().map(|shard| Shard { epoch: shard.epoch, turn: Mutex::new(shard.turn) });
         let reader = PostgresReader::beside(&options, options.shards.max(1));
-        Ok(Self { shards: shards.collect(), reader, writers: Writers::new(options) })
+        let herald = Herald::start(options.clone());
+        Ok(Self { shards: shards.collect(), reader, herald, writers: Writers::new(options) })
     }
 
     /// A new handle on the same database, as if the process had been started again: this one is fenced from now on.
@@ -198,6 +203,9 @@ impl EventStore for PostgresStore {
             return Vec::new();
         }
         let committed = self.commit(shard, owned, &batch).await;
+        if let Some(head) = committed.iter().flatten().flatten().map(|appended| appended.last.seq).max() {
+            self.herald.tell(shard, head);
+        }
         committed.unwrap_or_else(|failure| vec![Err(refusal(failure, shard, owned.epoch)); requests])
     }
 

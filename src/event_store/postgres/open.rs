@@ -54,6 +54,9 @@ const READER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("default_trans
 /// table to its own cleaning (`deadlock_timeout`, a second), which it ends for whoever still waits then.
 const DROPPER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("lock_timeout", "2s")];
 
+/// For hints to other processes.
+const HERALD: [(&str, &str); 2] = [("statement_timeout", "5s"), ("synchronous_commit", "off")];
+
 /// What the database must say of itself: a commit is on disk when it is answered, and text is what it was.
 const PROMISES: [(&str, &str); 4] = [
     ("synchronous_commit", "on"),
@@ -241,6 +244,18 @@ pub(super) async fn connect_writer(options: &Options) -> Result<PgConnection, Op
 /// One connection that reads.
 pub(super) async fn connect_reader(options: &Options) -> Result<PgConnection, OpenError> {
     connect(options, &READER).await
+}
+
+/// A connection that tells others of new events: nothing of it has to last, so it waits for no disk.
+pub(super) async fn connect_herald(options: &Options) -> Result<PgConnection, OpenError> {
+    let connect = options.with(&HERALD);
+    Ok(timeout(CONNECT_TIMEOUT, connect.connect()).await.map_err(|_| OpenError::Silent)??)
+}
+
+/// The one connection of somebody who listens.
+pub(super) fn listener(options: &Options) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None);
+    pool.max_lifetime(None).connect_lazy_with(options.with(&READER))
 }
 
 /// A connection that drops buckets.

@@ -1,13 +1,18 @@
 //! Asking the log: what its owner does, and what others may do beside the owner.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::query::{Query, QueryScalar};
 use sqlx::{Connection, PgConnection, Postgres, Row};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::herald::Listener;
 use super::open::{self, OpenError, Options};
 use super::{MIGRATOR, no_shard, read};
 use crate::event_store::row::{integer, number, unavailable};
@@ -16,10 +21,18 @@ use crate::event_store::{
 };
 
 /// The log in PostgreSQL, to be read only: it takes nothing over and changes nothing, so servers may run meanwhile.
-#[derive(Debug)]
 pub struct PostgresReader {
     shards: u16,
     pool: PgPool,
+    options: Options,
+    /// Absent until somebody waits for news, and after a failure.
+    listener: Mutex<Option<Listener>>,
+}
+
+impl fmt::Debug for PostgresReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresReader").field("shards", &self.shards).finish_non_exhaustive()
+    }
 }
 
 impl PostgresReader {
@@ -40,12 +53,26 @@ impl PostgresReader {
 
     /// For one who knows how many shards there are.
     pub(super) fn beside(options: &Options, shards: u16) -> Self {
-        Self { shards, pool: open::readers(options) }
+        Self { shards, pool: open::readers(options), options: options.clone(), listener: Mutex::default() }
     }
 
     /// Ends all connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// Returns with the next hint, or at once if it has only now begun to listen: what was appended before gave none.
+    async fn next_hint(&self) -> Result<(), sqlx::Error> {
+        let mut place = self.listener.lock().await;
+        match place.take() {
+            None => *place = Some(Listener::open(&self.options).await?),
+            Some(mut listener) => {
+                let hint = listener.next().await;
+                *place = hint.is_ok().then_some(listener);
+                hint?;
+            }
+        }
+        Ok(())
     }
 
     fn readable(&self, shard: u16) -> Result<i32, ReadError> {
@@ -105,6 +132,14 @@ async fn unknown_tables(connection: &mut PgConnection) -> Result<Option<String>,
 impl EventReader for PostgresReader {
     fn shards(&self) -> u16 {
         self.shards
+    }
+
+    async fn wait_for_news(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        // Without hints there is still the time.
+        if !matches!(timeout_at(end, self.next_hint()).await, Ok(Ok(()))) {
+            sleep_until(end).await;
+        }
     }
 
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {

@@ -4,6 +4,7 @@ mod authorisation;
 mod contracts;
 mod front;
 pub(crate) mod full;
+mod gone;
 mod history;
 mod limits;
 mod operations;

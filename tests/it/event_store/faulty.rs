@@ -11,7 +11,7 @@ use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
     Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub(super) struct Faulty {
     behind: Arc<dyn EventStore>,
@@ -27,6 +27,10 @@ pub(super) struct Faulty {
     pub(super) head_unknown: AtomicBool,
     /// Reads of the log and of contents that came through.
     pub(super) reads: AtomicUsize,
+    /// Whether droppings wait.
+    pub(super) holds_drops: watch::Sender<bool>,
+    /// How many droppings have begun.
+    pub(super) drops_begun: watch::Sender<usize>,
     /// A `seq` that reads of the log leave out; 0 for none.
     pub(super) hidden: AtomicUsize,
 }
@@ -42,6 +46,8 @@ impl Faulty {
             lose_next_answer: AtomicBool::new(false),
             head_unknown: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
+            holds_drops: watch::Sender::new(false),
+            drops_begun: watch::Sender::new(0),
             hidden: AtomicUsize::new(0),
         })
     }
@@ -204,6 +210,8 @@ impl EventStore for Faulty {
     }
 
     async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        self.drops_begun.send_modify(|begun| *begun += 1);
+        self.holds_drops.subscribe().wait_for(|held| !held).await.unwrap();
         self.behind.drop_bucket(bucket, limit).await
     }
 

@@ -313,6 +313,24 @@ async fn readers_see_no_damage_while_buckets_are_dropped_and_events_appended<D: 
     assert_eq!(store.reader().read_stream("subscription-1", 1, 99).await.unwrap().len(), 12);
 }
 
+async fn a_drop_that_is_under_way_or_refused_raises_no_floor<D: Database>() {
+    let database = D::fresh().await;
+    let store = Faulty::open(database.store());
+    let log = Log::start(Arc::clone(&store) as Arc<dyn EventStore>, Config::default()).await.unwrap();
+    log.append(0, bucketed("deliveries-1", 1, 1, 1)).await.unwrap();
+    store.holds_drops.send_replace(true);
+    let dropping = tokio::spawn({
+        let log = log.clone();
+        async move { log.drop_bucket(Bucket(1), 9).await }
+    });
+    store.drops_begun.subscribe().wait_for(|begun| *begun == 1).await.unwrap();
+    // Whoever acts on it would forget what stays.
+    assert_eq!(log.floor(0), 0);
+    store.holds_drops.send_replace(false);
+    assert!(matches!(dropping.await.unwrap(), Err(DropError::StillLive { .. })));
+    assert_eq!((log.floor(0), log.read_log(at(0), 9).await.unwrap().len()), (0, 1));
+}
+
 async fn a_stream_whose_events_are_gone_begins_again<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
@@ -334,5 +352,6 @@ on_every_store! {
     a_hole_up_to_the_floor_is_lawful_and_one_above_it_is_damage,
     what_was_dropped_past_a_log_is_no_damage_to_its_readers,
     readers_see_no_damage_while_buckets_are_dropped_and_events_appended,
+    a_drop_that_is_under_way_or_refused_raises_no_floor,
     a_stream_whose_events_are_gone_begins_again,
 }

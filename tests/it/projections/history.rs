@@ -14,12 +14,17 @@ use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::scope::Scope;
 use tidings::domain::subscription::{self, Command, Finished, Match, Matches, Redeliver, Update};
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{Append, Bucket, Config, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite};
+use tidings::event_store::{
+    Append, Bucket, Config, EventStore, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite,
+};
 use tidings::execute::{self, Actor, ActorKind, Loaded, Meta};
+
+use crate::support::watched_store::WatchedStore;
 
 /// A log, and the states of everything in it.
 pub(super) struct History {
     pub(super) log: Log,
+    pub(super) store: Arc<WatchedStore>,
     pub(super) clock: Arc<dyn Clock>,
     versions: BTreeMap<String, u64>,
     /// In which bucket messages and deliveries are recorded.
@@ -48,8 +53,10 @@ impl History {
     pub(super) async fn over(shards: u16, seed: u64) -> Self {
         // So short a tail that readers which lag a little are served from the store.
         let config = Config { tail_events: 64, ..Config::default() };
+        let store = Arc::new(WatchedStore::over(MemoryStore::new(shards)));
         Self {
-            log: Log::start(Arc::new(MemoryStore::new(shards)), config).await.unwrap(),
+            log: Log::start(Arc::clone(&store) as Arc<dyn EventStore>, config).await.unwrap(),
+            store,
             clock: Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), seed)),
             versions: BTreeMap::new(),
             bucket: Bucket(1),

@@ -1,12 +1,13 @@
 //! A log that tells which streams were read, and fails when a test wants it to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, MemoryStore,
     Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
@@ -22,6 +23,10 @@ pub(crate) struct WatchedStore {
     log_events_read: AtomicUsize,
     /// The number of an event whose row cannot be read, as part of the log; 0: of none.
     damaged: AtomicU64,
+    /// Events whose rows are not as they were written, whoever reads them.
+    torn: Mutex<BTreeMap<Position, Tear>>,
+    /// Run one by one, each before secrets are read from the first on.
+    before_secrets: Mutex<VecDeque<BoxFuture<'static, ()>>>,
     /// A stream whose reads wait.
     held: watch::Sender<Option<String>>,
     commit_ms: AtomicU64,
@@ -29,6 +34,17 @@ pub(crate) struct WatchedStore {
     /// Decides over shaky commits.
     chance: AtomicU64,
     fate: Mutex<Fate>,
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tear {
+    /// It says in which stream it stands, and nothing else.
+    Row,
+    /// Its payload is no JSON.
+    Payload,
+    /// It is of a type that nobody knows.
+    Kind,
 }
 
 /// What becomes of commits, by their numbers from 1.
@@ -51,6 +67,38 @@ impl WatchedStore {
         self.damaged.store(seq.unwrap_or(0), Ordering::SeqCst);
     }
 
+    /// Tears a row, whoever reads it.
+    pub(crate) fn tear(&self, position: Position, tear: Tear) {
+        self.torn.lock().unwrap().insert(position, tear);
+    }
+
+    /// Is run before secrets are read from the first on, once, behind those that wait for that already.
+    pub(crate) fn before_secrets(&self, step: impl Future<Output = ()> + Send + 'static) {
+        self.before_secrets.lock().unwrap().push_back(Box::pin(step));
+    }
+
+    /// All rows are as they were written.
+    pub(crate) fn mend(&self) {
+        self.torn.lock().unwrap().clear();
+    }
+
+    fn as_torn(&self, events: Vec<Recorded>) -> Result<Vec<Recorded>, ReadError> {
+        let torn = self.torn.lock().unwrap();
+        let tear = |mut event: Recorded| {
+            match torn.get(&event.position) {
+                None => {}
+                Some(Tear::Payload) => event.data = "{".into(),
+                Some(Tear::Kind) => event.kind = format!("{}_of_a_newer_program", event.kind).into(),
+                Some(Tear::Row) => {
+                    let (position, stream) = (event.position, Some(event.stream));
+                    return Err(ReadError::Damaged { position, stream, reason: "as the test wants it".into() });
+                }
+            }
+            Ok(event)
+        };
+        events.into_iter().map(tear).collect()
+    }
+
     pub(crate) fn over(memory: MemoryStore) -> Self {
         Self {
             memory,
@@ -58,6 +106,8 @@ impl WatchedStore {
             log_reads: AtomicUsize::new(0),
             log_events_read: AtomicUsize::new(0),
             damaged: AtomicU64::new(0),
+            torn: Mutex::default(),
+            before_secrets: Mutex::default(),
             held: watch::Sender::new(None),
             commit_ms: AtomicU64::new(0),
             commits: AtomicUsize::new(0),
@@ -136,7 +186,7 @@ impl EventReader for WatchedStore {
     async fn read_stream(&self, stream: &str, from_version: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.streams_read.lock().unwrap().push(stream.to_owned());
         self.held.subscribe().wait_for(|held| held.as_deref() != Some(stream)).await.unwrap();
-        self.memory.read_stream(stream, from_version, limit).await
+        self.as_torn(self.memory.read_stream(stream, from_version, limit).await?)
     }
 
     async fn stream_version(&self, stream: &str) -> Result<u64, ReadError> {
@@ -152,7 +202,7 @@ impl EventReader for WatchedStore {
         }
         self.log_reads.fetch_add(1, Ordering::SeqCst);
         self.log_events_read.fetch_add(events.len(), Ordering::SeqCst);
-        Ok(events)
+        self.as_torn(events)
     }
 
     async fn read_category(
@@ -235,6 +285,10 @@ impl EventReader for WatchedStore {
     }
 
     async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        let step = if after.is_none() { self.before_secrets.lock().unwrap().pop_front() } else { None };
+        if let Some(step) = step {
+            step.await;
+        }
         self.memory.secrets(after, limit).await
     }
 }

@@ -3,9 +3,18 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
 
 use super::{Lived, MESSAGES};
+use crate::support::server::{Kind, on_both};
+
+/// Never reached by a test that passes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -71,4 +80,62 @@ async fn what_cannot_be_read_is_said_and_a_reader_that_has_enough_is_no_failure(
     out.read_exact(&mut [0; 1]).unwrap();
     drop(out);
     assert!(reading.wait().unwrap().success());
+}
+
+on_both!(events_are_shown_as_they_come);
+
+/// The command, with its lines to be read one by one.
+fn following(lived: &Lived, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["events", "--follow", "--config"]).arg(lived.server.config()).args(arguments);
+    let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    (process, lines)
+}
+
+async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Value {
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("nothing came").unwrap().unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+async fn events_are_shown_as_they_come(kind: Kind) {
+    let mut lived = Lived::start_on(kind).await;
+    let (mut process, mut shown) = following(&lived, &["--type", "message.published", "--with-content"]);
+    for message in lived.messages.clone() {
+        assert_eq!(next(&mut shown).await["data"]["message"], message);
+    }
+    for n in 100..110 {
+        let message = lived.publish(n).await;
+        let event = next(&mut shown).await;
+        assert_eq!((&event["data"]["message"], &event["content"]), (&json!(message), &json!(format!("{{\"n\":{n}}}"))));
+        lived.messages.push(message);
+    }
+    let interrupt = ["-INT", &process.id().unwrap().to_string()];
+    assert!(Command::new("kill").args(interrupt).status().unwrap().success());
+    let ended = tokio::time::timeout(PATIENCE, process.wait()).await.unwrap().unwrap();
+    assert!(ended.success(), "{ended}");
+    assert!(shown.next_line().await.unwrap().is_none());
+
+    // Of one stream, to a reader that goes away.
+    let webhook = lived.webhook_at("/takes").await;
+    let stream = format!("deliveries-{}", webhook.trim_start_matches("wh_"));
+    let (mut process, mut shown) = following(&lived, &["--stream", &stream]);
+    assert_eq!(next(&mut shown).await["stream"], json!(stream));
+    drop(shown);
+    let ended = async {
+        loop {
+            lived.publish(next_number()).await;
+            if let Some(ended) = process.try_wait().unwrap() {
+                return ended;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+/// Another one each time.
+fn next_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

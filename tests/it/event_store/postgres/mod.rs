@@ -3,7 +3,7 @@
 pub(crate) mod database;
 mod faults;
 mod opening;
-mod proxy;
+pub(crate) mod proxy;
 mod reader;
 mod retention;
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     links: Arc<Mutex<Vec<Link>>>,
     barred: Arc<AtomicBool>,
@@ -40,7 +40,7 @@ impl Gate {
 
 impl Proxy {
     /// Before the server that the address names.
-    pub(super) async fn before(url: &Url) -> Self {
+    pub(crate) async fn before(url: &Url) -> Self {
         let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -64,29 +64,29 @@ impl Proxy {
     }
 
     /// The address, by way of this proxy.
-    pub(super) fn instead_of(&self, url: &Url) -> Url {
+    pub(crate) fn instead_of(&self, url: &Url) -> Url {
         let mut url = url.clone();
         url.set_port(Some(self.address.port())).unwrap();
         url
     }
 
     /// How many connections were tried so far.
-    pub(super) fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
     /// Ends every connection, and every new one at once.
-    pub(super) fn bar(&self) {
+    pub(crate) fn bar(&self) {
         self.barred.store(true, Ordering::SeqCst);
         self.cut();
     }
 
-    pub(super) fn unbar(&self) {
+    pub(crate) fn unbar(&self) {
         self.barred.store(false, Ordering::SeqCst);
     }
 
     /// Ends every connection at both ends.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for link in self.links.lock().unwrap().drain(..) {
             link.requests.pump.abort();
             link.replies.pump.abort();
@@ -94,17 +94,17 @@ impl Proxy {
     }
 
     /// What the clients of today send stays here; new connections are free.
-    pub(super) fn hold_requests(&self) {
+    pub(crate) fn hold_requests(&self) {
         self.links.lock().unwrap().iter().for_each(|link| link.requests.hold());
     }
 
     /// What the server says to the clients of today stays here; new connections are free.
-    pub(super) fn hold_replies(&self) {
+    pub(crate) fn hold_replies(&self) {
         self.links.lock().unwrap().iter().for_each(|link| link.replies.hold());
     }
 
     /// Waits until something has been held up on its way to the server.
-    pub(super) async fn request_is_held(&self) {
+    pub(crate) async fn request_is_held(&self) {
         let waiting: Vec<_> = self.links.lock().unwrap().iter().map(|link| link.requests.waiting.clone()).collect();
         let held = waiting.into_iter().map(|mut waiting| {
             Box::pin(async move {
@@ -117,7 +117,7 @@ impl Proxy {
     }
 
     /// Lets pass what was held up of the connections of today, and waits until the server has ended them all.
-    pub(super) async fn release_and_see_the_end(&self) {
+    pub(crate) async fn release_and_see_the_end(&self) {
         let links: Vec<Link> =
             self.links.lock().unwrap().drain(..).filter(|link| *link.requests.held.borrow()).collect();
         assert!(!links.is_empty());

@@ -1,10 +1,16 @@
 //! Reading beside the servers.
 
+use std::time::Duration;
+
 use tidings::event_store::postgres::{OpenError, Options};
 use tidings::event_store::{EventReader, PostgresReader};
+use tokio::time::timeout;
 
 use super::{Postgres, append_on, on};
 use crate::event_store::{Database, append, append_one, at, bucketed, whole_log};
+
+/// Never reached by a test that passes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn refused(options: Options) -> String {
     let refused = PostgresReader::open(options).await.unwrap_err();
@@ -28,6 +34,27 @@ async fn a_reader_sees_each_commit_and_takes_nothing_over() {
     assert!(reader.head(64).await.is_err());
     reader.close().await;
     assert_eq!(append_one(store, append("subscription-1", 2, 1)).await, Ok(4));
+}
+
+#[tokio::test]
+async fn a_reader_elsewhere_is_woken_by_what_is_appended() {
+    let database = Postgres::fresh().await;
+    let reader = PostgresReader::open(database.options()).await.unwrap();
+    // It would have to wait for the end of the world; the first time it only begins to listen.
+    let never = Duration::from_secs(1_000_000);
+    timeout(PATIENCE, reader.wait_for_news(never)).await.unwrap();
+    for version in 1..=3 {
+        append_on(&*database.store, 9, append("subscription-2", version, 1)).await.unwrap();
+        timeout(PATIENCE, reader.wait_for_news(never)).await.unwrap();
+        assert_eq!(reader.head(9).await, Ok(version));
+    }
+    // Cut off, it asks when its time has come, and listens again.
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+        .execute(&mut database.stranger().await)
+        .await
+        .unwrap();
+    reader.wait_for_news(Duration::from_millis(1)).await;
+    reader.close().await;
 }
 
 #[tokio::test]
