@@ -545,6 +545,24 @@ pub struct CarriedDelivery {
     /// As it was scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
+    /// The same; absent in events from before it was carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// How its newest attempt failed; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
+}
+
+/// How the newest attempt of a delivery failed that is to be attempted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// Why.
+    pub code: FailureCode,
+    /// The answer's status; absent if there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// From its end to the next attempt, as the schedule had it, in milliseconds.
+    pub delay_ms: u64,
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
