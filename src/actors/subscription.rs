@@ -25,7 +25,7 @@ use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Reschedule, Timers};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
@@ -39,6 +39,8 @@ const UNWELL: usize = 8;
 pub(super) enum SubscriptionMessage {
     /// Somebody wants something of it.
     Command(Box<Request>),
+    /// Somebody wants to know what waits. No reason to stay in memory.
+    Timers(Box<TimersQuestion>),
     /// It matched messages, in log order.
     Matched { matches: Matches, ack: MatchAck },
     /// Something is due.
@@ -72,6 +74,25 @@ pub(super) struct Request {
     pub(super) meta: Meta,
     /// Where the answer goes.
     pub(super) reply: oneshot::Sender<Result<Done, EngineError>>,
+}
+
+/// What waits, for a tenant, and where the answer goes.
+pub(super) struct TimersQuestion {
+    /// Whose subscription it has to be.
+    pub(super) tenant: TenantId,
+    /// Behind which place of the agenda.
+    pub(super) after: Option<(Timestamp, DeliveryId)>,
+    /// How many at most.
+    pub(super) limit: usize,
+    /// Where the answer goes.
+    pub(super) reply: oneshot::Sender<Result<Timers, EngineError>>,
+}
+
+impl SubscriptionMessage {
+    /// Whether it is a reason to keep the subscription in memory.
+    pub(super) fn is_use(&self) -> bool {
+        !matches!(self, Self::Timers(_))
+    }
 }
 
 pub(super) struct SubscriptionActor;
@@ -167,6 +188,10 @@ impl Actor for SubscriptionActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SubscriptionMessage::Command(request) => state.request(&me, *request)?,
+            SubscriptionMessage::Timers(question) => {
+                state.tell_timers(*question);
+                return Ok(());
+            }
             SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
             SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
             SubscriptionMessage::Due(_) => return Ok(()),
@@ -213,6 +238,7 @@ impl State {
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
         let Request { tenant, command, meta, reply } = request;
         let foreign = self.loaded.state.life.tenant().is_some_and(|owner| owner != tenant);
+        let command = command.map(|command| self.with_attempts(command));
         let decision = match command {
             _ if foreign => Err(Refusal::NotFound),
             Some(command) => subscription::decide(&self.loaded.state, command),
@@ -228,6 +254,29 @@ impl State {
             Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
         }
         Ok(())
+    }
+
+    /// Tells a command what only the actor knows.
+    fn with_attempts(&self, command: Command) -> Command {
+        match command {
+            Command::Reschedule(reschedule) => {
+                let under_way = self.in_flight.contains_key(&reschedule.delivery);
+                Command::Reschedule(Reschedule { under_way, ..reschedule })
+            }
+            other => other,
+        }
+    }
+
+    /// Tells what waits, once all that the answer rests on is durable.
+    fn tell_timers(&mut self, question: TimersQuestion) {
+        let TimersQuestion { tenant, after, limit, reply } = question;
+        let state = &self.loaded.state;
+        let under_way = |delivery| self.in_flight.contains_key(&delivery);
+        let answer = match state.life.tenant() {
+            Some(owner) if owner == tenant => state.timers(self.arguments.context.clock.now(), after, limit, under_way),
+            Some(_) | None => Err(Refusal::NotFound),
+        };
+        self.gate.push(&self.loaded, Effect::Timers(reply, answer));
     }
 
     fn matched(

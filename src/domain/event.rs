@@ -157,6 +157,10 @@ pub enum SubscriptionEvent {
     TestSent(TestSent),
     /// A delivery was asked for again.
     RedeliveryRequested(RedeliveryRequested),
+    /// A delivery was moved to another time.
+    RescheduleRequested(RescheduleRequested),
+    /// A delivery was called off.
+    CancellationRequested(CancellationRequested),
     /// It pauses until a moment, or pauses no more.
     HoldChanged(HoldChanged),
     /// Its circuit breaker tripped: nothing is sent any more.
@@ -306,6 +310,30 @@ pub struct RedeliveryRequested {
     pub message: MessageId,
 }
 
+/// Somebody moved a delivery's next attempt to another time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RescheduleRequested {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// When its next attempt had been due.
+    pub from: Timestamp,
+    /// When it is due instead.
+    pub to: Timestamp,
+    /// In the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Somebody called a delivery off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CancellationRequested {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// In the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// The circuit breaker tripped: nothing is sent any more, and everything waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CircuitTripped {
@@ -389,6 +417,8 @@ pub enum DeliveryEvent {
     Exhausted(DeliveryExhausted),
     /// Its message is gone; the delivery has ended.
     Expired(DeliveryExpired),
+    /// Its next attempt is due at another time than its schedule had said.
+    Rescheduled(DeliveryRescheduled),
     /// Somebody did not want it any more; the delivery has ended.
     Cancelled(DeliveryCancelled),
     /// What happened before need not be read any more.
@@ -482,6 +512,15 @@ pub struct DeliveryExpired {
     pub delivery: DeliveryId,
     /// What is gone.
     pub reason: ExpiryReason,
+}
+
+/// A delivery's next attempt is due at another time; behind it the schedule goes on as before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryRescheduled {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// When.
+    pub due_at: Timestamp,
 }
 
 /// Somebody did not want it any more; the delivery has ended.

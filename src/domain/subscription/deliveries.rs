@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::circuit::Circuit;
 use crate::domain::event::{
     AttemptFailed, CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryCancelled, DeliveryEvent,
-    DeliveryExhausted, DeliveryExpired, DeliverySucceeded, ExpiryReason, LastFailure,
+    DeliveryExhausted, DeliveryExpired, DeliveryRescheduled, DeliverySucceeded, ExpiryReason, LastFailure,
 };
 use crate::domain::id::{DeliveryId, MessageId};
 use crate::domain::time::Timestamp;
@@ -139,6 +139,10 @@ impl Deliveries {
                     open.last_failure = Some(LastFailure::of(failed, due_at));
                     self.insert(failed.delivery, open);
                 }
+            }
+            DeliveryEvent::Rescheduled(DeliveryRescheduled { delivery, due_at }) => {
+                let Some(open) = self.remove(*delivery) else { return };
+                self.insert(*delivery, Open { due_at: *due_at, version, ..open });
             }
             DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
             | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
