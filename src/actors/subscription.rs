@@ -7,6 +7,7 @@
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
 mod gate;
+mod timers;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,6 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
+pub(super) use self::timers::TimersQuestion;
 use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
 use super::matcher::{MatchAck, Room};
@@ -25,7 +27,7 @@ use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Reschedule, Timers};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
@@ -74,18 +76,6 @@ pub(super) struct Request {
     pub(super) meta: Meta,
     /// Where the answer goes.
     pub(super) reply: oneshot::Sender<Result<Done, EngineError>>,
-}
-
-/// What waits, for a tenant, and where the answer goes.
-pub(super) struct TimersQuestion {
-    /// Whose subscription it has to be.
-    pub(super) tenant: TenantId,
-    /// Behind which place of the agenda.
-    pub(super) after: Option<(Timestamp, DeliveryId)>,
-    /// How many at most.
-    pub(super) limit: usize,
-    /// Where the answer goes.
-    pub(super) reply: oneshot::Sender<Result<Timers, EngineError>>,
 }
 
 impl SubscriptionMessage {
@@ -254,29 +244,6 @@ impl State {
             Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
         }
         Ok(())
-    }
-
-    /// Tells a command what only the actor knows.
-    fn with_attempts(&self, command: Command) -> Command {
-        match command {
-            Command::Reschedule(reschedule) => {
-                let under_way = self.in_flight.contains_key(&reschedule.delivery);
-                Command::Reschedule(Reschedule { under_way, ..reschedule })
-            }
-            other => other,
-        }
-    }
-
-    /// Tells what waits, once all that the answer rests on is durable.
-    fn tell_timers(&mut self, question: TimersQuestion) {
-        let TimersQuestion { tenant, after, limit, reply } = question;
-        let state = &self.loaded.state;
-        let under_way = |delivery| self.in_flight.contains_key(&delivery);
-        let answer = match state.life.tenant() {
-            Some(owner) if owner == tenant => state.timers(self.arguments.context.clock.now(), after, limit, under_way),
-            Some(_) | None => Err(Refusal::NotFound),
-        };
-        self.gate.push(&self.loaded, Effect::Timers(reply, answer));
     }
 
     fn matched(
@@ -523,7 +490,8 @@ impl State {
             self.in_flight.insert(delivery, number);
             let Arguments { context, regions, id, .. } = &self.arguments;
             let message = Position { shard, seq: open.message_seq };
-            let due = attempt::Due { subscription: *id, delivery, number, message, sequence: open.sequence };
+            let Open { sequence, revision, .. } = open;
+            let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision };
             attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due, permit);
         }
     }

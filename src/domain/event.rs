@@ -3,6 +3,10 @@
 //! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
+mod waiting;
+
+pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, RescheduleRequested};
+
 use serde::{Deserialize, Serialize};
 
 use super::circuit::{Circuit, TripCause};
@@ -310,30 +314,6 @@ pub struct RedeliveryRequested {
     pub message: MessageId,
 }
 
-/// Somebody moved a delivery's next attempt to another time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RescheduleRequested {
-    /// The delivery.
-    pub delivery: DeliveryId,
-    /// When its next attempt had been due.
-    pub from: Timestamp,
-    /// When it is due instead.
-    pub to: Timestamp,
-    /// In the words of whoever did it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// Somebody called a delivery off.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CancellationRequested {
-    /// The delivery.
-    pub delivery: DeliveryId,
-    /// In the words of whoever did it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
 /// The circuit breaker tripped: nothing is sent any more, and everything waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CircuitTripped {
@@ -514,15 +494,6 @@ pub struct DeliveryExpired {
     pub reason: ExpiryReason,
 }
 
-/// A delivery's next attempt is due at another time; behind it the schedule goes on as before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeliveryRescheduled {
-    /// The delivery.
-    pub delivery: DeliveryId,
-    /// When.
-    pub due_at: Timestamp,
-}
-
 /// Somebody did not want it any more; the delivery has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeliveryCancelled {
@@ -590,18 +561,6 @@ pub struct CarriedDelivery {
     /// How its newest attempt failed; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-}
-
-/// How the newest attempt of a delivery failed that is to be attempted again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastFailure {
-    /// Why.
-    pub code: FailureCode,
-    /// The answer's status; absent if there was no answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// From its end to the next attempt, as the schedule had it, in milliseconds.
-    pub delay_ms: u64,
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {

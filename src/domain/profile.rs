@@ -69,6 +69,9 @@ pub struct Profile {
     pub rotation_overlap_default_s: u64,
     /// Which deliveries may be sent again (C17).
     pub redelivery: Redelivery,
+    /// Where a delivery goes when the URL has changed since it was triggered; absent: to the new one.
+    #[serde(default)]
+    pub url_as_of: UrlAsOf,
 }
 
 /// Which statuses end a delivery well.
@@ -184,6 +187,17 @@ pub enum Jitter {
     /// Evenly between the first delay and the delay before, grown by the factor; at most the longest one. Goes with
     /// [`Retry::Exponential`] alone.
     Decorrelated,
+}
+
+/// Which URL of a subscription an attempt goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UrlAsOf {
+    /// The one that it has when the attempt begins (A13).
+    #[default]
+    Attempt,
+    /// The one that it had when the delivery was scheduled.
+    Trigger,
 }
 
 /// What filters a subscription may have.

@@ -2,7 +2,7 @@
 
 use tidings::actors::{Config, EngineError};
 use tidings::domain::event::DeliveryEvent;
-use tidings::domain::id::{DeliveryId, SubscriptionId};
+use tidings::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use tidings::domain::subscription::{Command, Refusal, Reschedule, Timers, Wait};
 use tidings::event_store::EventReader;
 use tidings::execute::{Meta, deliveries_stream};
@@ -25,10 +25,8 @@ async fn reschedule(
 }
 
 fn refusal(answer: Result<bool, EngineError>) -> Refusal {
-    match answer {
-        Err(EngineError::Subscription(refusal)) => refusal,
-        other => panic!("{other:?} is no refusal"),
-    }
+    let Err(EngineError::Subscription(refusal)) = answer else { panic!("{answer:?} is no refusal") };
+    refusal
 }
 
 /// A subscription with one delivery, whose first attempt has failed at 0 and whose second is due at 2000.
@@ -115,9 +113,7 @@ async fn what_waits_for_a_pause_or_to_be_enabled_says_so() {
         (disabled.enabled, disabled.waiting[0].wait, disabled.waiting[0].not_before),
         (false, Wait::Disabled, None)
     );
-    let foreign = world.beside(7).await;
-    drop(foreign);
-    let other = tidings::domain::id::TenantId::from_parts(7, 1);
+    let other = TenantId::from_parts(7, 1);
     let answer = world.engine.timers(other, subscription, None, 1).await;
     assert_eq!(answer, Err(EngineError::Subscription(Refusal::NotFound)));
 }

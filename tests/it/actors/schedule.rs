@@ -165,10 +165,9 @@ async fn recorded_delays(world: &World, subscription: SubscriptionId, attempts: 
     // Longer than the schedule can last.
     world.let_pass(hours * 3_600_000).await;
     let events = world.recorded(subscription, ended_in_failure).await;
-    let failed = events.iter().filter_map(|event| match event {
-        DeliveryEvent::AttemptFailed(failed) => Some(failed),
-        _ => None,
-    });
+    let failed = events
+        .iter()
+        .filter_map(|event| if let DeliveryEvent::AttemptFailed(failed) = event { Some(failed) } else { None });
     let due: Vec<u64> = failed.filter_map(|failed| failed.due_at).map(|due_at| due_at.ms_since(START)).collect();
     let times = world.endpoint.times();
     assert_eq!(times.len(), attempts);

@@ -25,9 +25,7 @@ async fn what_waits_is_seen_moved_and_called_off() {
     let id = api.data(CREATE, json!({ "input": input })).await["createWebhook"]["webhook"]["id"].take();
     let until = "2099-01-01T00:00:00.000Z";
     let held = api.data(HOLD, json!({ "input": { "webhookId": id, "until": until } })).await;
-    if held["holdWebhook"]["userErrors"] != json!([]) {
-        panic!("{held}");
-    }
+    assert_eq!(held["holdWebhook"]["userErrors"], json!([]));
     for _ in 0..3 {
         let published = api.data(PUBLISH, json!({ "input": { "type": "user.created", "data": {} } })).await;
         assert_eq!(published["publishMessage"]["userErrors"], json!([]));
