@@ -69,6 +69,8 @@ error_codes! {
     WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable = "NOT_REDELIVERABLE", 409;
+    /// The delivery has ended, or an attempt of it is under way.
+    DeliveryNotWaiting = "DELIVERY_NOT_WAITING", 409;
     /// An argument does not have the form or range that its description gives.
     InvalidInput = "INVALID_INPUT", 422;
     /// A paging cursor is damaged or belongs to another list.
@@ -121,6 +123,7 @@ impl ErrorCode {
             | Self::LimitExceeded
             | Self::WebhookCircuitOpen
             | Self::NotRedeliverable
+            | Self::DeliveryNotWaiting
             | Self::InvalidInput
             | Self::InvalidCursor
             | Self::Unauthenticated

@@ -5,7 +5,9 @@
 //! attempt ends, and its permit comes back.
 //!
 //! The wait for a permit may be long, so where to send is looked up behind it: an attempt follows changes until it
-//! begins, and is withdrawn if nothing may be sent any more (A13, A15).
+//! begins, and is withdrawn if nothing may be sent any more (A13, A15). What it sends has to be read first, so it looks
+//! again just before the sending: nothing is sent that begins behind the answer to a deletion. A profile may have the
+//! URL of the time of the trigger instead; secrets are always those of now.
 //!
 //! A delivery whose message is not kept any more is given up instead.
 //!
@@ -23,14 +25,15 @@ use super::subscription::SubscriptionMessage;
 use crate::codec::{self, DecodeError};
 use crate::domain::event::{Event, ExpiryReason, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
-use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId};
+use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::SALT_BYTES;
 use crate::domain::outcome::{Exchange, Failure, FailureCode};
-use crate::domain::profile::Profile;
+use crate::domain::profile::{Profile, UrlAsOf};
 use crate::domain::signing::{self, Content};
 use crate::domain::subscription::{Finished, Settings};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, ReadError};
+use crate::execute::history::{self, AsOf, Budget, HistoryError};
 use crate::execute::vault::VaultError;
 use crate::outbound::Request;
 
@@ -39,6 +42,8 @@ use crate::outbound::Request;
 pub struct Target {
     /// Whose delivery.
     pub subscription: SubscriptionId,
+    /// Whose subscription.
+    pub tenant: TenantId,
     /// Where to.
     pub url: String,
     /// In which manner.
@@ -54,6 +59,7 @@ impl Target {
     pub(super) fn of(settings: &Settings, now: Timestamp) -> Option<Self> {
         Some(Self {
             subscription: settings.id,
+            tenant: settings.tenant,
             url: settings.url.clone(),
             profile: settings.profile().ok()?,
             secrets: settings.signing_secrets(now),
@@ -75,6 +81,10 @@ enum Unmade {
     NoMessage(Position),
     #[error("the data of the message at {0} is damaged")]
     Damaged(Position),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error("nothing is to be sent any more, or elsewhere")]
+    Withdrawn,
     #[error("the message at {position} is gone: {reason:?}")]
     Gone { position: Position, reason: ExpiryReason },
 }
@@ -93,6 +103,8 @@ pub(super) struct Due {
     pub(super) message: Position,
     /// The message's place among all that were matched.
     pub(super) sequence: Option<u64>,
+    /// The revision under which the delivery was scheduled, as far as it is known.
+    pub(super) revision: Option<u64>,
 }
 
 /// Starts an attempt of a subscription's open delivery.
@@ -123,8 +135,12 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
         };
         // Dropped before the permit, so that whoever gets every permit knows every outcome to be on its way.
         let mut report = Report { regions: &regions, subscription, finished: Some(finished) };
-        let exchange = match attempt(&context, &target, due, now).await {
+        let exchange = match attempt(&context, &current, &target, due, now).await {
             Ok(exchange) => exchange,
+            Err(Unmade::Withdrawn) => {
+                report.finished = None;
+                return withdraw();
+            }
             // A rotation that came between the lookup and the reading of the secret destroyed it.
             Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
                 report.finished = None;
@@ -172,7 +188,13 @@ impl Drop for Report<'_> {
     }
 }
 
-async fn attempt(context: &Context, target: &Target, due: Due, at: Timestamp) -> Result<Exchange, Unmade> {
+async fn attempt(
+    context: &Context,
+    current: &CurrentTarget,
+    target: &Target,
+    due: Due,
+    at: Timestamp,
+) -> Result<Exchange, Unmade> {
     let (message, data) = read_message(context, due.message).await?;
     let content = Content {
         message: message.message,
@@ -182,24 +204,43 @@ async fn attempt(context: &Context, target: &Target, due: Due, at: Timestamp) ->
         data: &data,
         sequence: due.sequence,
     };
-    post(context, target, &content, at, target.profile.timeout_ms).await
+    let url = url(context, target, due.revision).await?;
+    let request = request(context, target, url, &content, at, target.profile.timeout_ms).await?;
+    // Whatever was decided while all this was read counts: nothing waits between this look and the sending.
+    if target_of(current).is_none_or(|newest| newest.revision != target.revision) {
+        return Err(Unmade::Withdrawn);
+    }
+    Ok(context.transport.post(request).await)
 }
 
-async fn post(
+/// Where to send: to the newest URL, or to that of the revision under which the delivery was scheduled. What the
+/// subscription was then its own stream says, so nobody keeps it; only an attempt that follows an edit reads it.
+async fn url(context: &Context, target: &Target, scheduled_under: Option<u64>) -> Result<String, Unmade> {
+    let earlier = match target.profile.url_as_of {
+        UrlAsOf::Attempt => None,
+        UrlAsOf::Trigger => scheduled_under.filter(|revision| *revision < target.revision),
+    };
+    let Some(revision) = earlier else { return Ok(target.url.clone()) };
+    let (as_of, budget) = (AsOf::Version(revision), Budget::default());
+    let found = history::snapshot(context.log.reader(), target.tenant, target.subscription, as_of, &budget).await?;
+    Ok(found.map_or_else(|| target.url.clone(), |(then, _)| then.version.settings.url))
+}
+
+async fn request(
     context: &Context,
     target: &Target,
+    url: String,
     content: &Content<'_>,
     at: Timestamp,
     timeout_ms: u64,
-) -> Result<Exchange, Unmade> {
+) -> Result<Request, Unmade> {
     let mut secrets = Vec::with_capacity(target.secrets.len());
     for id in &target.secrets {
         secrets.push(context.vault.secret(*id).await?);
     }
     let body = signing::body(target.profile, content);
     let headers = signing::headers(target.profile, content, &body, &secrets, at);
-    let request = Request { url: target.url.clone(), headers, body: Bytes::from(body), timeout_ms };
-    Ok(context.transport.post(request).await)
+    Ok(Request { url, headers, body: Bytes::from(body), timeout_ms })
 }
 
 async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
@@ -242,8 +283,8 @@ pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery
         data: &test.data,
         sequence: None,
     };
-    match post(context, target, &content, at, target.profile.test_timeout_ms).await {
-        Ok(exchange) => exchange,
+    match request(context, target, target.url.clone(), &content, at, target.profile.test_timeout_ms).await {
+        Ok(request) => context.transport.post(request).await,
         Err(error) => {
             tracing::error!(subscription.id = %target.subscription, error = &error as &dyn std::error::Error, "test delivery could not be made");
             aborted("the test delivery could not be made")

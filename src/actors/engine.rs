@@ -10,16 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::attempt::{Target, TestDelivery};
 use super::quarantine::Quarantined;
 use super::region::Regions;
-use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage};
+use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage, TimersQuestion};
 use super::{Context, attempt, intake};
 use crate::domain::event::ReenableMode;
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
-use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
-use crate::domain::subscription::{self, Command, Settings};
+use crate::domain::subscription::{self, Command, Settings, Timers};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
@@ -400,6 +400,24 @@ impl Engine {
     pub async fn settings(&self, tenant: TenantId, id: SubscriptionId) -> Result<Settings, EngineError> {
         let done = self.ask_subscription(tenant, id, None, Meta::system()).await?;
         done.settings.ok_or(EngineError::Subscription(subscription::Refusal::NotFound))
+    }
+
+    /// What of a subscription waits, until when and why, as its actor has it: at most so many deliveries behind a place.
+    pub async fn timers(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        after: Option<(Timestamp, DeliveryId)>,
+        limit: usize,
+    ) -> Result<Timers, EngineError> {
+        let _credit = self.credits.try_acquire().map_err(|_| EngineError::Overloaded)?;
+        if self.context.log.stream_version(&execute::subscription_stream(id)).await? == 0 {
+            return Err(subscription::Refusal::NotFound.into());
+        }
+        let (reply, answer) = oneshot::channel();
+        let question = TimersQuestion { tenant, after, limit, reply };
+        self.regions.send(id, SubscriptionMessage::Timers(Box::new(question)));
+        answer.await.map_err(|_| EngineError::Unknown("the subscription failed and is being loaded again"))?
     }
 
     /// The tenant as the log tells it.

@@ -226,7 +226,9 @@ impl State {
         match self.slots.get_mut(&id) {
             Some(Slot::Starting(actor)) => drop(actor.cast(message)),
             Some(Slot::Live { actor, used_at, .. }) => {
-                *used_at = now;
+                if message.is_use() {
+                    *used_at = now;
+                }
                 // An actor that has just died drops the message; its end is on its way to this region.
                 drop(actor.cast(message));
             }

@@ -7,6 +7,7 @@
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
 mod gate;
+mod timers;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,6 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
+pub(super) use self::timers::TimersQuestion;
 use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
 use super::matcher::{MatchAck, Room};
@@ -39,6 +41,8 @@ const UNWELL: usize = 8;
 pub(super) enum SubscriptionMessage {
     /// Somebody wants something of it.
     Command(Box<Request>),
+    /// Somebody wants to know what waits. No reason to stay in memory.
+    Timers(Box<TimersQuestion>),
     /// It matched messages, in log order.
     Matched { matches: Matches, ack: MatchAck },
     /// Something is due.
@@ -72,6 +76,13 @@ pub(super) struct Request {
     pub(super) meta: Meta,
     /// Where the answer goes.
     pub(super) reply: oneshot::Sender<Result<Done, EngineError>>,
+}
+
+impl SubscriptionMessage {
+    /// Whether it is a reason to keep the subscription in memory.
+    pub(super) fn is_use(&self) -> bool {
+        !matches!(self, Self::Timers(_))
+    }
 }
 
 pub(super) struct SubscriptionActor;
@@ -167,6 +178,10 @@ impl Actor for SubscriptionActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SubscriptionMessage::Command(request) => state.request(&me, *request)?,
+            SubscriptionMessage::Timers(question) => {
+                state.tell_timers(*question);
+                return Ok(());
+            }
             SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
             SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
             SubscriptionMessage::Due(_) => return Ok(()),
@@ -213,6 +228,7 @@ impl State {
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
         let Request { tenant, command, meta, reply } = request;
         let foreign = self.loaded.state.life.tenant().is_some_and(|owner| owner != tenant);
+        let command = command.map(|command| self.with_attempts(command));
         let decision = match command {
             _ if foreign => Err(Refusal::NotFound),
             Some(command) => subscription::decide(&self.loaded.state, command),
@@ -474,7 +490,8 @@ impl State {
             self.in_flight.insert(delivery, number);
             let Arguments { context, regions, id, .. } = &self.arguments;
             let message = Position { shard, seq: open.message_seq };
-            let due = attempt::Due { subscription: *id, delivery, number, message, sequence: open.sequence };
+            let Open { sequence, revision, .. } = open;
+            let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision };
             attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due, permit);
         }
     }

@@ -115,6 +115,8 @@ registry! {
         SecretRotated = "subscription.secret_rotated", 1;
         TestSent = "subscription.test_sent", 1;
         RedeliveryRequested = "subscription.redelivery_requested", 1;
+        RescheduleRequested = "subscription.reschedule_requested", 1;
+        CancellationRequested = "subscription.cancellation_requested", 1;
         HoldChanged = "subscription.hold_changed", 1;
         CircuitTripped = "subscription.circuit_tripped", 1;
         CircuitReenabled = "subscription.circuit_reenabled", 1;
@@ -128,6 +130,7 @@ registry! {
         Succeeded = "delivery.succeeded", 1;
         Exhausted = "delivery.exhausted", 1;
         Expired = "delivery.expired", 1;
+        Rescheduled = "delivery.rescheduled", 1;
         Cancelled = "delivery.cancelled", 1;
         PeriodOpened = "deliveries.period_opened", 1;
         Carried = "deliveries.carried", 1;

@@ -59,6 +59,10 @@ codes! {
     WebhookTestSent = "TENANT_WEBHOOK_TEST_SENT";
     /// Somebody asked for a delivery again.
     WebhookRedelivered = "TENANT_WEBHOOK_REDELIVERED";
+    /// Somebody moved a delivery's next attempt to another time.
+    DeliveryRescheduled = "TENANT_DELIVERY_RESCHEDULED";
+    /// Somebody called a delivery off.
+    DeliveryCancelled = "TENANT_DELIVERY_CANCELLED";
     /// A webhook pauses until a moment, or pauses no more.
     WebhookHoldChanged = "TENANT_WEBHOOK_HOLD_CHANGED";
     /// A webhook's circuit breaker tripped: nothing is sent to it any more.

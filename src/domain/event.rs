@@ -3,6 +3,10 @@
 //! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
+mod waiting;
+
+pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, RescheduleRequested};
+
 use serde::{Deserialize, Serialize};
 
 use super::circuit::{Circuit, TripCause};
@@ -157,6 +161,10 @@ pub enum SubscriptionEvent {
     TestSent(TestSent),
     /// A delivery was asked for again.
     RedeliveryRequested(RedeliveryRequested),
+    /// A delivery was moved to another time.
+    RescheduleRequested(RescheduleRequested),
+    /// A delivery was called off.
+    CancellationRequested(CancellationRequested),
     /// It pauses until a moment, or pauses no more.
     HoldChanged(HoldChanged),
     /// Its circuit breaker tripped: nothing is sent any more.
@@ -389,6 +397,8 @@ pub enum DeliveryEvent {
     Exhausted(DeliveryExhausted),
     /// Its message is gone; the delivery has ended.
     Expired(DeliveryExpired),
+    /// Its next attempt is due at another time than its schedule had said.
+    Rescheduled(DeliveryRescheduled),
     /// Somebody did not want it any more; the delivery has ended.
     Cancelled(DeliveryCancelled),
     /// What happened before need not be read any more.
@@ -545,6 +555,12 @@ pub struct CarriedDelivery {
     /// As it was scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
+    /// The same; absent in events from before it was carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// How its newest attempt failed; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {

@@ -69,6 +69,9 @@ pub struct Profile {
     pub rotation_overlap_default_s: u64,
     /// Which deliveries may be sent again (C17).
     pub redelivery: Redelivery,
+    /// Where a delivery goes when the URL has changed since it was triggered; absent: to the new one.
+    #[serde(default)]
+    pub url_as_of: UrlAsOf,
 }
 
 /// Which statuses end a delivery well.
@@ -181,6 +184,20 @@ pub enum Jitter {
     Additive,
     /// Evenly between so many percent less and as many more, 1 to 100.
     Proportional(u8),
+    /// Evenly between the first delay and the delay before, grown by the factor; at most the longest one. Goes with
+    /// [`Retry::Exponential`] alone.
+    Decorrelated,
+}
+
+/// Which URL of a subscription an attempt goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UrlAsOf {
+    /// The one that it has when the attempt begins (A13).
+    #[default]
+    Attempt,
+    /// The one that it had when the delivery was scheduled.
+    Trigger,
 }
 
 /// What filters a subscription may have.
@@ -292,19 +309,20 @@ impl Profile {
         }
     }
 
-    /// When to try again after the given number of failed attempts, the last of which ended at `ended_at`; `None`
-    /// when the schedule has come to its end. `random` spreads the delay. An endpoint that `asked` to be left alone is,
-    /// and then the time is spread over a tenth more.
-    pub fn retry_at(
-        &self,
-        failures: u32,
-        scheduled_at: Timestamp,
-        ended_at: Timestamp,
-        asked_ms: Option<u64>,
-        random: u64,
-    ) -> Option<Timestamp> {
+    /// When to try again after an attempt that failed at `ended_at`; `None` when the schedule has come to its end.
+    /// `random` spreads the delay. An endpoint that `asked` to be left alone is, and then the time is spread over a
+    /// tenth more.
+    pub fn retry_at(&self, tried: Tried, ended_at: Timestamp, asked_ms: Option<u64>, random: u64) -> Option<Timestamp> {
+        let Tried { failures, scheduled_at, delay_ms: before_ms } = tried;
         let delay_ms = self.retry.delay_ms(failures)?;
-        let planned = ended_at.plus_ms(self.jitter.spread(delay_ms, random));
+        let delay_ms = match (self.jitter, &self.retry) {
+            (Jitter::Decorrelated, Retry::Exponential { base_ms, factor, cap_ms, .. }) => {
+                let most_ms = before_ms.unwrap_or(*base_ms).saturating_mul(*factor).min(*cap_ms);
+                between(*base_ms, most_ms, random)
+            }
+            (jitter, Retry::List { .. } | Retry::Exponential { .. }) => jitter.spread(delay_ms, random),
+        };
+        let planned = ended_at.plus_ms(delay_ms);
         let asked = asked_ms.map(|ms| ended_at.plus_ms(Jitter::Additive.spread(ms, random)));
         let due = asked.map_or(planned, |asked| asked.max(planned));
         match &self.retry {
@@ -312,6 +330,17 @@ impl Profile {
             Retry::Exponential { .. } | Retry::List { .. } => Some(due),
         }
     }
+}
+
+/// How far a delivery has come in its schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Attempts that failed and that count, the newest among them.
+    pub failures: u32,
+    /// When the delivery was scheduled.
+    pub scheduled_at: Timestamp,
+    /// The delay before the newest attempt, in milliseconds; `None` if that was the first.
+    pub delay_ms: Option<u64>,
 }
 
 impl Retry {
@@ -335,6 +364,12 @@ impl Probe {
     }
 }
 
+/// Evenly from one to the other, both included.
+fn between(least: u64, most: u64, random: u64) -> u64 {
+    let width = most.saturating_sub(least);
+    least.saturating_add(random % width.saturating_add(1))
+}
+
 fn grown(base_ms: u64, factor: u64, times: u32) -> u64 {
     base_ms.saturating_mul(factor.saturating_pow(times))
 }
@@ -342,13 +377,14 @@ fn grown(base_ms: u64, factor: u64, times: u32) -> u64 {
 impl Jitter {
     fn spread(self, delay_ms: u64, random: u64) -> u64 {
         match self {
-            Self::None => delay_ms,
-            Self::Full => random % delay_ms.saturating_add(1),
-            Self::Equal => delay_ms / 2 + random % (delay_ms - delay_ms / 2 + 1),
-            Self::Additive => delay_ms.saturating_add(random % (delay_ms / 10 + 1)),
+            // Of a list it is refused.
+            Self::None | Self::Decorrelated => delay_ms,
+            Self::Full => between(0, delay_ms, random),
+            Self::Equal => between(delay_ms / 2, delay_ms, random),
+            Self::Additive => between(delay_ms, delay_ms.saturating_add(delay_ms / 10), random),
             Self::Proportional(percent) => {
                 let most = delay_ms.saturating_mul(percent.into()) / 100;
-                (delay_ms - most.min(delay_ms)).saturating_add(random % most.saturating_mul(2).saturating_add(1))
+                between(delay_ms - most.min(delay_ms), delay_ms.saturating_add(most), random)
             }
         }
     }
@@ -361,11 +397,66 @@ mod tests {
     const START: Timestamp = Timestamp::from_ms(1_000_000);
 
     fn delays(profile: &str, random: u64) -> Vec<u64> {
-        let profile = find(profile).unwrap();
-        (1..)
-            .map_while(|failures| profile.retry_at(failures, START, START, None, random))
-            .map(|due| due.ms_since(START))
-            .collect()
+        delays_of(find(profile).unwrap(), std::iter::repeat(random))
+    }
+
+    /// Every delay of one delivery, each spread by the next random number.
+    fn delays_of(profile: &Profile, random: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut delays: Vec<u64> = vec![];
+        for (failures, random) in (1..).zip(random) {
+            let tried = Tried { delay_ms: delays.last().copied(), ..tried(failures) };
+            let Some(due) = profile.retry_at(tried, START, None, random) else { break };
+            delays.push(due.ms_since(START));
+        }
+        delays
+    }
+
+    fn tried(failures: u32) -> Tried {
+        Tried { failures, scheduled_at: START, delay_ms: None }
+    }
+
+    fn spread_by(jitter: Jitter) -> Profile {
+        let retry = Retry::Exponential { base_ms: 1_000, factor: 3, cap_ms: 20_000, attempts: 6, window_ms: 3_600_000 };
+        Profile { retry, jitter, ..find("axissynapse-v1").unwrap().clone() }
+    }
+
+    #[test]
+    fn every_kind_of_jitter_keeps_to_its_bounds_and_reaches_them() {
+        // The delays without jitter, and from where to where each kind spreads them.
+        let plain = [1_000, 3_000, 9_000, 20_000, 20_000];
+        type Bounds = fn(u64) -> (u64, u64);
+        let kinds: [(Jitter, Bounds); 5] = [
+            (Jitter::None, |delay| (delay, delay)),
+            (Jitter::Full, |delay| (0, delay)),
+            (Jitter::Equal, |delay| (delay / 2, delay)),
+            (Jitter::Additive, |delay| (delay, delay + delay / 10)),
+            (Jitter::Proportional(20), |delay| (delay - delay / 5, delay + delay / 5)),
+        ];
+        for (jitter, bounds) in kinds {
+            let profile = spread_by(jitter);
+            for (failures, delay) in (1..).zip(plain) {
+                let (least, most) = bounds(delay);
+                let at = |random| profile.retry_at(tried(failures), START, None, random).unwrap().ms_since(START);
+                let delays: Vec<u64> = (0..=most - least).map(at).collect();
+                assert!(delays.iter().copied().eq(least..=most), "{jitter:?} spreads {delay} otherwise");
+            }
+            assert_eq!(delays_of(&profile, std::iter::repeat(7)).len(), plain.len());
+        }
+    }
+
+    #[test]
+    fn decorrelated_delays_grow_from_the_one_before_and_keep_to_base_and_cap() {
+        let profile = spread_by(Jitter::Decorrelated);
+        // The remainder by the width of 1000..=3000, and so on: each time the longest delay that there can be.
+        assert_eq!(delays_of(&profile, [2_000, 8_000, 19_000, 19_000, 19_000]), [3_000, 9_000, 20_000, 20_000, 20_000]);
+        // The shortest each time: as after a single failure.
+        assert_eq!(delays_of(&profile, [0; 9]), [1_000; 5]);
+        // A short delay makes the next one short.
+        assert_eq!(delays_of(&profile, [2_000, 0, 2_000]), [3_000, 1_000, 3_000]);
+        let long = Tried { delay_ms: Some(86_400_000), ..tried(2) };
+        assert_eq!(profile.retry_at(long, START, None, 19_000), Some(START.plus_ms(20_000)));
+        let uncounted = Tried { delay_ms: Some(1), ..tried(2) };
+        assert_eq!(profile.retry_at(uncounted, START, None, u64::MAX), Some(START.plus_ms(1_000)));
     }
 
     #[test]
@@ -392,8 +483,8 @@ mod tests {
         // S21
         let profile = find("axissynapse-v1").unwrap();
         let late = START.plus_ms(3_600_000 - 1_000);
-        assert_eq!(profile.retry_at(1, START, late, None, 0), None);
-        assert!(profile.retry_at(1, START, START, None, 0).is_some());
+        assert_eq!(profile.retry_at(tried(1), late, None, 0), None);
+        assert!(profile.retry_at(tried(1), START, None, 0).is_some());
     }
 
     #[test]

@@ -17,13 +17,15 @@ mod health;
 mod history;
 mod refusal;
 mod settings;
+mod timers;
 
 pub use backlog::{Backlog, Passage};
-pub use command::{Command, Finished, Match, Matches, Redeliver, Update};
+pub use command::{Command, Finished, Match, Matches, Redeliver, Reschedule, Update};
 pub use deliveries::{Deliveries, Open};
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use refusal::Refusal;
 pub use settings::{SecretVersion, Settings};
+pub use timers::{MAX_RESCHEDULE_MS, Timer, Timers, Wait};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,8 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::Probe { gone_through, at } => health::probe(state, gone_through, at),
         Command::Redeliver(request) => redeliver(state, request),
+        Command::Reschedule(reschedule) => timers::reschedule(state, reschedule),
+        Command::Cancel { delivery, reason } => timers::cancel(state, delivery, reason),
         Command::Expire { delivery, reason } => {
             state.settings()?;
             state.deliveries.open.get(&delivery).ok_or(Refusal::NotPending(delivery))?;
@@ -371,7 +375,9 @@ impl Subscription {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::HoldChanged(_)
-            | SubscriptionEvent::RedeliveryRequested(_) => {}
+            | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_) => {}
         }
         if let Life::Live(settings) = &mut self.life {
             settings.evolve(event);
@@ -388,6 +394,7 @@ impl Subscription {
             DeliveryEvent::Scheduled(_)
             | DeliveryEvent::Exhausted(_)
             | DeliveryEvent::Expired(_)
+            | DeliveryEvent::Rescheduled(_)
             | DeliveryEvent::Cancelled(_)
             | DeliveryEvent::Carried(_) => {}
         }

@@ -23,6 +23,8 @@ pub(crate) enum Step {
     Reenable { skip: Option<u64>, gone: u64 },
     Probe { gone: u64 },
     Redeliver { which: usize, failed: bool, queue: bool },
+    Reschedule { which: usize, in_ms: u64 },
+    Cancel { which: usize },
     Expire { which: usize },
     OpenPeriod { gone: u64 },
     Delete,
@@ -64,6 +66,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             |(which, failed, queue)| Step::Redeliver { which, failed, queue }
         ),
         1 => any::<usize>().prop_map(|which| Step::Expire { which }),
+        2 => (any::<usize>(), 0..4_000_000_u64).prop_map(|(which, in_ms)| Step::Reschedule { which, in_ms }),
+        1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
         2 => prop_oneof![Just(0), 0..20_u64].prop_map(|gone| Step::OpenPeriod { gone }),
         1 => prop::bool::weighted(0.2).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
         4 => (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
@@ -187,6 +191,14 @@ impl History {
             Step::Expire { which } => {
                 Command::Expire { delivery: self.one_of(which), reason: ExpiryReason::DataErased }
             }
+            Step::Reschedule { which, in_ms } => Command::Reschedule(Reschedule {
+                delivery: self.one_of(which),
+                due_at: self.now().plus_ms(in_ms),
+                reason: None,
+                under_way: false,
+                at: self.now(),
+            }),
+            Step::Cancel { which } => Command::Cancel { delivery: self.one_of(which), reason: None },
             Step::OpenPeriod { gone } => Command::OpenPeriod { gone_through: gone },
             Step::Delete => Command::Delete { expected_revision: None },
         })

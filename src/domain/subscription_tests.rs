@@ -9,6 +9,8 @@ mod health;
 mod matching;
 #[path = "subscription_property_tests.rs"]
 pub(crate) mod properties;
+#[path = "subscription_timers_tests.rs"]
+mod timers;
 
 use super::*;
 use crate::domain::event::{AttemptFailed, DeliveryExhausted, ExpiryReason, HoldChanged, TestSent};

@@ -14,9 +14,10 @@ use super::retention::{self, Config};
 use super::{LoadError, PAGE, deliveries_stream, shard_of, subscription_stream};
 use crate::codec;
 use crate::domain::circuit::{Circuit, Opened, Phase, Recovery, Run, TripCause};
-use crate::domain::event::{Event, SubscriptionEvent};
+use crate::domain::event::{Event, LastFailure, SubscriptionEvent};
 use crate::domain::filter::Filter;
 use crate::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::outcome::FailureCode;
 use crate::domain::subscription::{self, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
@@ -344,6 +345,8 @@ fn samples() -> [Saved; 3] {
         failures: 0,
         uncounted: 0,
         sequence: Some(1),
+        revision: Some(1),
+        last_failure: Some(LastFailure { code: FailureCode::Status, status: Some(500), delay_ms: 1 }),
         version: 1,
     };
     let deliveries = || Deliveries::of([(DeliveryId::from_parts(1, 1), owed)], 1, 1);

@@ -45,6 +45,12 @@ pub(super) enum AuditCode {
     /// A delivery was asked for again.
     #[graphql(name = "TENANT_WEBHOOK_REDELIVERED")]
     WebhookRedelivered,
+    /// Somebody moved a delivery's next attempt to another time.
+    #[graphql(name = "TENANT_DELIVERY_RESCHEDULED")]
+    DeliveryRescheduled,
+    /// Somebody called a delivery off.
+    #[graphql(name = "TENANT_DELIVERY_CANCELLED")]
+    DeliveryCancelled,
     /// A webhook pauses until a moment, or pauses no more.
     #[graphql(name = "TENANT_WEBHOOK_HOLD_CHANGED")]
     WebhookHoldChanged,

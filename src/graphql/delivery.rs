@@ -30,7 +30,7 @@ pub(super) enum DeliveryStatus {
     Succeeded,
     /// The last attempt failed.
     Failed,
-    /// Its webhook was deleted, or it was not to be sent any more when the webhook's circuit breaker was enabled again.
+    /// Somebody called it off, its webhook was deleted, or it was not to be sent any more when the webhook's circuit breaker was enabled again.
     Cancelled,
 }
 

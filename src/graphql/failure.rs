@@ -192,6 +192,8 @@ user_error_codes! {
     WebhookCircuitOpen
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable
+    /// The delivery has ended, or an attempt of it is under way.
+    DeliveryNotWaiting
     /// An argument does not have the form or range that its description gives.
     InvalidInput
     ;
@@ -211,7 +213,11 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             subscription::Refusal::RateLimitOutOfRange => &["input", "rateLimitPerSecond"],
             subscription::Refusal::OverlapTooLong { .. } => &["input", "overlapSeconds"],
             subscription::Refusal::RevisionConflict { .. } => &["input", "expectedVersion"],
-            subscription::Refusal::StillOpen(_) | subscription::Refusal::Succeeded(..) => &["input", "deliveryId"],
+            subscription::Refusal::TooLate(_) => &["input", "at"],
+            subscription::Refusal::StillOpen(_)
+            | subscription::Refusal::Succeeded(..)
+            | subscription::Refusal::Ended(_)
+            | subscription::Refusal::UnderWay(_) => &["input", "deliveryId"],
             subscription::Refusal::NotFound
             | subscription::Refusal::Exists
             | subscription::Refusal::Disabled

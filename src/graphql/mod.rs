@@ -27,6 +27,7 @@ mod event_type;
 mod profile;
 mod delivery;
 mod message;
+mod timers;
 mod webhook;
 mod preview;
 mod snapshot;

@@ -3,7 +3,7 @@
 use async_graphql::{Enum, Object};
 
 use super::scalar::int;
-use crate::domain::profile::{self, Algorithm, Profile, Redelivery, Success};
+use crate::domain::profile::{self, Algorithm, Profile, Redelivery, Success, UrlAsOf};
 
 #[derive(Clone, Copy)]
 pub(super) struct DeliveryProfile(&'static Profile);
@@ -16,6 +16,16 @@ pub(super) enum RedeliveryRule {
     Failed,
     /// Any that has ended.
     Any,
+}
+
+/// Which URL of a webhook an attempt goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "UrlAsOf")]
+pub(super) enum UrlMoment {
+    /// The one that it has when the attempt begins.
+    Attempt,
+    /// The one that it had when the delivery was triggered.
+    Trigger,
 }
 
 /// How signatures are made.
@@ -113,6 +123,11 @@ impl DeliveryProfile {
     /// Which deliveries may be sent again.
     async fn redelivery(&self) -> RedeliveryRule {
         self.0.redelivery.into()
+    }
+
+    /// Which URL an attempt goes to when the webhook's has changed since its delivery was triggered.
+    async fn url_as_of(&self) -> UrlMoment {
+        self.0.url_as_of.into()
     }
 }
 

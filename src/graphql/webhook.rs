@@ -12,6 +12,7 @@ use super::page::{Connection, List, PageArgs, cost, items};
 use super::scalar::{DateTime, int};
 use super::snapshot::{self, WebhookSnapshot};
 use super::state;
+use super::timers::{self, WebhookTimers};
 use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
@@ -215,6 +216,17 @@ impl Webhook {
             delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
         })
         .await
+    }
+
+    /// What waits, until when and why, as of now. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "cost(first, None, child_complexity)")]
+    async fn timers(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many deliveries, 1 to 100; 20 if it is not given.")] first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+    ) -> Option<Result<WebhookTimers>> {
+        nullable(timers::find(ctx, TenantScope(self.0.tenant), (self.0.id, &self.0.profile), first, after)).await
     }
 
     /// Its versions, the newest first. Needs the scope `WEBHOOKS_READ`.

@@ -281,6 +281,15 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 none.changed("delivery", requested.original, requested.delivery).to("message", requested.message);
             (Code::WebhookRedelivered, changes)
         }
+        SubscriptionEvent::RescheduleRequested(requested) => {
+            let (from, to) = (requested.from.to_rfc3339_ms(), requested.to.to_rfc3339_ms());
+            let changes = none.to("delivery", requested.delivery).changed("due_at", from, to);
+            (Code::DeliveryRescheduled, changes.to("reason", &requested.reason))
+        }
+        SubscriptionEvent::CancellationRequested(requested) => {
+            let changes = none.to("delivery", requested.delivery).to("reason", &requested.reason);
+            (Code::DeliveryCancelled, changes)
+        }
         SubscriptionEvent::CircuitTripped(tripped) => {
             let probe_at = tripped.probe_at.map(|at| at.to_rfc3339_ms());
             let changes = none

@@ -23,8 +23,8 @@ use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
 use crate::domain::event::{
-    AttemptFailed, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryScheduled,
-    DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionEvent,
+    AttemptFailed, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryRescheduled,
+    DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionEvent,
 };
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
@@ -165,6 +165,11 @@ impl Deliveries {
                     row.expiry = Some(expired.reason);
                 }
             }
+            Event::Delivery(DeliveryEvent::Rescheduled(rescheduled)) => {
+                if let Some((_, row)) = rows.deliveries.get_mut(&rescheduled.delivery) {
+                    row.next_attempt_at = Some(rescheduled.due_at);
+                }
+            }
             Event::Delivery(DeliveryEvent::Cancelled(cancelled)) => {
                 if let Some((_, row)) = rows.deliveries.get_mut(&cancelled.delivery) {
                     end(row, DeliveryStatus::Cancelled, recorded.at);
@@ -259,6 +264,7 @@ impl Rows {
                     | DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
                     | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
                     | DeliveryEvent::Expired(DeliveryExpired { delivery, .. })
+                    | DeliveryEvent::Rescheduled(DeliveryRescheduled { delivery, .. })
                     | DeliveryEvent::Cancelled(DeliveryCancelled { delivery }),
                 ) => {
                     old.insert(*delivery);

@@ -134,7 +134,11 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
             row.circuit = CircuitRow::Closed;
             return Ok(());
         }
-        SubscriptionEvent::Created(_) | SubscriptionEvent::TestSent(_) | SubscriptionEvent::RedeliveryRequested(_) => {
+        SubscriptionEvent::Created(_)
+        | SubscriptionEvent::TestSent(_)
+        | SubscriptionEvent::RedeliveryRequested(_)
+        | SubscriptionEvent::RescheduleRequested(_)
+        | SubscriptionEvent::CancellationRequested(_) => {
             return Ok(());
         }
     }

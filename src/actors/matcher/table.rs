@@ -168,6 +168,8 @@ impl Table {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }

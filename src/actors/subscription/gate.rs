@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::actors::engine::{Done, EngineError};
 use crate::actors::matcher::MatchAck;
-use crate::domain::subscription::Refusal;
+use crate::domain::subscription::{Refusal, Timers};
 use crate::event_store::{Appended, Position};
 use crate::execute::Loaded;
 
@@ -31,6 +31,7 @@ struct Waiting {
 pub(super) enum Effect {
     Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
     Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
+    Timers(oneshot::Sender<Result<Timers, EngineError>>, Result<Timers, Refusal>),
     Ack(MatchAck),
     Flushed(mpsc::Sender<()>),
     Nothing,
@@ -42,6 +43,7 @@ impl Effect {
             // A caller that has gone needs no answer.
             Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
+            Self::Timers(reply, answer) => drop(reply.send(answer.map_err(EngineError::from))),
             Self::Ack(ack) => ack.durable(),
             Self::Flushed(waiter) => drop(waiter),
             Self::Nothing => {}

@@ -66,9 +66,7 @@ pub(super) fn check(profile: &Profile) -> Vec<Problem> {
         problems.breaker(breaker);
     }
     problems.retry(&profile.retry);
-    if let Jitter::Proportional(percent) = profile.jitter {
-        problems.within("jitter.proportional", percent, PERCENT);
-    }
+    problems.jitter(profile);
     problems.within("timeout_ms", profile.timeout_ms, TIMEOUT_MS);
     problems.within("test_timeout_ms", profile.test_timeout_ms, TIMEOUT_MS);
     problems.rotation(profile);
@@ -317,6 +315,16 @@ impl Problems {
                 self.within("retry.exponential.window_ms", *window_ms, WINDOW_MS);
                 self.expect(window_ms >= base_ms, "retry.exponential.window_ms", "it may not be less than base_ms");
             }
+        }
+    }
+
+    fn jitter(&mut self, profile: &Profile) {
+        match (profile.jitter, &profile.retry) {
+            (Jitter::Proportional(percent), _) => self.within("jitter.proportional", percent, PERCENT),
+            (Jitter::Decorrelated, Retry::List { .. }) => {
+                self.tell("jitter", "decorrelated goes with retry.exponential: its delays grow from the one before");
+            }
+            (Jitter::None | Jitter::Full | Jitter::Equal | Jitter::Additive | Jitter::Decorrelated, _) => {}
         }
     }
 

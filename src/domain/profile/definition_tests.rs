@@ -95,6 +95,13 @@ fn each_problem_says_what_is_allowed() {
             "breaker.deliveries: 17 is not within 1 and 16",
         ),
         (|p| p["jitter"] = json!({"proportional": 101}), "jitter.proportional: 101 is not within 1 and 100"),
+        (
+            |p| {
+                p["jitter"] = json!("decorrelated");
+                p["retry"] = json!({"list": {"delays_ms": [1_000]}});
+            },
+            "jitter: decorrelated goes with retry.exponential: its delays grow from the one before",
+        ),
         (|p| p["description"] = json!(""), "description: it must have 1 to 200 characters"),
         (|p| p["description"] = json!("a\u{7}b"), "description: it may not hold control characters"),
         (

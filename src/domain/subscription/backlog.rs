@@ -73,7 +73,9 @@ impl Backlog {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
-            | SubscriptionEvent::RedeliveryRequested(_) => {}
+            | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_) => {}
         }
     }
 

@@ -48,6 +48,15 @@ pub enum Command {
     FinishAttempt(Finished),
     /// Owe a message again.
     Redeliver(Redeliver),
+    /// Make the next attempt of a delivery at another time.
+    Reschedule(Reschedule),
+    /// Call a delivery off.
+    Cancel {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// Why, for the audit log.
+        reason: Option<String>,
+    },
     /// Try again by hand, after the circuit breaker tripped.
     Reenable {
         /// What becomes of everything that waited.
@@ -135,6 +144,21 @@ pub struct Finished {
     pub exchange: Exchange,
     /// Spreads the delay until the next one.
     pub random: u64,
+}
+
+/// A request to make a delivery's next attempt at another time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reschedule {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// When; what has passed means now.
+    pub due_at: Timestamp,
+    /// Why, for the audit log.
+    pub reason: Option<String>,
+    /// Whether an attempt of it is under way: the actor knows.
+    pub under_way: bool,
+    /// Now.
+    pub at: Timestamp,
 }
 
 /// A request to send an ended delivery again, with what the caller has read of it.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::circuit::Circuit;
 use crate::domain::event::{
-    CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryCancelled, DeliveryEvent, DeliveryExhausted,
-    DeliveryExpired, DeliverySucceeded, ExpiryReason,
+    AttemptFailed, CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryCancelled, DeliveryEvent,
+    DeliveryExhausted, DeliveryExpired, DeliveryRescheduled, DeliverySucceeded, ExpiryReason, LastFailure,
 };
 use crate::domain::id::{DeliveryId, MessageId};
 use crate::domain::time::Timestamp;
@@ -45,6 +45,10 @@ pub struct Open {
     pub uncounted: u32,
     /// The message's place among all that were matched; `None` if it has none.
     pub sequence: Option<u64>,
+    /// The settings' revision when it was scheduled; `None` if it was carried by a period that did not tell.
+    pub revision: Option<u64>,
+    /// How its newest attempt failed; `None` before the first.
+    pub last_failure: Option<LastFailure>,
     /// The version of its last event in the deliveries stream: not to be acted on before that is durable.
     pub version: u64,
 }
@@ -119,6 +123,8 @@ impl Deliveries {
                     failures: 0,
                     uncounted: 0,
                     sequence: scheduled.sequence,
+                    revision: Some(scheduled.revision),
+                    last_failure: None,
                     version,
                 };
                 self.insert(scheduled.delivery, open);
@@ -130,8 +136,13 @@ impl Deliveries {
                 open.version = version;
                 if let Some(due_at) = failed.due_at {
                     open.due_at = due_at;
+                    open.last_failure = Some(LastFailure::of(failed, due_at));
                     self.insert(failed.delivery, open);
                 }
+            }
+            DeliveryEvent::Rescheduled(DeliveryRescheduled { delivery, due_at }) => {
+                let Some(open) = self.remove(*delivery) else { return };
+                self.insert(*delivery, Open { due_at: *due_at, version, ..open });
             }
             DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
             | DeliveryEvent::Exhausted(DeliveryExhausted { delivery, .. })
@@ -153,10 +164,21 @@ impl Deliveries {
     }
 
     fn take_over(&mut self, carried: &[CarriedDelivery], version: u64) {
-        for delivery in carried {
-            let CarriedDelivery { delivery, message, message_seq, scheduled_at, due_at, failures, uncounted, sequence } =
-                *delivery;
-            let open = Open { message, message_seq, scheduled_at, due_at, failures, uncounted, sequence, version };
+        for carried in carried {
+            let &CarriedDelivery { delivery, message, message_seq, scheduled_at, due_at, failures, .. } = carried;
+            let &CarriedDelivery { uncounted, sequence, revision, last_failure, .. } = carried;
+            let open = Open {
+                message,
+                message_seq,
+                scheduled_at,
+                due_at,
+                failures,
+                uncounted,
+                sequence,
+                revision,
+                last_failure,
+                version,
+            };
             self.insert(delivery, open);
         }
     }
@@ -182,7 +204,27 @@ impl Open {
 
 impl CarriedDelivery {
     fn of(delivery: DeliveryId, open: &Open) -> Self {
-        let Open { message, message_seq, scheduled_at, due_at, failures, uncounted, sequence, version: _ } = *open;
-        Self { delivery, message, message_seq, scheduled_at, due_at, failures, uncounted, sequence }
+        let &Open { message, message_seq, scheduled_at, due_at, failures, uncounted, .. } = open;
+        let &Open { sequence, revision, last_failure, version: _, .. } = open;
+        Self {
+            delivery,
+            message,
+            message_seq,
+            scheduled_at,
+            due_at,
+            failures,
+            uncounted,
+            sequence,
+            revision,
+            last_failure,
+        }
+    }
+}
+
+impl LastFailure {
+    fn of(failed: &AttemptFailed, due_at: Timestamp) -> Self {
+        let ended_at = failed.started_at.plus_ms(failed.latency_ms);
+        let status = failed.response.as_ref().map(|response| response.status);
+        Self { code: failed.code, status, delay_ms: due_at.ms_since(ended_at) }
     }
 }

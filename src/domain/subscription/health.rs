@@ -7,7 +7,7 @@ use crate::domain::event::{
     DeliveryExhausted, DeliverySucceeded, DisableCause, Event, ReenableMode, SubscriptionDisabled, SubscriptionEvent,
 };
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
-use crate::domain::profile::{self, Profile};
+use crate::domain::profile::{self, Profile, Tried};
 use crate::domain::subscription::Open;
 use crate::domain::time::Timestamp;
 
@@ -65,7 +65,9 @@ fn fail(
         FailureClass::Gone => None,
         _ if uncounted => Some(ended_at.plus_ms(LOCAL_RETRY_MS)),
         FailureClass::Hard | FailureClass::Soft | FailureClass::Local => {
-            profile.retry_at(failures, open.scheduled_at, ended_at, asked_ms, random)
+            let delay_ms = open.last_failure.map(|last| last.delay_ms);
+            let tried = Tried { failures, scheduled_at: open.scheduled_at, delay_ms };
+            profile.retry_at(tried, ended_at, asked_ms, random)
         }
     };
     let failed = AttemptFailed {

@@ -128,6 +128,8 @@ impl Version {
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)

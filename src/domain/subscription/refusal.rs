@@ -3,6 +3,7 @@
 use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
 use crate::domain::id::DeliveryId;
 use crate::domain::profile::{FiltersRefused, UnknownProfile};
+use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
 
 /// Why a command is refused.
@@ -54,6 +55,15 @@ pub enum Refusal {
     /// Nothing is sent while the circuit is open.
     #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
     CircuitOpen,
+    /// The delivery is unknown here, or has ended.
+    #[error("delivery {0} does not wait for an attempt any more")]
+    Ended(DeliveryId),
+    /// What becomes of the delivery is known when the attempt ends.
+    #[error("an attempt of delivery {0} is under way")]
+    UnderWay(DeliveryId),
+    /// Too late: the profile's window, or the longest delay that there is, would have passed.
+    #[error("the attempt may be due at {} at the latest", .0.to_rfc3339_ms())]
+    TooLate(Timestamp),
     /// A match between the last one seen and these was lost on the way: they would hide it.
     #[error("a match after message {after} is missing")]
     MatchMissing {
@@ -75,7 +85,9 @@ impl Refusal {
             Self::Profile(_)
             | Self::DescriptionTooLong(_)
             | Self::RateLimitOutOfRange
-            | Self::OverlapTooLong { .. } => ErrorCode::InvalidInput,
+            | Self::OverlapTooLong { .. }
+            | Self::TooLate(_) => ErrorCode::InvalidInput,
+            Self::Ended(_) | Self::UnderWay(_) => ErrorCode::DeliveryNotWaiting,
             Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
             Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
         }

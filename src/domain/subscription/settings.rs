@@ -117,6 +117,8 @@ impl Settings {
             }
             SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)

@@ -191,6 +191,7 @@ fn renumber(event: &mut DeliveryEvent, messages: &Renumbered) -> bool {
         | DeliveryEvent::Succeeded(_)
         | DeliveryEvent::Exhausted(_)
         | DeliveryEvent::Expired(_)
+        | DeliveryEvent::Rescheduled(_)
         | DeliveryEvent::Cancelled(_) => return false,
     }
     true
@@ -216,6 +217,8 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
         | SubscriptionEvent::SecretRotated(_)
         | SubscriptionEvent::TestSent(_)
         | SubscriptionEvent::RedeliveryRequested(_)
+        | SubscriptionEvent::RescheduleRequested(_)
+        | SubscriptionEvent::CancellationRequested(_)
         | SubscriptionEvent::CircuitClosed(_)
         | SubscriptionEvent::Deleted(_) => return false,
     }

@@ -7,6 +7,7 @@
 mod access;
 mod delivery;
 mod message;
+mod waiting;
 mod webhook;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::event_store::Position;
 pub(super) struct Mutation(
     webhook::WebhookMutation,
     delivery::DeliveryMutation,
+    waiting::WaitingMutation,
     message::MessageMutation,
     access::AccessMutation,
 );

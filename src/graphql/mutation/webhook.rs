@@ -376,7 +376,7 @@ async fn hold(ctx: &Context<'_>, input: HoldWebhookInput) -> Result<HoldWebhookP
     Ok(HoldWebhookPayload { webhook, position, user_errors: vec![] })
 }
 
-fn check_reason(reason: Option<&str>) -> Result<(), Failure> {
+pub(super) fn check_reason(reason: Option<&str>) -> Result<(), Failure> {
     if reason.is_some_and(|reason| reason.chars().count() > MAX_REASON_CHARS) {
         let message = format!("a reason has at most {MAX_REASON_CHARS} characters");
         return Err(UserError::new(UserErrorCode::InvalidInput, message, &["input", "reason"]).into());

@@ -2,10 +2,10 @@
 
 use tidings::actors::Config;
 use tidings::domain::event::DeliveryEvent;
-use tidings::domain::profile;
+use tidings::domain::profile::{self, Profile, UrlAsOf};
 use tidings::domain::secret::Secret;
 use tidings::domain::signing;
-use tidings::execute::Meta;
+use tidings::execute::{Meta, subscription_stream};
 
 use crate::support::simulation::{Answer, Call, OTHER_URL, URL, World};
 
@@ -174,6 +174,62 @@ async fn an_attempt_that_waits_for_its_turn_is_not_made_once_disabled_or_deleted
     assert_eq!(world.endpoint.calls().len(), 1);
     world.enable(disabled).await;
     world.succeeded(disabled, 1).await;
+}
+
+/// A system whose profile keeps the URL as of the trigger.
+async fn world_that_keeps_urls() -> World {
+    let known = profile::find("axie-v1").unwrap().clone();
+    profile::add(Profile { name: "url-of-trigger-v1".into(), url_as_of: UrlAsOf::Trigger, ..known }).unwrap();
+    World::under("url-of-trigger-v1", Config::default()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_profile_that_says_so_a_waiting_retry_keeps_the_url_of_its_trigger_and_has_the_new_secret() {
+    // A14
+    let world = world_that_keeps_urls().await;
+    let subscription = world.subscribe().await;
+    world.endpoint.answers([Answer::Status(500)]);
+    world.publish().await;
+    world.let_pass(500).await;
+    world.move_to(subscription, OTHER_URL).await;
+    let rotated = world.engine.rotate_secret(world.tenant, subscription, None, None, Meta::system()).await;
+    world.endpoint.answers([Answer::Status(500)]);
+    world.publish().await;
+    world.succeeded(subscription, 2).await;
+    let calls = world.endpoint.calls();
+    let sent: Vec<_> = calls.iter().map(|call| (call.at_ms, call.url.as_str())).collect();
+    assert_eq!(sent, [(0, URL), (500, OTHER_URL), (2_000, URL), (2_500, OTHER_URL)]);
+    assert!(verifies(&calls[2], &rotated.unwrap().0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_that_was_being_prepared_when_its_subscription_was_deleted_or_disabled() {
+    // A13, A15
+    for deletes in [true, false] {
+        let world = world_that_keeps_urls().await;
+        let subscription = world.subscribe().await;
+        world.endpoint.answers([Answer::Status(500)]);
+        world.publish().await;
+        world.let_pass(500).await;
+        world.move_to(subscription, OTHER_URL).await;
+        // The second attempt has its permit, and reads where to go.
+        world.store.hold_reads_of(Some(subscription_stream(subscription)));
+        world.let_pass(2_000).await;
+        assert_eq!(world.endpoint.times(), [0]);
+        match deletes {
+            true => {
+                drop(world.engine.delete_subscription(world.tenant, subscription, None, Meta::system()).await.unwrap())
+            }
+            false => world.disable(subscription).await,
+        }
+        world.store.hold_reads_of(None);
+        world.let_pass(3_600_000).await;
+        assert_eq!(world.endpoint.times(), [0], "it was sent behind the answer");
+        if !deletes {
+            world.enable(subscription).await;
+            world.succeeded(subscription, 1).await;
+        }
+    }
 }
 
 fn verifies(call: &Call, secret: &Secret) -> bool {

@@ -268,6 +268,7 @@ async fn shaky_life(seed: u64) {
                 | DeliveryEvent::Succeeded(_)
                 | DeliveryEvent::Exhausted(_)
                 | DeliveryEvent::Expired(_)
+                | DeliveryEvent::Rescheduled(_)
                 | DeliveryEvent::Cancelled(_)
                 | DeliveryEvent::PeriodOpened(_)
                 | DeliveryEvent::Carried(_) => None,

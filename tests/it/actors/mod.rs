@@ -2,6 +2,7 @@
 
 mod breaker;
 mod changes;
+mod controls;
 mod fairness;
 mod faults;
 mod idempotency;

@@ -75,6 +75,7 @@ fn expired(events: &[DeliveryEvent]) -> Vec<ExpiryReason> {
         | DeliveryEvent::AttemptFailed(_)
         | DeliveryEvent::Succeeded(_)
         | DeliveryEvent::Exhausted(_)
+        | DeliveryEvent::Rescheduled(_)
         | DeliveryEvent::Cancelled(_)
         | DeliveryEvent::PeriodOpened(_)
         | DeliveryEvent::Carried(_) => None,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tidings::actors::Config;
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::DeliveryEvent;
+use tidings::domain::id::SubscriptionId;
+use tidings::domain::profile::{self, Jitter, Profile, Retry};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::MemoryStore;
 
@@ -153,4 +155,64 @@ async fn a_retry_is_not_missed_when_the_clock_reaches_its_time_between_two_looks
 
 fn ended_in_failure(events: &[DeliveryEvent]) -> bool {
     matches!(events.last(), Some(DeliveryEvent::Exhausted(_)))
+}
+
+/// Whether each attempt of the one delivery began at the millisecond that was recorded for it, and so many were made;
+/// answers with the delays behind each failure.
+async fn recorded_delays(world: &World, subscription: SubscriptionId, attempts: usize, hours: u64) -> Vec<u64> {
+    world.endpoint.answers(vec![Answer::Late(500, 70); attempts + 1]);
+    world.publish().await;
+    // Longer than the schedule can last.
+    world.let_pass(hours * 3_600_000).await;
+    let events = world.recorded(subscription, ended_in_failure).await;
+    let failed = events
+        .iter()
+        .filter_map(|event| if let DeliveryEvent::AttemptFailed(failed) = event { Some(failed) } else { None });
+    let due: Vec<u64> = failed.filter_map(|failed| failed.due_at).map(|due_at| due_at.ms_since(START)).collect();
+    let times = world.endpoint.times();
+    assert_eq!(times.len(), attempts);
+    assert_eq!(times[1..], due);
+    times.windows(2).map(|pair| pair[1] - pair[0] - 70).collect()
+}
+
+fn within(delays: &[u64], bounds: impl IntoIterator<Item = (u64, u64)>) {
+    let bounds: Vec<_> = bounds.into_iter().collect();
+    assert_eq!(delays.len(), bounds.len(), "{delays:?}");
+    for (delay, (least, most)) in delays.iter().zip(bounds) {
+        assert!((least..=most).contains(delay), "{delay} is not within {least} and {most}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn axissynapse_tries_eight_times_each_at_the_recorded_millisecond() {
+    // S21
+    let world = World::under("axissynapse-v1", Config::default()).await;
+    let subscription = world.subscribe().await;
+    let delays = recorded_delays(&world, subscription, 8, 2).await;
+    let longest = [5_000, 15_000, 45_000, 135_000, 405_000, 600_000, 600_000];
+    within(&delays, longest.map(|longest| (longest / 2, longest)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn standard_webhooks_tries_eight_times_each_at_the_recorded_millisecond() {
+    let world = World::under("standard-v1", Config::default()).await;
+    let subscription = world.subscribe().await;
+    let delays = recorded_delays(&world, subscription, 8, 40).await;
+    let published = [5_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 36_000_000];
+    within(&delays, published.map(|published| (published, published + published / 10)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn decorrelated_delays_rest_on_the_recorded_one_before_also_behind_a_restart() {
+    let retry = Retry::Exponential { base_ms: 2_000, factor: 3, cap_ms: 60_000, attempts: 12, window_ms: 3_600_000 };
+    let known = profile::find("axissynapse-v1").unwrap().clone();
+    let name = "decorrelated-v1".to_owned();
+    profile::add(Profile { name, retry, jitter: Jitter::Decorrelated, ..known }).unwrap();
+    // Leaves memory between any two attempts, so the delay before is known from the log alone.
+    let config = Config { idle_after_ms: 500, ..Config::default() };
+    let world = World::under("decorrelated-v1", config).await;
+    let subscription = world.subscribe().await;
+    let delays = recorded_delays(&world, subscription, 12, 1).await;
+    let before = [2_000].into_iter().chain(delays.iter().copied());
+    within(&delays, before.take(delays.len()).map(|before| (2_000, (before * 3).min(60_000))));
 }

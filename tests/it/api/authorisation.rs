@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 40] = [
+const FIELDS: [(&str, Option<Scope>, &str); 42] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -94,6 +94,16 @@ const FIELDS: [(&str, Option<Scope>, &str); 40] = [
         "redeliverDelivery",
         Some(Scope::DeliveriesRedeliver),
         "mutation { redeliverDelivery(input: { deliveryId: \"dlv_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "rescheduleDelivery",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { rescheduleDelivery(input: { deliveryId: \"dlv_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "cancelDelivery",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { cancelDelivery(input: { deliveryId: \"dlv_1\" }) { userErrors { code } } }",
     ),
     (
         "publishMessage",

@@ -2,6 +2,7 @@
 
 mod authorisation;
 mod contracts;
+mod controls;
 mod front;
 pub(crate) mod full;
 mod gone;

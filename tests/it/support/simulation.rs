@@ -453,6 +453,7 @@ fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
             DeliveryEvent::AttemptFailed(_)
             | DeliveryEvent::Exhausted(_)
             | DeliveryEvent::Expired(_)
+            | DeliveryEvent::Rescheduled(_)
             | DeliveryEvent::Cancelled(_) => {}
         }
     }

@@ -211,6 +211,8 @@ impl Account {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }
@@ -256,6 +258,9 @@ impl Account {
             }
             DeliveryEvent::Exhausted(event) => self.open(event.delivery).end = Some(End::Exhausted),
             DeliveryEvent::Expired(event) => self.open(event.delivery).end = Some(End::Expired),
+            DeliveryEvent::Rescheduled(event) => {
+                self.open(event.delivery);
+            }
             DeliveryEvent::Cancelled(event) => self.open(event.delivery).end = Some(End::Cancelled),
             DeliveryEvent::PeriodOpened(opened) => {
                 assert_eq!(opened.sequence, self.sequence, "a period begins with another place");
