@@ -1,0 +1,206 @@
+//! What grows with the number of subscriptions: memory, the time to start, the neighbourhood of dead endpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::support::{Receivers, Server, quantile_ms, setting};
+
+/// Leaves memory soon, so that a benchmark sees it.
+const PASSIVE_SOON: &str = "[actors]\nidle_after_ms = 3000\n";
+
+/// An idle server; what a resident subscription takes, and what one takes that has left memory with a retry due.
+pub(crate) async fn memory() {
+    let count = setting("BENCH_SUBSCRIPTIONS", 20_000);
+    let receivers = Receivers::start(1).await;
+    let server = Server::start(&receivers, "[actors]\nidle_after_ms = 3600000\n").await;
+    sleep(Duration::from_secs(2)).await;
+    println!("memory: idle {:.0} MiB", server.resident_mib());
+    create_all(&server, (0..count).map(|n| (receivers.url(0), format!("kind.n{n}")))).await;
+    sleep(Duration::from_secs(2)).await;
+    let before = server.resident_mib();
+    publish_to_each(&server, "kind.n", count).await;
+    receivers.wait_for(count, "memory").await;
+    sleep(Duration::from_secs(2)).await;
+    let resident = server.resident_mib();
+    let each = (resident - before) * 1024.0 / count as f64;
+    println!(
+        "memory: {count} subscriptions, before they were active {before:.0} MiB, resident {resident:.0} MiB: {each:.1} KiB each"
+    );
+    drop(server);
+
+    let server = Server::start(&receivers, PASSIVE_SOON).await;
+    create_all(&server, (0..count).map(|n| (format!("https://{}/fail", receivers.addresses[0]), format!("kind.n{n}"))))
+        .await;
+    sleep(Duration::from_secs(2)).await;
+    let before = server.resident_mib();
+    publish_to_each(&server, "kind.n", count).await;
+    sleep(Duration::from_secs(15)).await;
+    let passive = server.resident_mib();
+    println!(
+        "memory: {count} subscriptions with a retry due, out of memory: {before:.0} MiB before, {passive:.0} MiB with them"
+    );
+}
+
+/// `kill -9` under load: how long until the last acknowledged message has arrived.
+pub(crate) async fn restart() {
+    let messages = setting("BENCH_MESSAGES", 20_000);
+    let receivers = Receivers::start(1).await;
+    let mut server = Server::start(&receivers, "").await;
+    server.publisher.create(&receivers.url(0), "**").await;
+    for first in (0..messages).step_by(50) {
+        server.publisher.publish((first..first + 50).map(|n| ("user.created".to_owned(), n))).await;
+    }
+    server.kill();
+    let received = receivers.latencies_us.lock().unwrap().len() as u64;
+    let killed = Instant::now();
+    server.kill_and_restart();
+    let serving = killed.elapsed();
+    receivers.wait_for(messages, "restart").await;
+    println!(
+        "restart: killed with {} of {messages} acknowledged messages delivered; serving after {:.2} s, the rest delivered after {:.2} s",
+        received,
+        serving.as_secs_f64(),
+        killed.elapsed().as_secs_f64()
+    );
+}
+
+/// Healthy subscriptions at a steady rate, alone and then beside many whose endpoints accept connections and never say
+/// anything, which get as many messages.
+pub(crate) async fn black_holes() {
+    let holes = setting("BENCH_HOLES", 10_000);
+    let (healthy, rate, seconds) = (100, 100, setting("BENCH_SECONDS", 30));
+    let receivers = Receivers::start(8).await;
+    let server = Server::start(&receivers, "").await;
+    create_all(&server, (0..healthy).map(|n| (receivers.url(n as usize % 8), format!("healthy.n{n}")))).await;
+    steady(&server, rate * 5, rate, |n| vec![(format!("healthy.n{}", n % healthy), n)]).await;
+    receivers.wait_for(rate * 5, "warming up").await;
+    receivers.take();
+    let first = rate * 5;
+    let alone = steady_latencies(&server, &receivers, rate * seconds, rate, |n| {
+        vec![(format!("healthy.n{}", n % healthy), first + n)]
+    })
+    .await;
+
+    let hole = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = hole.local_addr().unwrap().port();
+    let open = Arc::new(AtomicU64::new(0));
+    tokio::spawn(swallow(hole, Arc::clone(&open)));
+    // Each at an address of its own: all of 127.0.0.0/8 is this machine.
+    let address = |n: u64| format!("https://127.{}.{}.{}:{port}/hook", 1 + n / 65_536, n / 256 % 256, n % 256);
+    create_all(&server, (0..holes).map(|n| (address(n), format!("hole.n{n}")))).await;
+    let first = first + rate * seconds;
+    let (mut most_mib, mut most_files) = (0.0_f64, 0);
+    let beside = {
+        let watch = async {
+            loop {
+                sleep(Duration::from_millis(500)).await;
+                most_mib = most_mib.max(server.resident_mib());
+                most_files = most_files.max(server.open_files());
+            }
+        };
+        let measured = steady_latencies(&server, &receivers, rate * seconds, rate, |n| {
+            vec![(format!("healthy.n{}", n % healthy), first + n), (format!("hole.n{}", n % holes), first + n)]
+        });
+        tokio::select! {
+            () = watch => unreachable!("it watches for ever"),
+            latencies = measured => latencies,
+        }
+    };
+    println!(
+        "black holes: {healthy} healthy subscriptions at {rate} messages/s for {seconds} s, alone and beside {holes} that never answer"
+    );
+    for (what, latencies) in [("alone", &alone), ("beside", &beside)] {
+        println!(
+            "black holes: {what:<7} p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms",
+            quantile_ms(latencies, 0.5),
+            quantile_ms(latencies, 0.99),
+            quantile_ms(latencies, 1.0)
+        );
+    }
+    println!(
+        "black holes: at most {most_mib:.0} MiB, {most_files} open files; {} connections were swallowed",
+        open.load(Ordering::Relaxed)
+    );
+}
+
+/// Many subscriptions, each with a delivery whose retry is due, in a server that starts.
+pub(crate) async fn many() {
+    let count = setting("BENCH_MANY", 100_000);
+    let receivers = Receivers::start(8).await;
+    let mut server = Server::start(&receivers, "").await;
+    let started = Instant::now();
+    create_all(&server, (0..count).map(|n| (receivers.url(n as usize % 8), "**".to_owned()))).await;
+    println!("many: {count} subscriptions created in {:.0} s", started.elapsed().as_secs_f64());
+    server.publisher.publish([("user.created".to_owned(), 0)]).await;
+    // Some are delivered meanwhile: the others are what is pending.
+    sleep(Duration::from_millis(500)).await;
+    server.kill();
+    sleep(Duration::from_millis(500)).await;
+    let delivered = receivers.take().len() as u64;
+    let killed = Instant::now();
+    server.kill_and_restart();
+    let serving = killed.elapsed();
+    receivers.wait_for(1, "many").await;
+    let first = killed.elapsed();
+    receivers.wait_for(count - delivered, "many").await;
+    println!(
+        "many: {} of {count} pending at the start: serving after {:.2} s, first attempt after {:.2} s, all delivered after {:.1} s; {:.0} MiB",
+        count - delivered,
+        serving.as_secs_f64(),
+        first.as_secs_f64(),
+        killed.elapsed().as_secs_f64(),
+        server.resident_mib()
+    );
+}
+
+async fn create_all(server: &Server, webhooks: impl IntoIterator<Item = (String, String)>) {
+    server.publisher.create_many(webhooks).await;
+}
+
+/// One message to each subscription.
+async fn publish_to_each(server: &Server, kind: &str, count: u64) {
+    for first in (0..count).step_by(50) {
+        server.publisher.publish((first..(first + 50).min(count)).map(|n| (format!("{kind}{n}"), n))).await;
+    }
+}
+
+/// Publishes at a fixed rate, what is to be published at each tick in one request.
+async fn steady(server: &Server, ticks: u64, rate: u64, messages: impl Fn(u64) -> Vec<(String, u64)>) {
+    let mut timer = interval(Duration::from_micros(1_000_000 / rate));
+    let mut publishing = tokio::task::JoinSet::new();
+    for n in 0..ticks {
+        timer.tick().await;
+        let (publisher, messages) = (server.publisher.clone(), messages(n));
+        publishing.spawn(async move { publisher.publish(messages).await });
+    }
+    publishing.join_all().await;
+}
+
+async fn steady_latencies(
+    server: &Server,
+    receivers: &Receivers,
+    ticks: u64,
+    rate: u64,
+    messages: impl Fn(u64) -> Vec<(String, u64)>,
+) -> Vec<u64> {
+    steady(server, ticks, rate, messages).await;
+    receivers.wait_for(ticks, "steady").await;
+    receivers.take()
+}
+
+/// Accepts connections and holds them, silent.
+async fn swallow(listener: TcpListener, open: Arc<AtomicU64>) {
+    let mut held = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        open.fetch_add(1, Ordering::Relaxed);
+        held.push(stream);
+        // The other side gives up long before; this keeps the bench's own files bounded.
+        if held.len() > 4_096 {
+            held.drain(..2_048);
+        }
+    }
+}
