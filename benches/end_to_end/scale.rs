@@ -19,30 +19,35 @@ pub(crate) async fn memory() {
     let server = Server::start(&receivers, "[actors]\nidle_after_ms = 3600000\n").await;
     sleep(Duration::from_secs(2)).await;
     println!("memory: idle {:.0} MiB", server.resident_mib());
-    create_all(&server, (0..count).map(|n| (receivers.url(0), format!("kind.n{n}")))).await;
-    sleep(Duration::from_secs(2)).await;
-    let before = server.resident_mib();
-    publish_to_each(&server, "kind.n", count).await;
+    let (before, resident) = grown(&server, count, receivers.url(0), Duration::from_secs(2)).await;
     receivers.wait_for(count, "memory").await;
-    sleep(Duration::from_secs(2)).await;
-    let resident = server.resident_mib();
-    let each = (resident - before) * 1024.0 / count as f64;
     println!(
-        "memory: {count} subscriptions, before they were active {before:.0} MiB, resident {resident:.0} MiB: {each:.1} KiB each"
+        "memory: {count} resident subscriptions take {:.1} KiB each ({before:.0} to {resident:.0} MiB)",
+        each(before, resident, count)
     );
     drop(server);
 
     let server = Server::start(&receivers, PASSIVE_SOON).await;
-    create_all(&server, (0..count).map(|n| (format!("https://{}/fail", receivers.addresses[0]), format!("kind.n{n}"))))
-        .await;
-    sleep(Duration::from_secs(2)).await;
-    let before = server.resident_mib();
-    publish_to_each(&server, "kind.n", count).await;
-    sleep(Duration::from_secs(15)).await;
-    let passive = server.resident_mib();
+    let refused = format!("https://{}/fail", receivers.addresses[0]);
+    let (before, passive) = grown(&server, count, refused, Duration::from_secs(20)).await;
     println!(
-        "memory: {count} subscriptions with a retry due, out of memory: {before:.0} MiB before, {passive:.0} MiB with them"
+        "memory: {count} subscriptions out of memory with a retry due take {:.2} KiB each ({before:.0} to {passive:.0} MiB)",
+        each(before, passive, count)
     );
+}
+
+/// The resident memory before and after so many subscriptions have had a message each, and some time for it.
+async fn grown(server: &Server, count: u64, url: String, rest: Duration) -> (f64, f64) {
+    server.publisher.create_many((0..count).map(|_| (url.clone(), "**".to_owned()))).await;
+    sleep(Duration::from_secs(5)).await;
+    let before = server.resident_mib();
+    server.publisher.publish([("user.created".to_owned(), 0)]).await;
+    sleep(Duration::from_millis(count) + rest).await;
+    (before, server.resident_mib())
+}
+
+fn each(before_mib: f64, after_mib: f64, count: u64) -> f64 {
+    (after_mib - before_mib) * 1024.0 / count as f64
 }
 
 /// `kill -9` under load: how long until the last acknowledged message has arrived.
@@ -51,9 +56,17 @@ pub(crate) async fn restart() {
     let receivers = Receivers::start(1).await;
     let mut server = Server::start(&receivers, "").await;
     server.publisher.create(&receivers.url(0), "**").await;
+    let mut publishing = tokio::task::JoinSet::new();
     for first in (0..messages).step_by(50) {
-        server.publisher.publish((first..first + 50).map(|n| ("user.created".to_owned(), n))).await;
+        let publisher = server.publisher.clone();
+        if publishing.len() >= 8 {
+            publishing.join_next().await.unwrap().unwrap();
+        }
+        publishing.spawn(async move {
+            publisher.publish((first..first + 50).map(|n| ("user.created".to_owned(), n))).await;
+        });
     }
+    publishing.join_all().await;
     server.kill();
     let received = receivers.latencies_us.lock().unwrap().len() as u64;
     let killed = Instant::now();
@@ -61,21 +74,24 @@ pub(crate) async fn restart() {
     let serving = killed.elapsed();
     receivers.wait_for(messages, "restart").await;
     println!(
-        "restart: killed with {} of {messages} acknowledged messages delivered; serving after {:.2} s, the rest delivered after {:.2} s",
-        received,
+        "restart: killed with {received} of {messages} acknowledged messages delivered; serving after {:.2} s, all delivered after {:.2} s",
         serving.as_secs_f64(),
         killed.elapsed().as_secs_f64()
     );
 }
 
 /// Healthy subscriptions at a steady rate, alone and then beside many whose endpoints accept connections and never say
-/// anything, which get as many messages.
+/// anything; each tick then has a message for ten of these too.
 pub(crate) async fn black_holes() {
     let holes = setting("BENCH_HOLES", 10_000);
     let (healthy, rate, seconds) = (100, 100, setting("BENCH_SECONDS", 30));
     let receivers = Receivers::start(8).await;
     let server = Server::start(&receivers, "").await;
-    create_all(&server, (0..healthy).map(|n| (receivers.url(n as usize % 8), format!("healthy.n{n}")))).await;
+    let types = holes.div_ceil(10);
+    server.publisher.register((0..healthy).map(|n| format!("healthy.n{n}"))).await;
+    server.publisher.register((0..types).map(|n| format!("hole.n{n}"))).await;
+    let urls = (0..healthy).map(|n| (receivers.url(n as usize % 8), format!("healthy.n{n}")));
+    server.publisher.create_many(urls).await;
     steady(&server, rate * 5, rate, |n| vec![(format!("healthy.n{}", n % healthy), n)]).await;
     receivers.wait_for(rate * 5, "warming up").await;
     receivers.take();
@@ -91,7 +107,8 @@ pub(crate) async fn black_holes() {
     tokio::spawn(swallow(hole, Arc::clone(&open)));
     // Each at an address of its own: all of 127.0.0.0/8 is this machine.
     let address = |n: u64| format!("https://127.{}.{}.{}:{port}/hook", 1 + n / 65_536, n / 256 % 256, n % 256);
-    create_all(&server, (0..holes).map(|n| (address(n), format!("hole.n{n}")))).await;
+    // A message for ten of them at a time.
+    server.publisher.create_many((0..holes).map(|n| (address(n), format!("hole.n{}", n % types)))).await;
     let first = first + rate * seconds;
     let (mut most_mib, mut most_files) = (0.0_f64, 0);
     let beside = {
@@ -103,7 +120,7 @@ pub(crate) async fn black_holes() {
             }
         };
         let measured = steady_latencies(&server, &receivers, rate * seconds, rate, |n| {
-            vec![(format!("healthy.n{}", n % healthy), first + n), (format!("hole.n{}", n % holes), first + n)]
+            vec![(format!("healthy.n{}", n % healthy), first + n), (format!("hole.n{}", n % types), first + n)]
         });
         tokio::select! {
             () = watch => unreachable!("it watches for ever"),
@@ -133,7 +150,7 @@ pub(crate) async fn many() {
     let receivers = Receivers::start(8).await;
     let mut server = Server::start(&receivers, "").await;
     let started = Instant::now();
-    create_all(&server, (0..count).map(|n| (receivers.url(n as usize % 8), "**".to_owned()))).await;
+    server.publisher.create_many((0..count).map(|n| (receivers.url(n as usize % 8), "**".to_owned()))).await;
     println!("many: {count} subscriptions created in {:.0} s", started.elapsed().as_secs_f64());
     server.publisher.publish([("user.created".to_owned(), 0)]).await;
     // Some are delivered meanwhile: the others are what is pending.
@@ -155,17 +172,6 @@ pub(crate) async fn many() {
         killed.elapsed().as_secs_f64(),
         server.resident_mib()
     );
-}
-
-async fn create_all(server: &Server, webhooks: impl IntoIterator<Item = (String, String)>) {
-    server.publisher.create_many(webhooks).await;
-}
-
-/// One message to each subscription.
-async fn publish_to_each(server: &Server, kind: &str, count: u64) {
-    for first in (0..count).step_by(50) {
-        server.publisher.publish((first..(first + 50).min(count)).map(|n| (format!("{kind}{n}"), n))).await;
-    }
 }
 
 /// Publishes at a fixed rate, what is to be published at each tick in one request.

@@ -24,6 +24,8 @@ use tokio_rustls::TlsAcceptor;
 
 const CREATE: &str =
     "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { id } userErrors { message } } }";
+const REGISTER: &str =
+    "mutation($input: RegisterEventTypeInput!) { registerEventType(input: $input) { userErrors { message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessagesInput!) { publishMessages(input: $input) { results { message { id } userErrors { message } } } }";
 
 /// A number from the environment.
@@ -168,6 +170,16 @@ impl Publisher {
             creating.spawn(async move { publisher.create(&url, &filter).await });
         }
         creating.join_all().await;
+    }
+
+    /// Event types whose messages may hold anything.
+    pub(crate) async fn register(&self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            let input =
+                json!({ "name": name, "description": "A bench.", "category": "bench", "schema": {}, "example": {} });
+            let answer = self.graphql(REGISTER, json!({ "input": input })).await;
+            assert_eq!(answer["data"]["registerEventType"]["userErrors"], json!([]));
+        }
     }
 
     /// Publishes messages of about 1 KB, by event type and number, in one request.
