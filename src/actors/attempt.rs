@@ -245,18 +245,16 @@ async fn request(
 
 async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
     let gone = |reason| Unmade::Gone { position, reason };
-    let Some(before) = position.seq.checked_sub(1) else { return Err(gone(ExpiryReason::MessageDropped)) };
-    let events = context.log.read_log(Position { seq: before, ..position }, 1).await?;
-    let Some(recorded) = events.first().filter(|recorded| recorded.position == position) else {
+    let Some((recorded, content)) = context.log.event(position).await? else {
         return Err(match position.seq <= context.log.floor(position.shard) {
             true => gone(ExpiryReason::MessageDropped),
             false => Unmade::NoMessage(position),
         });
     };
-    let Event::Message(MessageEvent::Published(message)) = codec::decode(recorded)? else {
+    let Event::Message(MessageEvent::Published(message)) = codec::decode(&recorded)? else {
         return Err(Unmade::NoMessage(position));
     };
-    let content = context.log.content(position).await?.ok_or_else(|| gone(ExpiryReason::DataErased))?;
+    let content = content.ok_or_else(|| gone(ExpiryReason::DataErased))?;
     let data = content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok());
     Ok((message, data.ok_or(Unmade::Damaged(position))?.to_owned()))
 }

@@ -25,7 +25,7 @@ use super::region::{RegionMessage, Regions};
 use super::timers::Generation;
 use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
-use crate::domain::event::{Event, ExpiryReason};
+use crate::domain::event::{DeliveryEvent, Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
 use crate::domain::time::Timestamp;
@@ -386,7 +386,8 @@ impl State {
         let writes = self.loaded.writes(self.arguments.id, lifetime, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
         let every = self.arguments.context.config.snapshot_every_events;
-        let mut append = Append { writes, wakeups, ..Append::default() };
+        let patient = events.iter().all(is_outcome);
+        let mut append = Append { writes, wakeups, patient, ..Append::default() };
         if let Life::Deleted(_) = self.loaded.state.life {
             append.ended.push(execute::deliveries_stream(self.arguments.id));
             self.loaded.period = None;
@@ -588,4 +589,12 @@ impl State {
         drop(self.arguments.region.cast(message));
         Ok(())
     }
+}
+
+/// Whether it says how an attempt went, which nobody waits for.
+fn is_outcome(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Delivery(DeliveryEvent::Succeeded(_) | DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_))
+    )
 }

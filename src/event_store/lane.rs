@@ -1,14 +1,17 @@
 //! The writer of one shard: takes what is queued, commits it in one transaction, tells readers, tells writers.
 //!
-//! There is no timer: while one commit is on its way to the disk, the next batch gathers in the queue. So a lone append
-//! waits for nothing, and under load the commits grow by themselves.
+//! While one commit is on its way to the disk, the next batch gathers in the queue: a lone append waits for nothing, and
+//! under load the commits grow by themselves. Only what nobody waits for waits a moment for company, since a commit costs
+//! far more than the events in it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use super::tail::{Entry, Tail};
@@ -118,7 +121,7 @@ impl Lane {
     /// Runs until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         while let Some(first) = self.next().await {
-            let batch = self.gather(first);
+            let batch = self.gather(first).await;
             self.commit(batch).await;
         }
     }
@@ -136,18 +139,41 @@ impl Lane {
         self.queue.recv().await
     }
 
-    /// What is queued, up to the first append that reaches a bound.
-    fn gather(&mut self, first: Queued) -> Vec<Queued> {
+    /// What is queued, up to the first append that reaches a bound. Patient appends alone wait for others to come.
+    async fn gather(&mut self, first: Queued) -> Vec<Queued> {
+        let linger_until = Instant::now() + Duration::from_millis(self.config.linger_ms);
         let (mut events, mut bytes) = size(&first.append);
+        let mut patient = first.append.patient;
         let mut batch = vec![first];
         while events < self.config.batch_events && bytes < self.config.batch_bytes {
-            let Ok(queued) = self.queue.try_recv() else { break };
+            let queued = match self.queue.try_recv() {
+                Ok(queued) => queued,
+                Err(_) if patient => match self.company(linger_until).await {
+                    Some(queued) => queued,
+                    None => break,
+                },
+                Err(_) => break,
+            };
             let (more_events, more_bytes) = size(&queued.append);
             events += more_events;
             bytes += more_bytes;
+            patient &= queued.append.patient;
             batch.push(queued);
         }
         batch
+    }
+
+    /// The next append that comes until then; `None` also when the log closes.
+    async fn company(&mut self, until: Instant) -> Option<Queued> {
+        if *self.closing.borrow() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            _ = self.closing.changed() => None,
+            queued = self.queue.recv() => queued,
+            () = sleep_until(until) => None,
+        }
     }
 
     async fn commit(&mut self, batch: Vec<Queued>) {

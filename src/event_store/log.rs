@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::ahead::Ahead;
 use super::lane::{Lane, Published, Queued};
+use super::tail::Entry;
 use super::tails::Tails;
 use super::{
     Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, ReadError, Recorded,
@@ -35,10 +37,14 @@ pub struct Config {
     pub batch_events: usize,
     /// How many bytes of payload and content are committed together. A commit ends with the append that reaches it.
     pub batch_bytes: usize,
+    /// How long the recording of attempts' outcomes may wait for other appends to be committed with, in milliseconds; 0:
+    /// not at all. Whoever is waited for, such as a publication, is committed at once, with all that waits.
+    pub linger_ms: u64,
     /// How many of the newest events stay in memory for those who follow the log. Shards that are written to take from
     /// those that rest.
     pub tail_events: usize,
-    /// How many bytes those events and their contents may take.
+    /// How many bytes those events and their contents may take. Older ones that are read for attempts may take as many
+    /// again.
     pub tail_bytes: usize,
 }
 
@@ -48,6 +54,7 @@ impl Default for Config {
             queue_appends: 8_192,
             batch_events: 1_024,
             batch_bytes: 1024 * 1024,
+            linger_ms: 4,
             tail_events: 8_192,
             tail_bytes: 16 * 1024 * 1024,
         }
@@ -68,6 +75,7 @@ struct Inner {
     closing: watch::Sender<bool>,
     fenced: watch::Sender<Option<AppendError>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
+    ahead: Ahead,
 }
 
 struct Shard {
@@ -115,7 +123,8 @@ impl Log {
         }
         let room = Arc::new(Semaphore::new(queue_appends));
         let lanes = Mutex::new(lanes);
-        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, fenced, lanes }) })
+        let ahead = Ahead::new(config.tail_bytes);
+        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, fenced, lanes, ahead }) })
     }
 
     /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or
@@ -187,6 +196,7 @@ impl Log {
             self.inner.shards[usize::from(end.shard)].published.expect_floor(end.seq);
         }
         let dropped = self.inner.store.drop_bucket(bucket, limit).await;
+        ends.into_iter().for_each(|end| self.inner.ahead.forget_through(end));
         for (shard, Shard { published, .. }) in (0..).zip(&self.inner.shards) {
             match dropped {
                 Ok(_) => published.raise_floor(self.inner.store.reader().floor(shard).await.map_err(unwritable)?),
@@ -200,13 +210,29 @@ impl Log {
 
     /// See [`EventStore::drop_contents`]. What is dropped leaves memory too.
     pub async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError> {
+        let mut ends = Vec::new();
         for shard in 0..self.shards() {
             let buckets = self.reader().buckets(shard).await.map_err(unwritable)?;
-            if let Some(last) = buckets.iter().filter(|end| end.bucket <= through).map(|end| end.last.seq).max() {
-                self.inner.shards[usize::from(shard)].published.forget_through(last);
+            if let Some(last) = buckets.iter().filter(|end| end.bucket <= through).map(|end| end.last).max() {
+                self.inner.shards[usize::from(shard)].published.forget_through(last.seq);
+                ends.push(last);
             }
         }
-        self.inner.store.drop_contents(through, limit).await
+        let dropped = self.inner.store.drop_contents(through, limit).await;
+        // Behind the dropping: what was read before it and comes later is not kept.
+        ends.into_iter().for_each(|end| self.inner.ahead.forget_through(end));
+        dropped
+    }
+
+    /// The event at the position with its erasable content; `None` if there is no such event. From memory if it is there
+    /// or was read on the way to one before it, else from the database.
+    pub async fn event(&self, position: Position) -> Result<Option<(Arc<Recorded>, Option<Bytes>)>, ReadError> {
+        let kept = self.published(position.shard)?.tail().entry(position.seq).cloned();
+        let entry = match kept {
+            Some(entry) => Some(entry),
+            None => self.inner.ahead.entry(self.reader(), position).await?,
+        };
+        Ok(entry.map(|Entry { event, content }| (event, content)))
     }
 
     /// The erasable content of the event at the position: from memory if it holds the event, else from the database.

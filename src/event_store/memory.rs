@@ -290,6 +290,14 @@ impl EventReader for MemoryStore {
         self.read(position.shard, |shard| shard.contents.get(&position.seq).cloned())
     }
 
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+        self.read(after.shard, |shard| {
+            let behind = shard.contents.range(after.seq..).skip_while(|(seq, _)| **seq <= after.seq);
+            let wanted = behind.take_while(|(seq, _)| **seq <= through);
+            wanted.map(|(seq, content)| (*seq, content.clone())).collect()
+        })
+    }
+
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         self.read(shard, |shard| {
             keys.iter().filter_map(|key| Some((key.clone(), shard.claims.get(key)?.0.clone()))).collect()

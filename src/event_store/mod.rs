@@ -19,6 +19,7 @@
 //! [`EventReader`] and [`EventStore`] are what a database must do; [`Log`] is what the rest of the program holds: it
 //! groups appends into few commits, keeps the newest events in memory for the readers that follow, and wakes them.
 
+mod ahead;
 mod lane;
 mod log;
 mod memory;
@@ -246,6 +247,8 @@ pub struct Append {
     pub claims: Vec<Claim>,
     /// Wake-ups set (`Some`, replacing any other time) or removed (`None`), by key.
     pub wakeups: Vec<(String, Option<Timestamp>)>,
+    /// Nobody waits for it: it may wait a moment for company ([`Config::linger_ms`]).
+    pub patient: bool,
 }
 
 /// What a successful append tells its writer.
@@ -407,6 +410,10 @@ pub trait EventReader: Send + Sync + 'static {
 
     /// The erasable content of the event at the position; `None` if it has none or it was erased.
     async fn content(&self, position: Position) -> Result<Option<Bytes>, ReadError>;
+
+    /// The erasable contents of the shard's events behind `after` up to the number `through`, with the events' numbers,
+    /// in order. Those that have none or were erased are not among them.
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError>;
 
     /// The values of those keys that are claimed.
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError>;

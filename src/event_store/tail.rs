@@ -8,14 +8,14 @@ use bytes::Bytes;
 use super::Recorded;
 
 /// One event with the content beside it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) event: Arc<Recorded>,
     pub(super) content: Option<Bytes>,
 }
 
 impl Entry {
-    fn size_bytes(&self) -> usize {
+    pub(super) fn size_bytes(&self) -> usize {
         let event = &self.event;
         let texts =
             event.stream.len() + event.kind.len() + event.data.len() + event.meta.as_ref().map_or(0, String::len);

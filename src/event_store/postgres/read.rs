@@ -46,6 +46,9 @@ pub(super) const HEAD: &str = "SELECT head FROM shard WHERE shard = $1";
 
 pub(super) const CONTENT: &str = "SELECT value FROM content WHERE shard = $1 AND seq = $2";
 
+pub(super) const CONTENTS: &str =
+    "SELECT seq, value FROM content WHERE shard = $1 AND seq > $2 AND seq <= $3 ORDER BY seq";
+
 pub(super) const CLAIMS: &str = "SELECT key, value FROM claim WHERE shard = $1 AND key = ANY($2)";
 
 pub(super) const WAKEUPS: &str = "SELECT key, due_at_ms FROM wakeup \

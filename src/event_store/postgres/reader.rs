@@ -185,6 +185,12 @@ impl EventReader for PostgresReader {
         self.at_most_one(query, |row| Ok(Bytes::from(row.try_get::<Vec<u8>, _>(0)?))).await
     }
 
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+        let query = sqlx::query(read::CONTENTS).bind(self.readable(after.shard)?).bind(integer(after.seq));
+        let content = |row: &PgRow| Ok((number(row.try_get(0)?), Bytes::from(row.try_get::<Vec<u8>, _>(1)?)));
+        self.all(query.bind(integer(through)), content).await
+    }
+
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         let query = sqlx::query(read::CLAIMS).bind(self.readable(shard)?).bind(keys);
         self.all(query, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await

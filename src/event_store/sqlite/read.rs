@@ -1,5 +1,6 @@
 //! What the log is asked, and how a row becomes an event again.
 
+use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqlitePool};
 
@@ -25,6 +26,8 @@ pub(super) const LOG: &str = "SELECT seq, stream, version, kind, schema, event_i
 
 pub(super) const CATEGORY: &str = "SELECT seq, stream, version, kind, schema, event_id, at_ms, data, meta \
      FROM event WHERE (stream, version) > ($1, $2) AND stream < $3 AND seq <= $4 ORDER BY stream, version LIMIT $5";
+
+pub(super) const CONTENTS: &str = "SELECT seq, value FROM content WHERE seq > $1 AND seq <= $2 ORDER BY seq";
 
 pub(super) const WAKEUPS: &str =
     "SELECT key, due_at_ms FROM wakeup WHERE (due_at_ms, key) > ($1, $2) ORDER BY due_at_ms, key LIMIT $3";
@@ -65,6 +68,13 @@ pub(super) async fn stream(
 pub(super) async fn log(pool: &SqlitePool, after: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
     let query = sqlx::query(LOG).bind(integer(after)).bind(integer(limit as u64));
     events(&query.fetch_all(pool).await.map_err(unavailable)?)
+}
+
+pub(super) async fn contents(pool: &SqlitePool, after: u64, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+    let query = sqlx::query(CONTENTS).bind(integer(after)).bind(integer(through));
+    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
+    let content = |row: &SqliteRow| Ok((number(row.try_get(0)?), Bytes::from(row.try_get::<Vec<u8>, _>(1)?)));
+    rows.iter().map(content).collect::<Result<_, sqlx::Error>>().map_err(unavailable)
 }
 
 pub(super) async fn category(

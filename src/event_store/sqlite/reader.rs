@@ -157,6 +157,11 @@ impl EventReader for SqliteReader {
         Ok(value.map(Bytes::from))
     }
 
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+        only_shard(after.shard)?;
+        read::contents(&self.pool, after.seq, through).await
+    }
+
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         only_shard(shard)?;
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -110,6 +110,11 @@ impl EventReader for Faulty {
         self.behind.reader().content(position).await
     }
 
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.behind.reader().contents(after, through).await
+    }
+
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         self.behind.reader().claims(shard, keys).await
     }

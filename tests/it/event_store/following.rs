@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tidings::event_store::{Append, AppendError, Config, EventStore, Log, MemoryStore, Position, ReadError, Recorded};
+use tidings::event_store::{
+    Append, AppendError, Bucket, Config, EventStore, Log, MemoryStore, Position, ReadError, Recorded,
+};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::faulty::Faulty;
-use super::{Database, append, at, on_every_store, recorded, with_content};
+use super::{Database, append, at, bucketed, ended, on_every_store, recorded, with_content};
 
 /// Reads on, woken by the head, until so many events are seen.
 async fn follow(log: Log, limit: usize, until: usize) -> Vec<Recorded> {
@@ -104,6 +107,81 @@ async fn new_events_and_their_contents_are_read_from_memory<D: Database>() {
     assert_eq!(log.content(at(1)).await, Ok(Some(Bytes::from_static(b"body"))));
     assert_eq!(log.read_log(at(0), 9).await.unwrap().len(), 3);
     assert_eq!(store.reads(), 2);
+}
+
+async fn who_asks_in_order_is_given_pages<D: Database>() {
+    let database = D::fresh().await;
+    let store = Faulty::open(database.store());
+    let log = Log::start(store.clone(), Config { tail_events: 0, ..Config::default() }).await.unwrap();
+    for stream in 1..=200 {
+        let mut message = append(&format!("messages-{stream}"), 1, 1);
+        message.writes[0].events[0].content = Some(format!("body {stream}").into());
+        log.append(0, message).await.unwrap();
+    }
+    log.append(0, append("subscription-1", 1, 1)).await.unwrap();
+    let content = async |seq| log.event(at(seq)).await.unwrap().and_then(|(_, content)| content);
+
+    for seq in 1..=200 {
+        assert_eq!(content(seq).await.unwrap(), format!("body {seq}"));
+    }
+    let (event, none) = log.event(at(201)).await.unwrap().unwrap();
+    assert_eq!((event.stream.as_str(), none), ("subscription-1", None));
+    assert!(store.reads() <= 8, "{} readings of the database for 200 events", store.reads());
+
+    let before = store.reads();
+    assert_eq!(content(7).await.unwrap(), "body 7");
+    assert_eq!(store.reads(), before);
+    for nowhere in [0, 202, 1 << 60] {
+        assert!(log.event(at(nowhere)).await.unwrap().is_none());
+    }
+}
+
+async fn what_was_dropped_is_not_read_ahead<D: Database>() {
+    let database = D::fresh().await;
+    let log = Log::start(database.store(), Config { tail_events: 0, ..Config::default() }).await.unwrap();
+    for version in 1..=4 {
+        let mut written = bucketed("messages-1", version, version as u32, 1);
+        written.writes[0].events[0].content = Some(Bytes::from_static(b"body"));
+        log.append(0, written).await.unwrap();
+    }
+    let contents = async || {
+        let mut found = Vec::new();
+        for seq in 1..=4 {
+            found.push(log.event(at(seq)).await.unwrap().map(|(_, content)| content.is_some()));
+        }
+        found
+    };
+    assert_eq!(contents().await, [Some(true); 4]);
+
+    while log.drop_contents(Bucket(2), 9).await.unwrap().more {}
+    assert_eq!(contents().await, [Some(false), Some(false), Some(true), Some(true)]);
+    log.append(0, ended("messages-1")).await.unwrap();
+    while log.drop_bucket(Bucket(3), 9).await.unwrap().more {}
+    assert_eq!(contents().await[2..], [None, Some(true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_waited_for_takes_the_patient_along() {
+    let store = Arc::new(MemoryStore::new(1));
+    let log = Log::start(store, Config { linger_ms: 1_000, ..Config::default() }).await.unwrap();
+    let patient = |stream| Append { patient: true, ..append(stream, 1, 1) };
+    let began = Instant::now();
+
+    let (first, second, waited_for) = tokio::join!(
+        log.append(0, patient("subscription-1")),
+        log.append(0, patient("subscription-2")),
+        log.append(0, append("subscription-3", 1, 1)),
+    );
+    assert!(first.is_ok() && second.is_ok() && waited_for.is_ok());
+    assert_eq!(began.elapsed().as_millis(), 0);
+
+    log.append(0, patient("subscription-4")).await.unwrap();
+    assert_eq!(began.elapsed().as_millis(), 1_000, "alone it waits as long as it may");
+
+    let (closed, last) = tokio::join!(log.close(), log.append(0, patient("subscription-5")));
+    assert!(last.is_ok() || matches!(last, Err(AppendError::Unavailable(_))));
+    let () = closed;
+    assert_eq!(began.elapsed().as_millis(), 1_000, "a log that closes waits for nothing");
 }
 
 #[tokio::test]
@@ -240,6 +318,8 @@ on_every_store! {
     every_follower_sees_every_acknowledged_event_once_and_in_order,
     followers_skip_nothing_through_failures_and_unknown_outcomes,
     new_events_and_their_contents_are_read_from_memory,
+    who_asks_in_order_is_given_pages,
+    what_was_dropped_is_not_read_ahead,
     an_append_repeated_in_another_order_disturbs_no_follower,
     an_append_whose_answer_was_lost_still_wakes_its_followers,
     after_lost_answers_memory_does_not_guess_at_numbers,

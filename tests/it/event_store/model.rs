@@ -263,6 +263,7 @@ fn build(request: &Request, model: &Model, earlier: &[Append]) -> Append {
                 snapshots: snapshots.iter().map(snapshot).collect(),
                 claims: claims.iter().map(claim).collect(),
                 wakeups: wakeups.iter().map(|(key, due_at)| (key.to_string(), due_at.map(ms))).collect(),
+                patient: false,
             }
         }
         Request::Again { earlier: index, cut, longer } => {
@@ -340,7 +341,12 @@ async fn holds_the_events_of(store: &dyn EventStore, model: &Model) {
     assert_eq!((store.reader().head(0).await, store.reader().floor(0).await), (Ok(model.head), Ok(model.floor)));
     for seq in 1..=model.head {
         let entry = model.events.iter().find(|entry| entry.event.position.seq == seq);
-        assert_eq!(store.reader().content(at(seq)).await, Ok(entry.and_then(|entry| entry.content.clone())));
+        let content = entry.and_then(|entry| entry.content.clone());
+        let behind: Vec<_> = model.events.iter().filter(|entry| entry.event.position.seq >= seq).collect();
+        let contents = behind.iter().filter_map(|entry| Some((entry.event.position.seq, entry.content.clone()?)));
+        assert_eq!(store.reader().contents(at(seq - 1), u64::MAX >> 1).await.unwrap(), contents.collect::<Vec<_>>());
+        assert_eq!(store.reader().contents(at(seq - 1), seq).await.unwrap().pop().map(|(_, content)| content), content);
+        assert_eq!(store.reader().content(at(seq)).await, Ok(content));
     }
     for stream in STREAMS {
         let of_stream: Vec<Recorded> = events.iter().filter(|event| event.stream == stream).cloned().collect();

@@ -242,14 +242,16 @@ impl World {
     /// A new system that keeps no event in memory: whoever follows the log reads the store.
     pub(crate) async fn without_tail(config: actors::Config) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
-        let bounds = event_store::Config { tail_events: 0, ..event_store::Config::default() };
+        let bounds = event_store::Config { tail_events: 0, linger_ms: 0, ..event_store::Config::default() };
         let world = Self::within(MemoryStore::new(SHARDS), clock, config, Retention::default(), bounds).await;
         world.found_tenant("axie-v1").await;
         world
     }
 
     pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
-        Self::keeping(store, clock, config, Retention::default()).await
+        // What was recorded when is told to the millisecond.
+        let bounds = event_store::Config { linger_ms: 0, ..event_store::Config::default() };
+        Self::within(store, clock, config, Retention::default(), bounds).await
     }
 
     /// A system that lets go of what is older than that.

@@ -223,6 +223,10 @@ impl EventReader for WatchedStore {
         self.memory.content(position).await
     }
 
+    async fn contents(&self, after: Position, through: u64) -> Result<Vec<(u64, Bytes)>, ReadError> {
+        self.memory.contents(after, through).await
+    }
+
     async fn claims(&self, shard: u16, keys: &[String]) -> Result<HashMap<String, String>, ReadError> {
         self.memory.claims(shard, keys).await
     }
