@@ -8,7 +8,7 @@ use super::{LAST_VERSION, PAGE};
 use crate::actors::Context;
 use crate::codec;
 use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
-use crate::domain::filter::{self, EventType, Filter};
+use crate::domain::filter::{self, EventType};
 use crate::domain::id::{MessageId, SubscriptionId, TenantId};
 use crate::domain::subscription::Settings;
 use crate::event_store::{Position, ReadError};
@@ -22,7 +22,7 @@ pub(super) struct Batches(pub(super) BTreeMap<SubscriptionId, Vec<(MessageId, u6
 #[derive(Default)]
 pub(super) struct Table {
     settings: HashMap<SubscriptionId, Settings>,
-    by_tenant: HashMap<TenantId, BTreeSet<SubscriptionId>>,
+    by_tenant: HashMap<TenantId, Wishes>,
     /// Those who have met an event that cannot be read, until they are taken from here.
     pub(super) blocked: BTreeMap<SubscriptionId, Block>,
     /// Those whose circuit is open, and from where on their matches wait.
@@ -31,6 +31,60 @@ pub(super) struct Table {
     pub(super) tripped: Vec<SubscriptionId>,
     /// Those whose circuit is open no more, and from where on they are to be led, until they are taken from here.
     pub(super) freed: BTreeMap<SubscriptionId, u64>,
+}
+
+/// Event types of one tenant whose subscribers are remembered: more than are in use at a time.
+const REMEMBERED_TYPES: usize = 1_024;
+
+/// Who there is of one tenant, and who wants what.
+#[derive(Default)]
+struct Wishes {
+    ids: BTreeSet<SubscriptionId>,
+    /// Who is sent messages of a type, for types that messages had: so a message costs what it matches, however many
+    /// subscriptions there are.
+    by_type: HashMap<EventType, BTreeSet<SubscriptionId>>,
+}
+
+impl Wishes {
+    /// Who is sent messages of this type.
+    fn of(
+        &mut self,
+        event_type: &EventType,
+        settings: &HashMap<SubscriptionId, Settings>,
+    ) -> &BTreeSet<SubscriptionId> {
+        if !self.by_type.contains_key(event_type) {
+            if self.by_type.len() >= REMEMBERED_TYPES {
+                self.by_type.clear();
+            }
+            let wants = |id: &&SubscriptionId| settings.get(id).is_some_and(|settings| wants(settings, event_type));
+            let found = self.ids.iter().filter(wants).copied().collect();
+            self.by_type.insert(event_type.clone(), found);
+        }
+        &self.by_type[event_type]
+    }
+
+    /// A subscription is there, or has changed.
+    fn put(&mut self, id: SubscriptionId, settings: &Settings) {
+        self.ids.insert(id);
+        for (event_type, wanting) in &mut self.by_type {
+            match wants(settings, event_type) {
+                true => wanting.insert(id),
+                false => wanting.remove(&id),
+            };
+        }
+    }
+
+    /// It is there no more.
+    fn remove(&mut self, id: SubscriptionId) {
+        self.ids.remove(&id);
+        for wanting in self.by_type.values_mut() {
+            wanting.remove(&id);
+        }
+    }
+}
+
+fn wants(settings: &Settings, event_type: &EventType) -> bool {
+    settings.enabled && filter::matches_any(&settings.filters, event_type)
 }
 
 /// An event that cannot be read, and where somebody met it.
@@ -101,8 +155,11 @@ impl Table {
             }
             Concern::Subscription(id, Err(unreadable)) => self.lose(*id, *seq, unreadable),
             Concern::Messages(_, Ok(MessageEvent::Published(message))) => {
-                for subscription in self.matching(message.tenant, &message.event_type) {
-                    batches.0.entry(subscription).or_default().push((message.message, *seq));
+                let Some(wishes) = self.by_tenant.get_mut(&message.tenant) else { return };
+                for id in wishes.of(&message.event_type, &self.settings) {
+                    if !self.held.contains_key(id) {
+                        batches.0.entry(*id).or_default().push((message.message, *seq));
+                    }
                 }
             }
             Concern::Messages(tenant, Err(unreadable)) => self.block(*tenant, *seq, unreadable),
@@ -122,26 +179,18 @@ impl Table {
 
     /// What a subscription wants is not known from here on.
     fn lose(&mut self, subscription: SubscriptionId, seq: u64, unreadable: &Unreadable) {
-        self.settings.remove(&subscription);
+        self.forget(subscription);
         self.blocked.entry(subscription).or_insert_with(|| Block { from: seq, event: Arc::new(unreadable.clone()) });
     }
 
     /// Who may have matched a message that cannot be read.
     fn block(&mut self, tenant: TenantId, seq: u64, unreadable: &Unreadable) {
         let event = Arc::new(unreadable.clone());
-        for id in self.by_tenant.get(&tenant).into_iter().flatten() {
+        for id in self.by_tenant.get(&tenant).into_iter().flat_map(|wishes| &wishes.ids) {
             if self.settings.get(id).is_some_and(|settings| settings.enabled) {
                 self.blocked.entry(*id).or_insert_with(|| Block { from: seq, event: Arc::clone(&event) });
             }
         }
-    }
-
-    fn matching(&self, tenant: TenantId, event_type: &EventType) -> impl Iterator<Item = SubscriptionId> {
-        let accepts = |filters: &[Filter]| filter::matches_any(filters, event_type);
-        self.by_tenant.get(&tenant).into_iter().flatten().copied().filter(move |id| {
-            !self.held.contains_key(id)
-                && self.settings.get(id).is_some_and(|settings| settings.enabled && accepts(&settings.filters))
-        })
     }
 
     /// Notes who is told nothing, and who is to be told again.
@@ -181,21 +230,85 @@ impl Table {
     }
 
     fn learn(&mut self, id: SubscriptionId, event: &SubscriptionEvent) {
-        if let SubscriptionEvent::Created(created) = event {
-            self.by_tenant.entry(created.tenant).or_default().insert(id);
-            self.settings.insert(id, Settings::created(created));
-            return;
-        }
         if let SubscriptionEvent::Deleted(_) = event {
-            if let Some(settings) = self.settings.remove(&id)
-                && let Some(ids) = self.by_tenant.get_mut(&settings.tenant)
-            {
-                ids.remove(&id);
-            }
-            return;
+            return self.forget(id);
         }
-        if let Some(settings) = self.settings.get_mut(&id) {
+        if let SubscriptionEvent::Created(created) = event {
+            self.settings.insert(id, Settings::created(created));
+        } else if let Some(settings) = self.settings.get_mut(&id) {
             settings.evolve(event);
         }
+        if let Some(settings) = self.settings.get(&id) {
+            self.by_tenant.entry(settings.tenant).or_default().put(id, settings);
+        }
+    }
+
+    fn forget(&mut self, id: SubscriptionId) {
+        if let Some(settings) = self.settings.remove(&id)
+            && let Some(wishes) = self.by_tenant.get_mut(&settings.tenant)
+        {
+            wishes.remove(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Change, SubscriptionCreated, SubscriptionDeleted, SubscriptionUpdated};
+    use crate::domain::event::{SubscriptionDisabled, SubscriptionEnabled};
+    use crate::domain::id::SecretId;
+
+    fn created(id: SubscriptionId, filter: &str, enabled: bool) -> SubscriptionEvent {
+        SubscriptionEvent::Created(SubscriptionCreated {
+            subscription: id,
+            tenant: TenantId::from_parts(1, 1),
+            profile: "standard-v1".to_owned(),
+            url: "https://example.com/hook".to_owned(),
+            description: None,
+            filters: vec![filter.parse().unwrap()],
+            enabled,
+            secret: SecretId::from_parts(1, 1),
+            fingerprint: String::new(),
+            public_key: None,
+            rate_limit_per_s: None,
+        })
+    }
+
+    /// Who is sent a message of that type, by number.
+    fn matched(table: &mut Table, event_type: &str) -> Vec<u128> {
+        let wishes = table.by_tenant.get_mut(&TenantId::from_parts(1, 1)).unwrap();
+        let found = wishes.of(&event_type.parse().unwrap(), &table.settings);
+        (1..=3).filter(|n| found.contains(&SubscriptionId::from_parts(1, *n))).collect()
+    }
+
+    #[test]
+    fn who_is_remembered_to_want_a_type_follows_every_change() {
+        let [one, two, three] = [1, 2, 3].map(|n| SubscriptionId::from_parts(1, n));
+        let mut table = Table::default();
+        table.learn(one, &created(one, "user.*", true));
+        table.learn(two, &created(two, "user.created", false));
+        assert_eq!(matched(&mut table, "user.created"), [1]);
+        assert_eq!(matched(&mut table, "order.paid"), []);
+
+        table.learn(two, &SubscriptionEvent::Enabled(SubscriptionEnabled {}));
+        table.learn(three, &created(three, "**", true));
+        assert_eq!(matched(&mut table, "user.created"), [1, 2, 3]);
+        assert_eq!(matched(&mut table, "order.paid"), [3]);
+
+        let filters = Change { from: vec!["user.*".parse().unwrap()], to: vec!["order.*".parse().unwrap()] };
+        let updated = SubscriptionUpdated { filters: Some(filters), ..SubscriptionUpdated::default() };
+        table.learn(one, &SubscriptionEvent::Updated(updated));
+        table.learn(two, &SubscriptionEvent::Disabled(SubscriptionDisabled { reason: None, cause: None }));
+        assert_eq!(matched(&mut table, "user.created"), [3]);
+        assert_eq!(matched(&mut table, "order.paid"), [1, 3]);
+
+        table.learn(three, &SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 0 }));
+        assert_eq!((matched(&mut table, "user.created"), matched(&mut table, "order.paid")), (vec![], vec![1]));
+        for n in 0..2 * REMEMBERED_TYPES {
+            matched(&mut table, &format!("order.n{n}"));
+        }
+        assert!(table.by_tenant.values().all(|wishes| wishes.by_type.len() <= REMEMBERED_TYPES));
+        assert_eq!(matched(&mut table, "order.paid"), [1]);
     }
 }
