@@ -8,6 +8,7 @@
 
 mod gate;
 mod timers;
+mod job;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -17,6 +18,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
+use self::job::Looking;
 pub(super) use self::timers::TimersQuestion;
 use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
@@ -27,7 +29,7 @@ use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{DeliveryEvent, Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Step};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
 use crate::execute::{self, Loaded, Meta};
@@ -55,6 +57,8 @@ pub(super) enum SubscriptionMessage {
     AttemptWithdrawn { delivery: DeliveryId, number: u32 },
     /// An attempt cannot be made, nor any later one: what was to be sent is gone.
     MessageGone { delivery: DeliveryId, number: u32, reason: ExpiryReason },
+    /// What was looked for as the next step of its job; `None`: the look failed.
+    JobStep(Option<Box<Step>>),
     /// Begin a new period, if the open one begins in this bucket or an older one: it is about to be dropped, with all
     /// messages up to this number.
     OpenPeriod { through: Bucket, gone_through: u64 },
@@ -117,6 +121,7 @@ pub(super) struct State {
     begin_at: Timestamp,
     /// Held while further matches have to wait in the log; letting go of it tells the matcher that there is room.
     room: Option<Room>,
+    looking: Looking,
     /// The durable wake-up, as far as this actor knows it.
     wakeup: Wakeup,
 }
@@ -160,6 +165,7 @@ impl Actor for SubscriptionActor {
             armed: None,
             begin_at: Timestamp::from_ms(0),
             room: None,
+            looking: Looking::default(),
             // What was never created has no wake-up to be removed.
             wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
         };
@@ -195,6 +201,7 @@ impl Actor for SubscriptionActor {
                 state.attempt_ended(delivery, number);
                 state.carry_out(&me, Command::Expire { delivery, reason })?;
             }
+            SubscriptionMessage::JobStep(step) => state.take_step(&me, step.map(|step| *step))?,
             SubscriptionMessage::OpenPeriod { through, gone_through } => {
                 state.open_period(&me, through, gone_through)?;
             }
@@ -210,6 +217,7 @@ impl State {
     /// Does what is due.
     fn proceed(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
         self.probe(me)?;
+        self.look_for_step();
         self.start_due();
         Ok(())
     }
@@ -238,8 +246,9 @@ impl State {
             Ok(events) => {
                 let changed = !events.is_empty();
                 self.append(me, &events, Some(&meta))?;
-                let settings = self.loaded.state.settings().ok().cloned();
-                self.gate.push(&self.loaded, Effect::Reply(reply, Done { position: None, changed, settings }));
+                let (settings, job) = (self.loaded.state.settings().ok().cloned(), self.running_job());
+                let done = Done { position: None, changed, settings, job };
+                self.gate.push(&self.loaded, Effect::Reply(reply, Box::new(done)));
             }
             Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
         }
@@ -563,7 +572,10 @@ impl State {
     fn arm(&mut self, now: Timestamp) {
         // What is due already waits for its turn alone while the endpoint recovers.
         let paced = (self.begin_at > now && self.in_flight.is_empty()).then_some(self.begin_at);
-        let Some(due_at) = self.loaded.state.next_due_after(now).into_iter().chain(paced).min() else { return };
+        let again = self.look_again_at(now);
+        let Some(due_at) = self.loaded.state.next_due_after(now).into_iter().chain(paced).chain(again).min() else {
+            return;
+        };
         if self.armed == Some(due_at) {
             return;
         }
@@ -576,7 +588,7 @@ impl State {
 
     /// Leaves only with nothing under way and with a durable wake-up for whatever is due later.
     fn rest(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
-        if !self.in_flight.is_empty() || self.place.is_waiting() || !self.gate.is_idle() {
+        if !self.in_flight.is_empty() || self.looking.under_way || self.place.is_waiting() || !self.gate.is_idle() {
             return Ok(());
         }
         let snapshot = self.snapshot(SNAPSHOT_AT_REST);
