@@ -3,6 +3,8 @@
 //! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
+mod jobs;
+
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +30,8 @@ use crate::event_store::{Append, AppendError, Claim, Position, ReadError};
 use crate::execute::vault::VaultError;
 use crate::execute::{self, LoadError, Meta};
 use crate::outbound::{Gate, UrlRefusal};
+
+pub use jobs::{NewJob, RunningJob};
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -106,6 +110,8 @@ pub struct Done {
     pub changed: bool,
     /// A subscription's settings now, if it is alive.
     pub settings: Option<Settings>,
+    /// A subscription's job now, if it has one.
+    pub job: Option<RunningJob>,
 }
 
 /// A message was accepted.

@@ -467,7 +467,7 @@ fn period_opened() -> Event {
 /// A decision on a tenant, as its caller hears it.
 fn told(decided: Result<Changed, tenant::Refusal>, position: Option<Position>) -> Result<Done, EngineError> {
     let changed = decided?;
-    Ok(Done { position: position.filter(|_| changed), changed, settings: None })
+    Ok(Done { position: position.filter(|_| changed), changed, settings: None, job: None })
 }
 
 /// A caller that has gone needs no answer.

@@ -7,7 +7,8 @@
 //! ├─ Matcher[s]   task for each shard: reads its log, casts matches to the regions, saves how far all are durable
 //! └─ Region[n]    slots of subscriptions, one heap of timers, activation and passivation
 //!    └─ Subscription   only while there is work; decides, appends, and lets effects out once they are durable
-//!       └─ Attempt     task: one HTTP exchange; always reports
+//!       ├─ Attempt     task: one HTTP exchange; always reports
+//!       └─ Look        task: finds the next step of the subscription's job; always reports
 //! ```
 //!
 //! - An actor orders messages; every rule is in `domain`. No handler waits for I/O.
@@ -23,6 +24,7 @@ mod dispatcher;
 mod engine;
 mod intake;
 mod janitor;
+mod jobs;
 mod matcher;
 mod quarantine;
 mod region;
@@ -44,10 +46,11 @@ use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
-pub use engine::{Backlog, Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use engine::{Backlog, Done, Engine, EngineError, NewJob, NewSubscription, Published, RunningJob, TestReport};
 pub use janitor::{Applied, Retention};
+pub use jobs::{Candidates, Found, Pick, Unavailable, Wanted};
 pub use quarantine::{Held, Quarantined};
-pub use root::{Running, start};
+pub use root::{Ports, Running, start};
 
 /// Bounds of the running system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,8 @@ pub struct Config {
     pub max_slow_percent: u8,
     /// The same for these and for subscriptions of which nothing is known yet. Default: 50.
     pub max_unproven_percent: u8,
+    /// Deliveries that a webhook's job may begin in a second at most, whatever its caller asks for. Default: 500.
+    pub max_job_rate_per_s: u32,
     /// After how long without work a subscription leaves memory, in milliseconds. Default: 120000.
     pub idle_after_ms: u64,
     /// Matches that may be on their way to subscriptions and not yet durable, of all shards together. Default: 8000.
@@ -101,6 +106,7 @@ impl Default for Config {
             slow_after_ms: 1_000,
             max_slow_percent: 25,
             max_unproven_percent: 50,
+            max_job_rate_per_s: 500,
             idle_after_ms: 120_000,
             match_credits: 8_000,
             intake_queue: 4_096,
@@ -120,6 +126,10 @@ pub(crate) struct Context {
     dispatcher: Arc<dispatcher::Dispatcher>,
     /// One permit for each match that is not durable yet, of all matchers.
     match_credits: Arc<Semaphore>,
+    /// What jobs can be made of; `None`: no job goes on.
+    candidates: Option<Arc<dyn Candidates>>,
+    /// One permit for each step of a job that is looked for.
+    job_looks: Semaphore,
     stopping: AtomicBool,
     quarantine: quarantine::Quarantine,
     retention: Retention,

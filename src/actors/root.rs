@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::janitor::{self, Retention};
+use super::jobs::{self, Candidates};
 use super::quarantine::Quarantine;
 use super::region::{self, RegionActor, RegionMessage, Regions};
 use super::{Config, Context, intake, matcher};
@@ -41,17 +42,27 @@ pub struct Running {
     stop_janitor: watch::Sender<bool>,
 }
 
+/// What the system asks beside its log.
+pub struct Ports {
+    /// Sends attempts.
+    pub transport: Arc<dyn Transport>,
+    /// Judges URLs.
+    pub gate: Gate,
+    /// Knows what jobs can be made of; without it no job goes on.
+    pub candidates: Option<Arc<dyn Candidates>>,
+}
+
 /// Starts everything over an opened log. Returns once requests can be taken; work left from before is found and taken
 /// up meanwhile.
 pub async fn start(
     log: Log,
     clock: Arc<dyn Clock>,
     vault: Arc<Vault>,
-    transport: Arc<dyn Transport>,
-    gate: Gate,
+    ports: Ports,
     config: Config,
     retention: Retention,
 ) -> Result<Running, SpawnErr> {
+    let Ports { transport, gate, candidates } = ports;
     let (requests, queue) = mpsc::channel(config.intake_queue);
     let regions = Regions::new(config.regions);
     let dispatcher = Dispatcher::start(&config);
@@ -64,6 +75,8 @@ pub async fn start(
         transport,
         dispatcher,
         match_credits,
+        candidates,
+        job_looks: Semaphore::new(jobs::LOOKS_AT_A_TIME),
         stopping,
         quarantine: Quarantine::default(),
         retention,

@@ -8,6 +8,8 @@
 
 mod gate;
 mod timers;
+mod job;
+mod rest;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -17,6 +19,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
+use self::job::Looking;
+use self::rest::Wakeup;
 pub(super) use self::timers::TimersQuestion;
 use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
@@ -27,13 +31,11 @@ use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{DeliveryEvent, Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal};
+use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Step};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position, Snapshot};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position};
 use crate::execute::{self, Loaded, Meta};
 
-/// The least number of events for which one that leaves memory saves its state.
-const SNAPSHOT_AT_REST: u64 = 21;
 /// An endpoint that is unwell may have this part of the open deliveries.
 const UNWELL: usize = 8;
 
@@ -55,6 +57,8 @@ pub(super) enum SubscriptionMessage {
     AttemptWithdrawn { delivery: DeliveryId, number: u32 },
     /// An attempt cannot be made, nor any later one: what was to be sent is gone.
     MessageGone { delivery: DeliveryId, number: u32, reason: ExpiryReason },
+    /// What was looked for as the next step of its job; `None`: the look failed.
+    JobStep(Option<Box<Step>>),
     /// Begin a new period, if the open one begins in this bucket or an older one: it is about to be dropped, with all
     /// messages up to this number.
     OpenPeriod { through: Bucket, gone_through: u64 },
@@ -117,6 +121,7 @@ pub(super) struct State {
     begin_at: Timestamp,
     /// Held while further matches have to wait in the log; letting go of it tells the matcher that there is room.
     room: Option<Room>,
+    looking: Looking,
     /// The durable wake-up, as far as this actor knows it.
     wakeup: Wakeup,
 }
@@ -125,15 +130,6 @@ pub(super) struct State {
 #[derive(Debug, thiserror::Error)]
 #[error("a subscription that was never created has nothing to append")]
 struct NeverCreated;
-
-/// What is known of the durable wake-up.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wakeup {
-    /// Set by an earlier life of this actor, or not at all.
-    Unknown,
-    /// At this time; `None`: there is none.
-    At(Option<Timestamp>),
-}
 
 impl Actor for SubscriptionActor {
     type Msg = SubscriptionMessage;
@@ -160,6 +156,7 @@ impl Actor for SubscriptionActor {
             armed: None,
             begin_at: Timestamp::from_ms(0),
             room: None,
+            looking: Looking::default(),
             // What was never created has no wake-up to be removed.
             wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
         };
@@ -195,6 +192,7 @@ impl Actor for SubscriptionActor {
                 state.attempt_ended(delivery, number);
                 state.carry_out(&me, Command::Expire { delivery, reason })?;
             }
+            SubscriptionMessage::JobStep(step) => state.take_step(&me, step.map(|step| *step))?,
             SubscriptionMessage::OpenPeriod { through, gone_through } => {
                 state.open_period(&me, through, gone_through)?;
             }
@@ -210,6 +208,7 @@ impl State {
     /// Does what is due.
     fn proceed(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
         self.probe(me)?;
+        self.look_for_step();
         self.start_due();
         Ok(())
     }
@@ -238,8 +237,9 @@ impl State {
             Ok(events) => {
                 let changed = !events.is_empty();
                 self.append(me, &events, Some(&meta))?;
-                let settings = self.loaded.state.settings().ok().cloned();
-                self.gate.push(&self.loaded, Effect::Reply(reply, Done { position: None, changed, settings }));
+                let (settings, job) = (self.loaded.state.settings().ok().cloned(), self.running_job());
+                let done = Done { position: None, changed, settings, job };
+                self.gate.push(&self.loaded, Effect::Reply(reply, Box::new(done)));
             }
             Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
         }
@@ -399,37 +399,6 @@ impl State {
         self.send(me, append)
     }
 
-    /// The state, if so many events need not be read again once it is stored. One that owes much is stored less often:
-    /// what is written of states stays a small part of what is written of events.
-    fn snapshot(&mut self, at_least: u64) -> Option<Snapshot> {
-        let worth = at_least.max(4 * self.loaded.state.open_count() as u64);
-        if self.arguments.context.config.snapshot_every_events == 0 || self.loaded.unsaved_events < worth {
-            return None;
-        }
-        self.loaded.unsaved_events = 0;
-        self.loaded.snapshot(self.arguments.id)
-    }
-
-    /// A durable wake-up may be earlier than the work, never later. One that is early enough is left alone, so that a
-    /// busy subscription writes none.
-    fn wakeup_before_work(&mut self) -> Option<(String, Option<Timestamp>)> {
-        let next = self.loaded.state.next_due()?;
-        match self.wakeup {
-            Wakeup::At(Some(known)) if known <= next => None,
-            Wakeup::At(_) | Wakeup::Unknown => Some(self.set_wakeup(Some(next))),
-        }
-    }
-
-    fn set_wakeup(&mut self, due_at: Option<Timestamp>) -> (String, Option<Timestamp>) {
-        self.wakeup = Wakeup::At(due_at);
-        (self.arguments.id.to_string(), due_at)
-    }
-
-    fn write_wakeup(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
-        let wakeup = self.set_wakeup(self.loaded.state.next_due());
-        self.send(me, Append { wakeups: vec![wakeup], ..Append::default() })
-    }
-
     fn send(&mut self, me: &ActorRef<SubscriptionMessage>, append: Append) -> Result<(), ActorProcessingErr> {
         let number = self.gate.next(&self.loaded);
         let me = me.clone();
@@ -563,7 +532,10 @@ impl State {
     fn arm(&mut self, now: Timestamp) {
         // What is due already waits for its turn alone while the endpoint recovers.
         let paced = (self.begin_at > now && self.in_flight.is_empty()).then_some(self.begin_at);
-        let Some(due_at) = self.loaded.state.next_due_after(now).into_iter().chain(paced).min() else { return };
+        let again = self.look_again_at(now);
+        let Some(due_at) = self.loaded.state.next_due_after(now).into_iter().chain(paced).chain(again).min() else {
+            return;
+        };
         if self.armed == Some(due_at) {
             return;
         }
@@ -572,22 +544,6 @@ impl State {
         let message = RegionMessage::Arm { id: self.arguments.id, due_at, generation: self.generation };
         // A region that is gone takes its actors along.
         drop(self.arguments.region.cast(message));
-    }
-
-    /// Leaves only with nothing under way and with a durable wake-up for whatever is due later.
-    fn rest(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
-        if !self.in_flight.is_empty() || self.place.is_waiting() || !self.gate.is_idle() {
-            return Ok(());
-        }
-        let snapshot = self.snapshot(SNAPSHOT_AT_REST);
-        if snapshot.is_some() || self.wakeup != Wakeup::At(self.loaded.state.next_due()) {
-            // The next request to rest finds both durable.
-            let wakeups = vec![self.set_wakeup(self.loaded.state.next_due())];
-            return self.send(me, Append { wakeups, snapshots: snapshot.into_iter().collect(), ..Append::default() });
-        }
-        let message = RegionMessage::MayLeave { id: self.arguments.id, actor: me.get_id() };
-        drop(self.arguments.region.cast(message));
-        Ok(())
     }
 }
 

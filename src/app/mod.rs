@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::actors::{self, Retention, Running};
+use crate::actors::{self, Ports, Retention, Running};
 use crate::clock::Clock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
@@ -76,7 +76,8 @@ impl App {
         let retention =
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
         let bounds = config.actors.clone();
-        let running = actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, bounds, retention).await?;
+        let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
+        let running = actors::start(log.clone(), Arc::clone(&clock), vault, ports, bounds, retention).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
         if !caught_up(&read_models, &log).await {

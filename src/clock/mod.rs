@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use crate::domain::id::{ApiKeyId, DeliveryId, EventId, MessageId, RequestId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{
+    ApiKeyId, DeliveryId, EventId, JobId, MessageId, RequestId, SecretId, SubscriptionId, TenantId,
+};
 use crate::domain::time::Timestamp;
 
 /// Time and chance.
@@ -90,6 +92,8 @@ new_ids! {
     message_id -> MessageId;
     /// A new delivery's id.
     delivery_id -> DeliveryId;
+    /// A new job's id.
+    job_id -> JobId;
     /// A new API key's id.
     api_key_id -> ApiKeyId;
     /// A new request's id.

@@ -122,6 +122,8 @@ registry! {
         CircuitReenabled = "subscription.circuit_reenabled", 1;
         CircuitProbing = "subscription.circuit_probing", 1;
         CircuitClosed = "subscription.circuit_closed", 1;
+        JobStarted = "subscription.job_started", 1;
+        JobEnded = "subscription.job_ended", 1;
         Deleted = "subscription.deleted", 1;
     }
     Delivery::DeliveryEvent {
@@ -132,6 +134,8 @@ registry! {
         Expired = "delivery.expired", 1;
         Rescheduled = "delivery.rescheduled", 1;
         Cancelled = "delivery.cancelled", 1;
+        Backfilled = "delivery.backfilled", 1;
+        JobAdvanced = "delivery.job_advanced", 1;
         PeriodOpened = "deliveries.period_opened", 1;
         Carried = "deliveries.carried", 1;
     }

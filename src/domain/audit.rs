@@ -63,6 +63,10 @@ codes! {
     DeliveryRescheduled = "TENANT_DELIVERY_RESCHEDULED";
     /// Somebody called a delivery off.
     DeliveryCancelled = "TENANT_DELIVERY_CANCELLED";
+    /// Somebody started a job of a webhook: many deliveries are made. They have no rows of their own.
+    WebhookJobStarted = "TENANT_WEBHOOK_JOB_STARTED";
+    /// A webhook's job has come to its end, or somebody ended it.
+    WebhookJobEnded = "TENANT_WEBHOOK_JOB_ENDED";
     /// A webhook pauses until a moment, or pauses no more.
     WebhookHoldChanged = "TENANT_WEBHOOK_HOLD_CHANGED";
     /// A webhook's circuit breaker tripped: nothing is sent to it any more.

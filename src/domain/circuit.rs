@@ -150,6 +150,11 @@ impl Circuit {
         matches!(self.phase, Phase::Open(_))
     }
 
+    /// Whether everything may be sent: it is neither open nor on its way back.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed(_))
+    }
+
     /// Whether nothing ill is known of the endpoint.
     pub fn is_well(&self) -> bool {
         matches!(&self.phase, Phase::Closed(run) if run.failures == 0 && run.soft == 0)

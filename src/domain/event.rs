@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::circuit::{Circuit, TripCause};
 use super::filter::{EventType, Filter};
-use super::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
+use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
+use super::job::{JobEnded, JobProgress, JobStarted};
 use super::outcome::{FailureClass, FailureCode, Response};
 use super::scope::Scope;
 use super::time::Timestamp;
@@ -175,6 +176,10 @@ pub enum SubscriptionEvent {
     CircuitProbing(CircuitProbing),
     /// The endpoint is well again.
     CircuitClosed(CircuitClosed),
+    /// Somebody started a job.
+    JobStarted(JobStarted),
+    /// Its job has ended.
+    JobEnded(JobEnded),
     /// It is gone, and with it every delivery that had not ended.
     Deleted(SubscriptionDeleted),
 }
@@ -401,6 +406,10 @@ pub enum DeliveryEvent {
     Rescheduled(DeliveryRescheduled),
     /// Somebody did not want it any more; the delivery has ended.
     Cancelled(DeliveryCancelled),
+    /// A message is owed that was not wanted when it was published: a job's doing.
+    Backfilled(DeliveryBackfilled),
+    /// The job has come further; what that led to stands before it in the same append.
+    JobAdvanced(JobProgress),
     /// What happened before need not be read any more.
     PeriodOpened(DeliveriesPeriodOpened),
     /// Goes on with the period's beginning, in the same append.
@@ -425,6 +434,22 @@ pub struct DeliveryScheduled {
     /// The ended delivery that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redelivery_of: Option<DeliveryId>,
+}
+
+/// A message is owed that the subscription did not want when it was published; its first attempt is due at once. It was
+/// never matched, so it has no place among what was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryBackfilled {
+    /// Its id.
+    pub delivery: DeliveryId,
+    /// The message.
+    pub message: MessageId,
+    /// The message's number in the shard's log.
+    pub message_seq: u64,
+    /// The subscription's revision when it was scheduled.
+    pub revision: u64,
+    /// The job that did it.
+    pub job: JobId,
 }
 
 /// An attempt failed.
@@ -523,6 +548,9 @@ pub struct DeliveriesPeriodOpened {
     /// What is known of the endpoint's health; absent if nothing ill is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<Circuit>,
+    /// How far the job has come; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobProgress>,
     /// Deliveries that have not ended, by the time of their next attempt.
     pub carried: Vec<CarriedDelivery>,
 }

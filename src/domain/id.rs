@@ -90,6 +90,8 @@ ids! {
     MessageId = "evt_";
     /// One message owed to one subscription.
     DeliveryId = "dlv_";
+    /// Many deliveries made at somebody's wish.
+    JobId = "job_";
     /// An API key; the id is public, the secret behind it is not.
     ApiKeyId = "key_";
     /// One request to the API, for logs and audit rows.

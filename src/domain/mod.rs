@@ -15,6 +15,7 @@ pub mod secret;
 pub mod signing;
 pub mod scope;
 pub mod api_key;
+pub mod job;
 pub mod event;
 pub mod audit;
 pub mod tenant;

@@ -8,6 +8,7 @@
 //! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
 //! - While its circuit is open nothing is due and no further match is scheduled: those wait in the log, behind the number
 //!   up to which everything was matched, and are told again when the way is open.
+//! - It has one job at a time, whose cursor moves with what the job schedules ([`job`]).
 //! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
 mod backlog;
@@ -15,6 +16,7 @@ mod command;
 mod deliveries;
 mod health;
 mod history;
+mod job;
 mod refusal;
 mod settings;
 mod timers;
@@ -23,6 +25,7 @@ pub use backlog::{Backlog, Passage};
 pub use command::{Command, Finished, Match, Matches, Redeliver, Reschedule, Update};
 pub use deliveries::{Deliveries, Open};
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
+pub use job::{Candidate, StartJob, Step};
 pub use refusal::Refusal;
 pub use settings::{SecretVersion, Settings};
 pub use timers::{MAX_RESCHEDULE_MS, Timer, Timers, Wait};
@@ -36,6 +39,7 @@ use super::event::{
     SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
 };
 use super::id::{DeliveryId, SecretId, TenantId};
+use super::job::Job;
 use super::profile::{self, Redelivery};
 use super::time::Timestamp;
 
@@ -54,6 +58,9 @@ pub struct Subscription {
     pub deliveries: Deliveries,
     /// How well its endpoint is.
     pub circuit: Circuit,
+    /// The job that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
 }
 
 /// From nothing to gone.
@@ -111,6 +118,9 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         Command::Redeliver(request) => redeliver(state, request),
         Command::Reschedule(reschedule) => timers::reschedule(state, reschedule),
         Command::Cancel { delivery, reason } => timers::cancel(state, delivery, reason),
+        Command::StartJob(request) => job::start(state, request),
+        Command::CancelJob(job) => job::cancel(state, job),
+        Command::AdvanceJob(step) => job::advance(state, step),
         Command::Expire { delivery, reason } => {
             state.settings()?;
             state.deliveries.open.get(&delivery).ok_or(Refusal::NotPending(delivery))?;
@@ -118,13 +128,14 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::OpenPeriod { gone_through } => {
             state.settings()?;
-            let events = state.deliveries.open_period(gone_through, &state.circuit);
+            let events = state.deliveries.open_period(gone_through, &state.circuit, state.job.as_ref());
             Ok(events.into_iter().map(Event::Delivery).collect())
         }
         Command::Delete { expected_revision } => {
             check_revision(state.settings()?, expected_revision)?;
             let cancelled = state.deliveries.open.len() as u64;
-            Ok(vec![subscription(SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled }))])
+            let deleted = subscription(SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled }));
+            Ok(job::end_with_subscription(state).into_iter().chain([deleted]).collect())
         }
     }
 }
@@ -311,14 +322,16 @@ impl Subscription {
 
     /// When something is to be done next; `None` if nothing is owed or nothing may be sent.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.first_due(self.deliveries.agenda.first())
+        self.first_due(self.deliveries.agenda.first()).into_iter().chain(self.job_due()).min()
     }
 
     /// The next such time that lies after `now`.
     pub fn next_due_after(&self, now: Timestamp) -> Option<Timestamp> {
         let after = (now.plus_ms(1), DeliveryId::from_parts(0, 0));
         let waits = |at: &Timestamp| *at > now;
-        self.next_due().filter(waits).or_else(|| self.first_due(self.deliveries.agenda.range(after..).next()))
+        let first = self.first_due(self.deliveries.agenda.first()).filter(waits);
+        let first = first.or_else(|| self.first_due(self.deliveries.agenda.range(after..).next()));
+        first.into_iter().chain(self.job_due().filter(waits)).min()
     }
 
     fn first_due(&self, first: Option<&(Timestamp, DeliveryId)>) -> Option<Timestamp> {
@@ -368,6 +381,8 @@ impl Subscription {
                 self.deliveries.pass_over(probing.lost_through);
             }
             SubscriptionEvent::CircuitClosed(_) => self.circuit.close(),
+            SubscriptionEvent::JobStarted(started) => self.start_job(started, at),
+            SubscriptionEvent::JobEnded(_) => self.job = None,
             SubscriptionEvent::Updated(updated) if updated.url.is_some() => self.circuit.forget_run(),
             SubscriptionEvent::Enabled(_) => self.circuit.forget_run(),
             SubscriptionEvent::Updated(_)
@@ -388,10 +403,13 @@ impl Subscription {
         match event {
             DeliveryEvent::AttemptFailed(failed) => self.circuit.fail(&failed.into()),
             DeliveryEvent::Succeeded(DeliverySucceeded { started_at, .. }) => self.circuit.succeed(*started_at),
-            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { circuit, .. }) => {
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { circuit, job, .. }) => {
                 self.circuit = circuit.clone().unwrap_or_default();
+                self.evolve_job(*job);
             }
+            DeliveryEvent::JobAdvanced(progress) => self.evolve_job(Some(*progress)),
             DeliveryEvent::Scheduled(_)
+            | DeliveryEvent::Backfilled(_)
             | DeliveryEvent::Exhausted(_)
             | DeliveryEvent::Expired(_)
             | DeliveryEvent::Rescheduled(_)

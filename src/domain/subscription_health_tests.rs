@@ -36,7 +36,7 @@ fn failure(then: Then) -> AttemptFailed {
 }
 
 /// Its circuit tripped with these messages scheduled, and nothing behind `matched_through`.
-fn tripped(matched_through: u64, probe_at: Option<Timestamp>) -> Event {
+pub(super) fn tripped(matched_through: u64, probe_at: Option<Timestamp>) -> Event {
     Event::Subscription(SubscriptionEvent::CircuitTripped(CircuitTripped {
         cause: TripCause::HardFailures,
         failures: 10,

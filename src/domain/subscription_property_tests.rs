@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::circuit::Phase;
 use crate::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, ReenableMode};
+use crate::domain::id::JobId;
+use crate::domain::job::{Ended, JobStarted, Selection, Source};
+use crate::domain::subscription::Step as JobStep;
 
 /// A step as chance draws it; what it names is found in the state when its turn comes.
 #[derive(Clone, Debug)]
@@ -22,6 +25,9 @@ pub(crate) enum Step {
     Fail { times: usize, status: u16, random: u64 },
     Reenable { skip: Option<u64>, gone: u64 },
     Probe { gone: u64 },
+    StartJob { rate_per_s: u32, queue: bool },
+    CancelJob,
+    AdvanceJob { stale: bool, found: Vec<usize>, last: bool },
     Redeliver { which: usize, failed: bool, queue: bool },
     Reschedule { which: usize, in_ms: u64 },
     Cancel { which: usize },
@@ -65,6 +71,11 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), any::<bool>(), any::<bool>()).prop_map(
             |(which, failed, queue)| Step::Redeliver { which, failed, queue }
         ),
+        2 => (0..600_u32, any::<bool>()).prop_map(|(rate_per_s, queue)| Step::StartJob { rate_per_s, queue }),
+        1 => prop::bool::weighted(0.5).prop_map(|cancel| if cancel { Step::CancelJob } else { Step::Enable }),
+        3 => (prop::bool::weighted(0.1), prop::collection::vec(any::<usize>(), 0..4), prop::bool::weighted(0.2)).prop_map(
+            |(stale, found, last)| Step::AdvanceJob { stale, found, last }
+        ),
         1 => any::<usize>().prop_map(|which| Step::Expire { which }),
         2 => (any::<usize>(), 0..4_000_000_u64).prop_map(|(which, in_ms)| Step::Reschedule { which, in_ms }),
         1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
@@ -99,6 +110,10 @@ impl History {
 
     fn one_of(&self, which: usize) -> DeliveryId {
         self.known.get(which % (self.known.len() + 1)).copied().unwrap_or(D1)
+    }
+
+    fn job(&self) -> JobId {
+        self.state.job.as_ref().map_or(JobId::from_parts(0, 0), |job| job.started.job)
     }
 
     fn command(&mut self, step: Step) -> Option<Command> {
@@ -188,6 +203,26 @@ impl History {
                     queue,
                 })
             }
+            Step::StartJob { rate_per_s, queue } => {
+                let source = Source::Redelivery(vec![Ended::Failed]);
+                let selection = Selection { source, after: 0, through: 1_000_000, filters: vec![] };
+                let job = JobId::from_parts(self.now_ms, self.events.len() as u128);
+                let started = JobStarted { job, selection, rate_per_s, total: None };
+                Command::StartJob(StartJob { started, queue, max_rate_per_s: 500 })
+            }
+            Step::CancelJob => Command::CancelJob(self.job()),
+            Step::AdvanceJob { stale, found, last } => {
+                let cursor = self.state.job.as_ref().map_or(0, |job| job.progress.cursor);
+                let candidate = |which| {
+                    let original = (which % 5 > 0).then(|| self.one_of(which));
+                    let delivery = self.new_delivery();
+                    Candidate { original, delivery, message: message(1), message_seq: 1, sequence: None }
+                };
+                let found = found.into_iter().map(candidate).collect();
+                let from = cursor + u64::from(stale);
+                let (job, at) = (self.job(), self.now());
+                Command::AdvanceJob(JobStep { job, from, to: from + 1, found, passed_over: 1, last, at })
+            }
             Step::Expire { which } => {
                 Command::Expire { delivery: self.one_of(which), reason: ExpiryReason::DataErased }
             }
@@ -264,13 +299,17 @@ impl History {
         let enabled = self.state.settings().is_ok_and(|settings| settings.enabled);
         if self.state.may_send() && circuit.is_probing() {
             assert_eq!(due.len(), self.state.open_count().min(1), "a probe is one delivery");
-            assert!(self.state.next_due() <= due.first().copied().max(circuit.hold_until));
+            assert!(self.state.next_due() <= due.first().copied().max(circuit.hold_until).max(self.state.job_due()));
         } else if self.state.may_send() {
             assert_eq!(due.len(), self.state.open_count(), "everything owed is due at last");
             let first = due.first().copied();
             assert_eq!(
                 self.state.next_due(),
-                first.map(|first| circuit.hold_until.map_or(first, |until| until.max(first)))
+                first
+                    .map(|first| circuit.hold_until.map_or(first, |until| until.max(first)))
+                    .into_iter()
+                    .chain(self.state.job_due())
+                    .min()
             );
         } else if enabled {
             assert_eq!(due.len(), 0, "nothing is sent while the circuit is open");

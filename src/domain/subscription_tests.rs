@@ -5,6 +5,8 @@
 mod attempts;
 #[path = "subscription_health_tests.rs"]
 mod health;
+#[path = "subscription_job_tests.rs"]
+mod jobs;
 #[path = "subscription_matching_tests.rs"]
 mod matching;
 #[path = "subscription_property_tests.rs"]

@@ -16,14 +16,15 @@ use crate::codec;
 use crate::domain::circuit::{Circuit, Opened, Phase, Recovery, Run, TripCause};
 use crate::domain::event::{Event, LastFailure, SubscriptionEvent};
 use crate::domain::filter::Filter;
-use crate::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
 use crate::domain::subscription::{self, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 2;
+const STATE_VERSION: u32 = 3;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -360,6 +361,11 @@ fn samples() -> [Saved; 3] {
     };
     let opened = Opened { since: at, cause: TripCause::HardFailures, probe_at: Some(at), failed_probes: 1 };
     let recovery = Recovery { since: at, level: Some(1), successes: 1, failures: 1, automatic: true, failed_probes: 1 };
+    let source = Source::Redelivery(vec![Ended::Failed]);
+    let filters = vec![Filter::parse("**").expect("it is a filter")];
+    let selection = Selection { source, after: 1, through: 1, filters };
+    let started = JobStarted { job: JobId::from_parts(1, 1), selection, rate_per_s: 1, total: Some(1) };
+    let job = Job::new(started, at);
     let phases = [Phase::Closed(run), Phase::Open(opened), Phase::HalfOpen(recovery)];
     let lives = [Life::Absent, Life::Live(settings), Life::Deleted(tenant)];
     std::array::from_fn(|index| Saved {
@@ -369,6 +375,7 @@ fn samples() -> [Saved; 3] {
             life: lives[index].clone(),
             deliveries: deliveries(),
             circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
+            job: Some(job.clone()),
         },
     })
 }

@@ -51,6 +51,12 @@ pub(super) enum AuditCode {
     /// Somebody called a delivery off.
     #[graphql(name = "TENANT_DELIVERY_CANCELLED")]
     DeliveryCancelled,
+    /// Somebody started a job of a webhook: many deliveries are made. They have no entries of their own.
+    #[graphql(name = "TENANT_WEBHOOK_JOB_STARTED")]
+    WebhookJobStarted,
+    /// A webhook's job has come to its end, or somebody ended it.
+    #[graphql(name = "TENANT_WEBHOOK_JOB_ENDED")]
+    WebhookJobEnded,
     /// A webhook pauses until a moment, or pauses no more.
     #[graphql(name = "TENANT_WEBHOOK_HOLD_CHANGED")]
     WebhookHoldChanged,

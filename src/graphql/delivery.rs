@@ -184,7 +184,8 @@ impl Delivery {
     }
 
     /// The message's place among all messages that the webhook has matched, from 1, without gaps; the receiver gets it as
-    /// the header `webhook-sequence`. A repetition has that of the first delivery. Null for deliveries of old versions.
+    /// the header `webhook-sequence`. A repetition has that of the first delivery. Null for
+    /// backfilled messages, which were never matched, and for deliveries of old versions.
     async fn sequence(&self) -> Option<Long> {
         self.0.sequence.map(Long)
     }

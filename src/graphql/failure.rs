@@ -213,6 +213,9 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             subscription::Refusal::RateLimitOutOfRange => &["input", "rateLimitPerSecond"],
             subscription::Refusal::OverlapTooLong { .. } => &["input", "overlapSeconds"],
             subscription::Refusal::RevisionConflict { .. } => &["input", "expectedVersion"],
+            subscription::Refusal::JobRateOutOfRange { .. } => &["input", "ratePerSecond"],
+            subscription::Refusal::OnlyFailed(_) => &["input", "statuses"],
+            subscription::Refusal::NoSuchJob(_) => &["input", "jobId"],
             subscription::Refusal::TooLate(_) => &["input", "at"],
             subscription::Refusal::StillOpen(_)
             | subscription::Refusal::Succeeded(..)
@@ -223,6 +226,9 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             | subscription::Refusal::Disabled
             | subscription::Refusal::CircuitOpen
             | subscription::Refusal::MatchMissing { .. }
+            | subscription::Refusal::JobRunning(_)
+            | subscription::Refusal::JobMoved { .. }
+            | subscription::Refusal::JobWaits
             | subscription::Refusal::NotPending(_) => &[],
         },
         EngineError::Tenant(refusal) => match refusal {

@@ -28,6 +28,7 @@ mod profile;
 mod delivery;
 mod message;
 mod timers;
+mod job;
 mod webhook;
 mod preview;
 mod snapshot;

@@ -9,6 +9,7 @@ use super::delivery::{self, Delivery, DeliveryFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::explanation::DeliveryExplanation;
 use super::failure::{fault, nullable};
+use super::job::{BackfillFrom, BackfillPreview, COUNT_COST, RedeliveryPreview, RedeliverySelection};
 use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
@@ -16,7 +17,7 @@ use super::preview::{DEFAULT_MESSAGES, FilterPreview, PREVIEW_COST};
 use super::profile::{self, DeliveryProfile};
 use super::projection::{self, Projection};
 use super::quarantine::{self, QuarantineEntry};
-use super::scalar::Long;
+use super::scalar::{DateTime, Long};
 use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
@@ -117,6 +118,39 @@ impl Query {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             let Ok(id) = id.parse::<SubscriptionId>() else { return Ok(None) };
             snapshot::list(ctx, scope, id, PageArgs { first, after, last, before }).await
+        })
+        .await
+    }
+
+    /// What `startRedelivery` would do: how many deliveries it would make again, and how many it would not. Null if there is
+    /// no such webhook. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "COUNT_COST + child_complexity")]
+    async fn redelivery_preview(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The webhook's id.")] webhook_id: ID,
+        #[graphql(desc = "Which of its deliveries.")] selection: RedeliverySelection,
+    ) -> Option<Result<RedeliveryPreview>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+            RedeliveryPreview::of(ctx, scope, &webhook_id, selection).await
+        })
+        .await
+    }
+
+    /// What `startBackfill` would do: how many messages it would deliver. Null if there is no such webhook. Needs the scope
+    /// `DELIVERIES_READ`.
+    #[graphql(complexity = "COUNT_COST + child_complexity")]
+    async fn backfill_preview(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The webhook's id.")] webhook_id: ID,
+        #[graphql(desc = "From where on.")] from: BackfillFrom,
+        #[graphql(desc = "Only messages published before this time; absent: up to now.")] to: Option<DateTime>,
+    ) -> Option<Result<BackfillPreview>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::DeliveriesRead)?;
+            BackfillPreview::of(ctx, scope, &webhook_id, &from, to).await
         })
         .await
     }

@@ -7,10 +7,11 @@ use super::circuit::Circuit;
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::failure::{internal, nullable};
+use super::job::{self, WebhookJob};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
 use super::scalar::{DateTime, int};
-use super::snapshot::{self, WebhookSnapshot};
+use super::snapshot::{self, FOLD_COST, WebhookSnapshot};
 use super::state;
 use super::timers::{self, WebhookTimers};
 use crate::domain::filter::{self, narrow_star_hint};
@@ -227,6 +228,30 @@ impl Webhook {
         #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
     ) -> Option<Result<WebhookTimers>> {
         nullable(timers::find(ctx, TenantScope(self.0.tenant), (self.0.id, &self.0.profile), first, after)).await
+    }
+
+    /// The job that it has now; null if it has none. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "FOLD_COST + child_complexity")]
+    async fn current_job(&self, ctx: &Context<'_>) -> Option<Result<WebhookJob>> {
+        nullable(async {
+            authorise(ctx, Scope::DeliveriesRead)?;
+            job::current(ctx, self.0.tenant, self.0.id).await
+        })
+        .await
+    }
+
+    /// Its jobs, the newest first. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "FOLD_COST + cost(Some(first), None, child_complexity)")]
+    async fn jobs(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 20, desc = "How many of them at most, 1 to 100.")] first: i32,
+    ) -> Option<Result<Vec<WebhookJob>>> {
+        nullable(async {
+            authorise(ctx, Scope::DeliveriesRead)?;
+            job::list(ctx, self.0.tenant, self.0.id, first).await.map(Some)
+        })
+        .await
     }
 
     /// Its versions, the newest first. Needs the scope `WEBHOOKS_READ`.

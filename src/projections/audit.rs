@@ -290,6 +290,22 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             let changes = none.to("delivery", requested.delivery).to("reason", &requested.reason);
             (Code::DeliveryCancelled, changes)
         }
+        SubscriptionEvent::JobStarted(started) => {
+            let changes = none
+                .to("job", started.job)
+                .to("selection", &started.selection)
+                .to("rate_per_s", started.rate_per_s)
+                .to("total", started.total);
+            (Code::WebhookJobStarted, changes)
+        }
+        SubscriptionEvent::JobEnded(ended) => {
+            let changes = none
+                .to("job", ended.job)
+                .to("outcome", ended.outcome)
+                .to("scheduled", ended.scheduled)
+                .to("passed_over", ended.passed_over);
+            (Code::WebhookJobEnded, changes)
+        }
         SubscriptionEvent::CircuitTripped(tripped) => {
             let probe_at = tripped.probe_at.map(|at| at.to_rfc3339_ms());
             let changes = none

@@ -23,8 +23,9 @@ use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
 use crate::domain::event::{
-    AttemptFailed, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryRescheduled,
-    DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished, SubscriptionEvent,
+    AttemptFailed, DeliveryBackfilled, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired,
+    DeliveryRescheduled, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished,
+    SubscriptionEvent,
 };
 use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
@@ -137,6 +138,16 @@ impl Deliveries {
                     rows.deliveries.insert(row.id, (recorded.position, row));
                 }
             }
+            Event::Delivery(DeliveryEvent::Backfilled(backfilled)) => {
+                let subscription = subscription_of(recorded)?;
+                let DeliveryBackfilled { delivery, message, message_seq, revision, job: _ } = backfilled;
+                let (sequence, redelivery_of) = (None, None);
+                let scheduled = DeliveryScheduled { delivery, message, message_seq, revision, sequence, redelivery_of };
+                if let Some((tenant, event_type)) = self.message(source, recorded, message_seq).await? {
+                    let row = new_row(scheduled, recorded.at, subscription, tenant, event_type);
+                    rows.deliveries.insert(row.id, (recorded.position, row));
+                }
+            }
             Event::Delivery(DeliveryEvent::AttemptFailed(failed)) => {
                 let Some((position, row)) = rows.delivery(recorded, failed.delivery, floor)? else { return Ok(()) };
                 row.attempts = failed.number;
@@ -177,7 +188,9 @@ impl Deliveries {
             }
             Event::Message(MessageEvent::Published(message)) => self.remember(recorded.position, message),
             // A period carries what is known already.
-            Event::Delivery(DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_))
+            Event::Delivery(
+                DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_) | DeliveryEvent::JobAdvanced(_),
+            )
             | Event::Message(MessageEvent::PeriodOpened(_))
             | Event::Subscription(_)
             | Event::Tenant(_) => {}
@@ -259,6 +272,9 @@ impl Rows {
                 Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => {
                     new.insert(scheduled.delivery);
                 }
+                Event::Delivery(DeliveryEvent::Backfilled(backfilled)) => {
+                    new.insert(backfilled.delivery);
+                }
                 Event::Delivery(
                     DeliveryEvent::AttemptFailed(AttemptFailed { delivery, .. })
                     | DeliveryEvent::Succeeded(DeliverySucceeded { delivery, .. })
@@ -269,7 +285,9 @@ impl Rows {
                 ) => {
                     old.insert(*delivery);
                 }
-                Event::Delivery(DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_))
+                Event::Delivery(
+                    DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_) | DeliveryEvent::JobAdvanced(_),
+                )
                 | Event::Message(_)
                 | Event::Subscription(_)
                 | Event::Tenant(_) => {}

@@ -17,6 +17,8 @@
 
 mod audit;
 mod catch_up;
+mod backfill;
+mod candidates;
 mod checkpoint;
 mod columns;
 mod database;
@@ -57,6 +59,7 @@ use database::Database;
 use progress::Progress;
 
 pub use audit::AuditFilter;
+pub use candidates::JobCount;
 pub use database::OpenError;
 pub use delivery_queries::{DeliveryFilter, Sequence};
 pub use held::Held;

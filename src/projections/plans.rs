@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, Row};
 
 use super::page::List;
-use super::{ReadModels, audit, deliveries, delivery_queries, messages, tenants, webhooks};
+use super::{ReadModels, audit, backfill, candidates, deliveries, delivery_queries, messages, tenants, webhooks};
 
 /// Beside a search for one of several values: those values.
 const VALUES: [&str; 2] = ["SCAN json_each VIRTUAL TABLE INDEX 1:", "CREATE BLOOM FILTER"];
@@ -81,6 +81,19 @@ async fn attempts_are_a_range_of_their_key() {
     assert_eq!(list_plan(&delivery_queries::ATTEMPTS).await, [attempts, delivery]);
     let attempt = "SEARCH attempt USING PRIMARY KEY (delivery=? AND number=?)";
     assert_eq!(plan(delivery_queries::ATTEMPT).await, [attempt, delivery]);
+}
+
+#[tokio::test]
+async fn jobs_go_through_a_range_of_an_index() {
+    let later = "SEARCH later USING INDEX delivery_by_message (message=? AND rowid>?)";
+    let range =
+        "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=? AND rowid>? AND rowid<?)";
+    assert_eq!(plan(candidates::ENDED).await, [range, later]);
+    let messages = "SEARCH message USING INDEX message_by_tenant (tenant=? AND rowid>? AND rowid<?)";
+    let owed = "SEARCH delivery USING INDEX delivery_by_message (message=?)";
+    assert_eq!(plan(backfill::MESSAGES).await, [messages, owed]);
+    let count = plan(candidates::COUNT).await;
+    assert!(count.iter().any(|step| step == range) && count.iter().any(|step| step == later), "{count:?}");
 }
 
 #[tokio::test]

@@ -138,9 +138,9 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
         | SubscriptionEvent::TestSent(_)
         | SubscriptionEvent::RedeliveryRequested(_)
         | SubscriptionEvent::RescheduleRequested(_)
-        | SubscriptionEvent::CancellationRequested(_) => {
-            return Ok(());
-        }
+        | SubscriptionEvent::CancellationRequested(_)
+        | SubscriptionEvent::JobStarted(_)
+        | SubscriptionEvent::JobEnded(_) => return Ok(()),
     }
     row.revision += 1;
     row.updated_at = at;

@@ -219,6 +219,8 @@ impl Table {
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }

@@ -29,7 +29,7 @@ struct Waiting {
 
 /// What may leave the actor.
 pub(super) enum Effect {
-    Reply(oneshot::Sender<Result<Done, EngineError>>, Done),
+    Reply(oneshot::Sender<Result<Done, EngineError>>, Box<Done>),
     Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
     Timers(oneshot::Sender<Result<Timers, EngineError>>, Result<Timers, Refusal>),
     Ack(MatchAck),
@@ -41,7 +41,7 @@ impl Effect {
     fn release(self, position: Option<Position>) {
         match self {
             // A caller that has gone needs no answer.
-            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..done }))),
+            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..*done }))),
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
             Self::Timers(reply, answer) => drop(reply.send(answer.map_err(EngineError::from))),
             Self::Ack(ack) => ack.durable(),

@@ -75,7 +75,9 @@ impl Backlog {
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
-            | SubscriptionEvent::CancellationRequested(_) => {}
+            | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_) => {}
         }
     }
 

@@ -1,8 +1,9 @@
 //! What a subscription can be asked to do.
 
+use super::job::{StartJob, Step};
 use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, TestSent};
 use crate::domain::filter::Filter;
-use crate::domain::id::{DeliveryId, MessageId, SecretId};
+use crate::domain::id::{DeliveryId, JobId, MessageId, SecretId};
 use crate::domain::outcome::Exchange;
 use crate::domain::time::Timestamp;
 
@@ -57,6 +58,12 @@ pub enum Command {
         /// Why, for the audit log.
         reason: Option<String>,
     },
+    /// Begin a job.
+    StartJob(StartJob),
+    /// End a job.
+    CancelJob(JobId),
+    /// Take a step of the job.
+    AdvanceJob(Step),
     /// Try again by hand, after the circuit breaker tripped.
     Reenable {
         /// What becomes of everything that waited.

@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::circuit::Circuit;
 use crate::domain::event::{
-    AttemptFailed, CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryCancelled, DeliveryEvent,
-    DeliveryExhausted, DeliveryExpired, DeliveryRescheduled, DeliverySucceeded, ExpiryReason, LastFailure,
+    AttemptFailed, CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryBackfilled, DeliveryCancelled,
+    DeliveryEvent, DeliveryExhausted, DeliveryExpired, DeliveryRescheduled, DeliveryScheduled, DeliverySucceeded,
+    ExpiryReason, LastFailure,
 };
 use crate::domain::id::{DeliveryId, MessageId};
+use crate::domain::job::Job;
 use crate::domain::time::Timestamp;
 
 /// One event carries at most so many open deliveries: about 50 KB.
@@ -86,7 +88,7 @@ impl Deliveries {
 
     /// The events that begin a period: what is owed, and then the end of each delivery whose message has a number up to
     /// `gone_through`.
-    pub(super) fn open_period(&self, gone_through: u64, circuit: &Circuit) -> Vec<DeliveryEvent> {
+    pub(super) fn open_period(&self, gone_through: u64, circuit: &Circuit, job: Option<&Job>) -> Vec<DeliveryEvent> {
         let carried = |(_, delivery): &(Timestamp, DeliveryId)| CarriedDelivery::of(*delivery, &self.open[delivery]);
         let (expired, kept): (Vec<_>, Vec<_>) =
             self.agenda.iter().map(carried).partition(|delivery| delivery.message_seq <= gone_through);
@@ -96,6 +98,7 @@ impl Deliveries {
             matched_through: self.matched_through,
             sequence: self.sequence,
             circuit: Some(circuit.clone()).filter(|circuit| *circuit != Circuit::default()),
+            job: job.map(|job| job.progress),
             carried: first,
         })];
         while kept.len() > 0 {
@@ -115,19 +118,13 @@ impl Deliveries {
                     self.matched_through = self.matched_through.max(scheduled.message_seq);
                     self.sequence = self.sequence.max(scheduled.sequence.unwrap_or(0));
                 }
-                let open = Open {
-                    message: scheduled.message,
-                    message_seq: scheduled.message_seq,
-                    scheduled_at: at,
-                    due_at: at,
-                    failures: 0,
-                    uncounted: 0,
-                    sequence: scheduled.sequence,
-                    revision: Some(scheduled.revision),
-                    last_failure: None,
-                    version,
-                };
-                self.insert(scheduled.delivery, open);
+                let &DeliveryScheduled { message, message_seq, sequence, revision, .. } = scheduled;
+                self.insert(scheduled.delivery, Open::new(message, message_seq, sequence, revision, at, version));
+            }
+            // It was no match: messages before it may still be matched.
+            DeliveryEvent::Backfilled(backfilled) => {
+                let &DeliveryBackfilled { delivery, message, message_seq, revision, .. } = backfilled;
+                self.insert(delivery, Open::new(message, message_seq, None, revision, at, version));
             }
             DeliveryEvent::AttemptFailed(failed) => {
                 let Some(mut open) = self.remove(failed.delivery) else { return };
@@ -150,11 +147,18 @@ impl Deliveries {
             | DeliveryEvent::Cancelled(DeliveryCancelled { delivery }) => {
                 self.remove(*delivery);
             }
-            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened { matched_through, sequence, carried, circuit: _ }) => {
+            DeliveryEvent::PeriodOpened(DeliveriesPeriodOpened {
+                matched_through,
+                sequence,
+                carried,
+                circuit: _,
+                job: _,
+            }) => {
                 *self = Self { matched_through: *matched_through, sequence: *sequence, ..Self::default() };
                 self.take_over(carried, version);
             }
             DeliveryEvent::Carried(DeliveriesCarried { carried }) => self.take_over(carried, version),
+            DeliveryEvent::JobAdvanced(_) => {}
         }
     }
 
@@ -196,6 +200,28 @@ impl Deliveries {
 }
 
 impl Open {
+    fn new(
+        message: MessageId,
+        message_seq: u64,
+        sequence: Option<u64>,
+        revision: u64,
+        at: Timestamp,
+        version: u64,
+    ) -> Self {
+        Self {
+            message,
+            message_seq,
+            scheduled_at: at,
+            due_at: at,
+            failures: 0,
+            uncounted: 0,
+            sequence,
+            revision: Some(revision),
+            last_failure: None,
+            version,
+        }
+    }
+
     /// Attempts that were made.
     pub fn attempts(&self) -> u32 {
         self.failures + self.uncounted

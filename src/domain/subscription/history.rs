@@ -130,6 +130,8 @@ impl Version {
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)

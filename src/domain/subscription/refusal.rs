@@ -1,7 +1,7 @@
 //! Why a subscription refuses what it is asked to do.
 
 use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
-use crate::domain::id::DeliveryId;
+use crate::domain::id::{DeliveryId, JobId};
 use crate::domain::profile::{FiltersRefused, UnknownProfile};
 use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
@@ -49,6 +49,30 @@ pub enum Refusal {
     /// The profile sends only failed ones again.
     #[error("delivery {0} succeeded, and profile '{1}' sends only failed deliveries again")]
     Succeeded(DeliveryId, String),
+    /// The profile's jobs take only failed ones.
+    #[error("profile '{0}' sends only failed deliveries again")]
+    OnlyFailed(String),
+    /// One job at a time.
+    #[error("{0} is still running for this webhook; there is one job at a time")]
+    JobRunning(JobId),
+    /// The job does not run, or never did.
+    #[error("{0} does not run for this webhook")]
+    NoSuchJob(JobId),
+    /// A step was taken from elsewhere.
+    #[error("the job has come to {cursor} already")]
+    JobMoved {
+        /// How far it is.
+        cursor: u64,
+    },
+    /// A step has to wait.
+    #[error("the job waits")]
+    JobWaits,
+    /// No rate at all, or a higher one than the operator allows.
+    #[error("a job begins 1 to {max_per_s} deliveries a second")]
+    JobRateOutOfRange {
+        /// What is allowed.
+        max_per_s: u32,
+    },
     /// Nothing is sent while disabled.
     #[error("the webhook is disabled")]
     Disabled,
@@ -79,16 +103,24 @@ impl Refusal {
     /// The code that clients match on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } => ErrorCode::NotFound,
-            Self::Exists | Self::RevisionConflict { .. } => ErrorCode::VersionConflict,
+            Self::NotFound | Self::NotPending(_) | Self::MatchMissing { .. } | Self::NoSuchJob(_) => {
+                ErrorCode::NotFound
+            }
+            Self::Exists | Self::RevisionConflict { .. } | Self::JobMoved { .. } | Self::JobWaits => {
+                ErrorCode::VersionConflict
+            }
             Self::Filters(_) => ErrorCode::WebhookFilterInvalid,
             Self::Profile(_)
             | Self::DescriptionTooLong(_)
             | Self::RateLimitOutOfRange
+            | Self::JobRateOutOfRange { .. }
             | Self::OverlapTooLong { .. }
             | Self::TooLate(_) => ErrorCode::InvalidInput,
             Self::Ended(_) | Self::UnderWay(_) => ErrorCode::DeliveryNotWaiting,
-            Self::StillOpen(_) | Self::Succeeded(..) | Self::Disabled => ErrorCode::NotRedeliverable,
+            Self::StillOpen(_) | Self::Succeeded(..) | Self::OnlyFailed(_) | Self::Disabled => {
+                ErrorCode::NotRedeliverable
+            }
+            Self::JobRunning(_) => ErrorCode::LimitExceeded,
             Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
         }
     }

@@ -119,6 +119,8 @@ impl Settings {
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)

@@ -181,12 +181,19 @@ fn renumber(event: &mut DeliveryEvent, messages: &Renumbered) -> bool {
         carried.iter_mut().for_each(|delivery| delivery.message_seq = messages.exactly(delivery.message_seq));
     };
     match event {
+        DeliveryEvent::Backfilled(backfilled) => {
+            backfilled.message_seq = messages.exactly(backfilled.message_seq);
+        }
         DeliveryEvent::Scheduled(scheduled) => scheduled.message_seq = messages.exactly(scheduled.message_seq),
         DeliveryEvent::PeriodOpened(opened) => {
             opened.matched_through = messages.through(opened.matched_through);
+            if let Some(job) = &mut opened.job {
+                job.cursor = messages.through(job.cursor);
+            }
             carry(&mut opened.carried);
         }
         DeliveryEvent::Carried(more) => carry(&mut more.carried),
+        DeliveryEvent::JobAdvanced(progress) => progress.cursor = messages.through(progress.cursor),
         DeliveryEvent::AttemptFailed(_)
         | DeliveryEvent::Succeeded(_)
         | DeliveryEvent::Exhausted(_)
@@ -209,6 +216,11 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
             through(&mut reenabled.lost_through);
         }
         SubscriptionEvent::CircuitProbing(probing) => through(&mut probing.lost_through),
+        // Between two messages a job's ends move to the one before: what it has made again it does not pick twice.
+        SubscriptionEvent::JobStarted(started) => {
+            started.selection.after = messages.through(started.selection.after);
+            started.selection.through = messages.through(started.selection.through);
+        }
         SubscriptionEvent::Created(_)
         | SubscriptionEvent::Updated(_)
         | SubscriptionEvent::Enabled(_)
@@ -219,6 +231,7 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
         | SubscriptionEvent::RedeliveryRequested(_)
         | SubscriptionEvent::RescheduleRequested(_)
         | SubscriptionEvent::CancellationRequested(_)
+        | SubscriptionEvent::JobEnded(_)
         | SubscriptionEvent::CircuitClosed(_)
         | SubscriptionEvent::Deleted(_) => return false,
     }

@@ -6,6 +6,7 @@
 
 mod access;
 mod delivery;
+mod job;
 mod message;
 mod waiting;
 mod webhook;
@@ -23,6 +24,7 @@ pub(super) struct Mutation(
     webhook::WebhookMutation,
     delivery::DeliveryMutation,
     waiting::WaitingMutation,
+    job::JobMutation,
     message::MessageMutation,
     access::AccessMutation,
 );
@@ -31,7 +33,7 @@ pub(super) struct Mutation(
 const READ_MODEL_WAIT: Duration = Duration::from_secs(2);
 
 /// Waits for what was just recorded to be readable.
-async fn readable(ctx: &Context<'_>, position: Option<Position>) {
+pub(super) async fn readable(ctx: &Context<'_>, position: Option<Position>) {
     if let Some(position) = position
         && !state(ctx).read_models.wait_for(position, READ_MODEL_WAIT).await
     {

@@ -450,7 +450,7 @@ pub(super) fn addressed(ctx: &Context<'_>, scope: Scope, id: &ID) -> Result<(Ten
     Ok((TenantScope(tenant), id.parse().map_err(missing)?))
 }
 
-fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {
+pub(super) fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {
     let parse = |(index, text): (usize, &String)| {
         Filter::parse(text).map_err(|error| {
             let path = ["input", "eventFilters", &index.to_string()];

@@ -271,6 +271,8 @@ async fn shaky_life(seed: u64) {
                 | DeliveryEvent::Rescheduled(_)
                 | DeliveryEvent::Cancelled(_)
                 | DeliveryEvent::PeriodOpened(_)
+                | DeliveryEvent::Backfilled(_)
+                | DeliveryEvent::JobAdvanced(_)
                 | DeliveryEvent::Carried(_) => None,
             })
             .collect();

@@ -8,6 +8,7 @@ mod faults;
 mod idempotency;
 mod intake;
 mod isolation;
+mod jobs;
 mod passivation;
 mod restart;
 mod retention;

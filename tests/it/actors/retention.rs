@@ -78,6 +78,8 @@ fn expired(events: &[DeliveryEvent]) -> Vec<ExpiryReason> {
         | DeliveryEvent::Rescheduled(_)
         | DeliveryEvent::Cancelled(_)
         | DeliveryEvent::PeriodOpened(_)
+        | DeliveryEvent::Backfilled(_)
+        | DeliveryEvent::JobAdvanced(_)
         | DeliveryEvent::Carried(_) => None,
     });
     expired.collect()

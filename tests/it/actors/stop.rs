@@ -68,9 +68,9 @@ async fn nothing_of_the_system_is_left_behind() {
     let subscription = world.subscribe().await;
     world.publish().await;
     world.succeeded(subscription, 1).await;
-    let World { store, log, endpoint, engine, running, .. } = world;
+    let World { store, log, endpoint, candidates, engine, running, .. } = world;
     running.stop().await;
-    drop((log, endpoint, engine));
+    drop((log, endpoint, candidates, engine));
     let store: Arc<dyn EventStore> = store;
     let left = Arc::downgrade(&store);
     drop(store);

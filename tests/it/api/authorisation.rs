@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 42] = [
+const FIELDS: [(&str, Option<Scope>, &str); 48] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -104,6 +104,36 @@ const FIELDS: [(&str, Option<Scope>, &str); 42] = [
         "cancelDelivery",
         Some(Scope::DeliveriesRedeliver),
         "mutation { cancelDelivery(input: { deliveryId: \"dlv_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "redeliveryPreview",
+        Some(Scope::DeliveriesRead),
+        "{ redeliveryPreview(webhookId: \"wh_1\", selection: {}) { count } }",
+    ),
+    (
+        "backfillPreview",
+        Some(Scope::DeliveriesRead),
+        "{ backfillPreview(webhookId: \"wh_1\", from: { position: \"0-1\" }) { count } }",
+    ),
+    (
+        "startBackfill",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { startBackfill(input: { webhookId: \"wh_1\", from: { position: \"0-1\" } }) { userErrors { code } } }",
+    ),
+    (
+        "startRedelivery",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { startRedelivery(input: { webhookId: \"wh_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "cancelJob",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { cancelJob(input: { webhookId: \"wh_1\", jobId: \"job_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "redeliverDeliveries",
+        Some(Scope::DeliveriesRedeliver),
+        "mutation { redeliverDeliveries(input: { deliveryIds: [\"dlv_1\"] }) { results { retry } userErrors { code } } }",
     ),
     (
         "publishMessage",

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tidings::actors::{self, Engine, Retention, Running};
+use tidings::actors::{self, Engine, Ports, Retention, Running};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::api_key::ApiKey;
 use tidings::domain::event::{ApiKeyIssued, TenantCreated};
@@ -81,10 +81,9 @@ impl Api {
         let followers = read_models.follow(log.clone());
         let config = actors::Config::default();
         let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
+        let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
         let running =
-            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config, Retention::default())
-                .await
-                .unwrap();
+            actors::start(log.clone(), Arc::clone(&clock), vault, ports, config, Retention::default()).await.unwrap();
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),

@@ -1,5 +1,6 @@
 //! What stands outside the program: endpoints and name servers, as real servers on loopback.
 
+pub(crate) mod candidates;
 pub(crate) mod certificates;
 pub(crate) mod delivery;
 pub(crate) mod name_server;

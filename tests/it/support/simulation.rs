@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidings::actors::{self, Done, Engine, EngineError, NewSubscription, Published, Retention, Running};
+use tidings::actors::{
+    self, Candidates, Done, Engine, EngineError, NewSubscription, Ports, Published, Retention, Running,
+};
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
 use tidings::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, Event, TenantCreated};
@@ -23,6 +25,7 @@ use tidings::execute::{self, Meta};
 use tidings::outbound::{self, HttpClient, Request, Transport};
 use tokio::sync::{Semaphore, watch};
 
+use super::candidates::FromLog;
 use super::watched_store::WatchedStore;
 
 /// Shards of the log; a log with one is the special case.
@@ -195,6 +198,7 @@ pub(crate) struct World {
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) candidates: Arc<FromLog>,
     pub(crate) engine: Engine,
     pub(crate) running: Running,
     pub(crate) tenant: TenantId,
@@ -279,10 +283,12 @@ impl World {
         let gate = HttpClient::new(&egress).unwrap().gate().clone();
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&clock)));
         let transport: Arc<dyn Transport> = Arc::clone(&endpoint) as Arc<dyn Transport>;
-        let running =
-            actors::start(log.clone(), Arc::clone(&clock), vault, transport, gate, config, retention).await.unwrap();
+        let candidates = Arc::new(FromLog::new(Arc::clone(&store)));
+        let shared: Arc<dyn Candidates> = Arc::clone(&candidates) as Arc<dyn Candidates>;
+        let ports = Ports { transport, gate, candidates: Some(shared) };
+        let running = actors::start(log.clone(), Arc::clone(&clock), vault, ports, config, retention).await.unwrap();
         let engine = running.engine.clone();
-        Self { store, log, clock, endpoint, engine, running, tenant: TenantId::from_parts(1, 1) }
+        Self { store, log, clock, endpoint, candidates, engine, running, tenant: TenantId::from_parts(1, 1) }
     }
 
     /// Milliseconds since [`START`].
@@ -452,11 +458,13 @@ fn messages_delivered(events: &[DeliveryEvent]) -> Vec<String> {
                 scheduled.extend(carried.iter().map(|open| (open.delivery, open.message.to_string())));
             }
             DeliveryEvent::Succeeded(event) => delivered.push(scheduled[&event.delivery].clone()),
-            DeliveryEvent::AttemptFailed(_)
+            DeliveryEvent::Backfilled(_)
+            | DeliveryEvent::AttemptFailed(_)
             | DeliveryEvent::Exhausted(_)
             | DeliveryEvent::Expired(_)
             | DeliveryEvent::Rescheduled(_)
-            | DeliveryEvent::Cancelled(_) => {}
+            | DeliveryEvent::Cancelled(_)
+            | DeliveryEvent::JobAdvanced(_) => {}
         }
     }
     delivered

@@ -213,6 +213,8 @@ impl Account {
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }
@@ -267,6 +269,8 @@ impl Account {
                 self.carry(&opened.carried);
             }
             DeliveryEvent::Carried(carried) => self.carry(&carried.carried),
+            DeliveryEvent::Backfilled(_) => panic!("nobody has asked for a backfill"),
+            DeliveryEvent::JobAdvanced(_) => {}
         }
     }
 
