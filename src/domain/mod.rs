@@ -20,3 +20,4 @@ pub mod audit;
 pub mod tenant;
 pub mod message;
 pub mod subscription;
+pub mod ledger;

@@ -4,6 +4,7 @@
 //! stream goes through here, so that a stream has one name and one way to be read.
 
 pub mod history;
+pub mod ledger;
 pub mod listing;
 mod loaded;
 mod moment;
