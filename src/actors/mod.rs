@@ -44,7 +44,7 @@ use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
-pub use engine::{Backlog, Done, Engine, EngineError, NewSubscription, Published, TestReport};
+pub use engine::{Backlog, Depth, Done, Engine, EngineError, NewSubscription, Published, TestReport};
 pub use janitor::{Applied, Retention};
 pub use quarantine::{Held, Quarantined};
 pub use root::{Running, start};

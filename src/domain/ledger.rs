@@ -149,7 +149,7 @@ enum Begun {
     NotYet,
     /// The first period that is left is being read, and taken for granted.
     Granting,
-    Begun,
+    Whole,
 }
 
 /// One subscription, as of the last event that was entered.
@@ -282,7 +282,7 @@ impl Account {
             | DeliveryEvent::Cancelled(_) => false,
         };
         self.begun = match (self.begun, event) {
-            (Begun::NotYet, _) if place.version == 1 || place.floor == 0 => Begun::Begun,
+            (Begun::NotYet, _) if place.version == 1 || place.floor == 0 => Begun::Whole,
             (Begun::NotYet, DeliveryEvent::PeriodOpened(opened)) => return self.begin(opened),
             (Begun::NotYet, _) => return,
             (Begun::Granting, DeliveryEvent::Carried(carried)) => return self.take_for_granted(&carried.carried),
@@ -291,7 +291,7 @@ impl Account {
                 self.ended.expired += 1;
                 return;
             }
-            (Begun::Granting | Begun::Begun, _) => Begun::Begun,
+            (Begun::Granting | Begun::Whole, _) => Begun::Whole,
         };
         if !carries {
             self.close(findings);
@@ -451,6 +451,11 @@ impl Account {
             None => counts.unmatched = waiting - overdue,
         }
         counts
+    }
+
+    /// Whether its circuit is open.
+    pub fn is_held(&self) -> bool {
+        self.tripped_through.is_some()
     }
 
     /// Whether the subscription is gone.

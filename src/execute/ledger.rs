@@ -1,5 +1,9 @@
 //! The ledger of a shard: the accounts of all its subscriptions, kept from the events of the log.
 
+mod running;
+
+pub use running::{Checked, Ledger, Tally};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::subscription_of;
@@ -101,6 +105,11 @@ impl Books {
     /// One account.
     pub fn account(&self, id: SubscriptionId) -> Option<&Account> {
         self.accounts.get(&id)
+    }
+
+    /// How many circuits are open.
+    pub fn held(&self) -> usize {
+        self.accounts.values().filter(|account| account.is_held()).count()
     }
 
     /// The accounts of a tenant, also of what it has deleted.

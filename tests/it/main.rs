@@ -18,6 +18,7 @@ mod event_store;
 mod event_streams;
 mod explain;
 mod history;
+mod ledger;
 mod listen;
 mod outbound;
 mod profiles;
