@@ -217,7 +217,7 @@ impl Account {
     }
 
     /// Something happened to the subscription itself.
-    pub fn live(&mut self, event: &SubscriptionEvent, seq: u64, findings: &mut Vec<Finding>) {
+    pub fn live(&mut self, event: &SubscriptionEvent, place: Place, findings: &mut Vec<Finding>) {
         match event {
             SubscriptionEvent::Created(_) => {}
             SubscriptionEvent::Updated(updated) => {
@@ -232,15 +232,15 @@ impl Account {
                 self.expect_scheduled(tripped.matched_through, findings);
             }
             SubscriptionEvent::CircuitReenabled(reenabled) => {
-                self.leave_circuit(seq);
+                self.leave_circuit(place.seq);
                 self.ended.skipped += self.waiting.pass_over(reenabled.skipped_through, waiting::Over::Skipped);
                 self.ended.lost += self.waiting.pass_over(reenabled.lost_through, waiting::Over::Lost);
             }
             SubscriptionEvent::CircuitProbing(probing) => {
-                self.leave_circuit(seq);
+                self.leave_circuit(place.seq);
                 self.ended.lost += self.waiting.pass_over(probing.lost_through, waiting::Over::Lost);
             }
-            SubscriptionEvent::Deleted(deleted) => self.delete(deleted.cancelled, findings),
+            SubscriptionEvent::Deleted(deleted) => self.delete(deleted.cancelled, place.floor, findings),
             SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
@@ -250,15 +250,20 @@ impl Account {
     }
 
     /// With so many deliveries that had not ended.
-    fn delete(&mut self, cancelled: u64, findings: &mut Vec<Finding>) {
+    fn delete(&mut self, cancelled: u64, floor: u64, findings: &mut Vec<Finding>) {
         self.close(findings);
-        let open = self.open.len() as u64;
-        let (missing, surplus) = (cancelled.saturating_sub(open), open.saturating_sub(cancelled));
-        if self.begun != Begun::NotYet && missing + surplus > 0 {
-            findings.push(Finding::Cancelled { expected: open, found: cancelled });
-        }
         self.deleted = true;
         self.tripped_through = None;
+        if self.begun == Begun::NotYet && floor > 0 {
+            // Its deliveries are gone with their buckets: what waits may have been among them.
+            self.ended.gone += self.waiting.clear() + cancelled;
+            return;
+        }
+        let open = self.open.len() as u64;
+        let (missing, surplus) = (cancelled.saturating_sub(open), open.saturating_sub(cancelled));
+        if missing + surplus > 0 {
+            findings.push(Finding::Cancelled { expected: open, found: cancelled });
+        }
         let first = self.open.values().filter(|owed| owed.first).count() as u64;
         self.ended.cancelled += (first + self.waiting.clear()).saturating_sub(missing);
         self.ended.unaccounted += missing;

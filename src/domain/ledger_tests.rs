@@ -92,7 +92,8 @@ impl Told {
 
     fn life(mut self, event: &SubscriptionEvent) -> Self {
         self.seq += 1;
-        self.account.live(event, self.seq, &mut self.findings);
+        let place = Place { seq: self.seq, version: 1, floor: self.floor };
+        self.account.live(event, place, &mut self.findings);
         self
     }
 
@@ -289,4 +290,12 @@ fn an_account_that_begins_with_a_later_period_takes_it_for_granted() {
     // The end of a delivery of the period before, whose beginning is gone.
     let told = told.failed(2).period(40, 3, &[2]).event(&gone).owed(4..=5).failed(2);
     told.is_whole(Counts { gone: 38, expired: 1, failed: 1, pending: 2, ..counts() });
+}
+
+#[test]
+fn what_a_subscription_owed_whose_deliveries_are_all_gone_is_gone() {
+    let mut told = account().published(3..=4);
+    told.floor = 25;
+    let told = told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 2 }));
+    told.is_whole(Counts { gone: 4, ..counts() });
 }

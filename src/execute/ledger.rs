@@ -47,7 +47,8 @@ impl Books {
             Event::Subscription(event) => {
                 let owner = subscription_of(&recorded.stream);
                 if let Some(id) = owner {
-                    self.live(id, event, seq, &mut findings);
+                    let place = Place { seq, version: recorded.version, floor };
+                    self.live(id, event, place, &mut findings);
                 }
                 owner
             }
@@ -64,7 +65,7 @@ impl Books {
         owner.map_or_else(Vec::new, |id| findings.into_iter().map(|finding| (id, finding)).collect())
     }
 
-    fn live(&mut self, id: SubscriptionId, event: &SubscriptionEvent, seq: u64, findings: &mut Vec<Finding>) {
+    fn live(&mut self, id: SubscriptionId, event: &SubscriptionEvent, place: Place, findings: &mut Vec<Finding>) {
         if let SubscriptionEvent::Created(created) = event {
             self.by_tenant.entry(created.tenant).or_default().insert(id);
             let account = Account::new(created.tenant, created.filters.clone(), created.enabled);
@@ -72,7 +73,7 @@ impl Books {
             return;
         }
         let Some(account) = self.accounts.get_mut(&id) else { return };
-        account.live(event, seq, findings);
+        account.live(event, place, findings);
         if account.is_deleted()
             && let Some(ids) = self.by_tenant.get_mut(&account.tenant)
         {

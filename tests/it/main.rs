@@ -17,6 +17,7 @@ mod event_samples;
 mod event_store;
 mod event_streams;
 mod explain;
+mod faulty_endpoints;
 mod history;
 mod ledger;
 mod listen;
