@@ -141,7 +141,7 @@ impl Told {
     }
 
     #[track_caller]
-    fn is_whole(self, expected: Counts) {
+    fn balances(self, expected: Counts) {
         assert_eq!(self.stands(), (expected, vec![]));
     }
 }
@@ -211,19 +211,19 @@ fn a_repetition_is_no_further_match_and_changes_no_state() {
     let asked_for = DeliveryScheduled { sequence: None, ..scheduled(8, 0) };
     let told = account().published(1..=2).owed([1]).failed(1);
     let told = told.event(&DeliveryEvent::Scheduled(again)).event(&DeliveryEvent::Scheduled(asked_for));
-    told.owed([2]).failed(9).failed(8).is_whole(Counts { failed: 1, pending: 1, ..counts() });
+    told.owed([2]).failed(9).failed(8).balances(Counts { failed: 1, pending: 1, ..counts() });
 }
 
 #[test]
 fn what_waits_for_the_circuit_is_held_until_the_matcher_had_time_to_come_back() {
     for listed in [100, 1, 0] {
         let open = || account().listing(listed).published(1..=2).owed(1..=2).tripped(2).published(3..=6);
-        open().is_whole(Counts { pending: 2, held: 4, ..counts() });
+        open().balances(Counts { pending: 2, held: 4, ..counts() });
         let probing = SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None });
         let free = || open().life(&probing);
         let probed_at = free().seq;
         assert_eq!(free().stands_before(probed_at - 1), (Counts { pending: 2, unmatched: 4, ..counts() }, vec![]));
-        free().owed(3..=6).is_whole(Counts { pending: 6, ..counts() });
+        free().owed(3..=6).balances(Counts { pending: 6, ..counts() });
         // Lost on the way.
         let (stands, findings) = free().owed([3, 4, 6]).stands();
         assert_eq!((stands, findings.len()), (Counts { pending: 5, unaccounted: 1, ..counts() }, 1), "{listed}");
@@ -239,10 +239,10 @@ fn what_is_passed_over_for_a_reason_is_accounted_for() {
         let over = open().life(&reenabled(Some(3), Some(4))).owed(5..=6);
         let (stands, findings) = over.stands();
         assert_eq!((stands.pending, stands.skipped + stands.lost, findings), (3, 3, vec![]), "{listed}");
-        open().life(&reenabled(Some(9), None)).is_whole(Counts { pending: 1, skipped: 5, ..counts() });
+        open().life(&reenabled(Some(9), None)).balances(Counts { pending: 1, skipped: 5, ..counts() });
     }
     let exact = account().published([1]).owed([1]).tripped(1).published(2..=6).life(&reenabled(Some(3), Some(4)));
-    exact.owed(5..=6).is_whole(Counts { pending: 3, skipped: 2, lost: 1, ..counts() });
+    exact.owed(5..=6).balances(Counts { pending: 3, skipped: 2, lost: 1, ..counts() });
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_trip_that_says_it_scheduled_what_it_did_not_is_found() {
 fn what_a_deleted_subscription_owed_is_cancelled() {
     let told = account().published(1..=3).owed(1..=2).failed(1);
     let told = told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1 })).published(4..=5);
-    told.is_whole(Counts { failed: 1, cancelled: 2, ..counts() });
+    told.balances(Counts { failed: 1, cancelled: 2, ..counts() });
     let told = account().published([1]).life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1 }));
     let cancelled = Finding::Cancelled { expected: 0, found: 1 };
     assert_eq!(told.stands(), (Counts { unaccounted: 1, ..counts() }, vec![cancelled]));
@@ -268,7 +268,7 @@ fn a_period_carries_or_ends_everything() {
     let expired = |n| DeliveryEvent::Expired(DeliveryExpired { delivery: delivery(n), reason });
     let more = DeliveryEvent::Carried(DeliveriesCarried { carried: vec![carried(3)] });
     let owed = || account().published(1..=4).owed(1..=3);
-    owed().period(3, 3, &[2]).event(&more).event(&expired(1)).owed([4]).is_whole(Counts {
+    owed().period(3, 3, &[2]).event(&more).event(&expired(1)).owed([4]).balances(Counts {
         pending: 3,
         expired: 1,
         ..counts()
@@ -289,7 +289,7 @@ fn an_account_that_begins_with_a_later_period_takes_it_for_granted() {
     let gone = DeliveryEvent::Expired(DeliveryExpired { delivery: delivery(1), reason });
     // The end of a delivery of the period before, whose beginning is gone.
     let told = told.failed(2).period(40, 3, &[2]).event(&gone).owed(4..=5).failed(2);
-    told.is_whole(Counts { gone: 38, expired: 1, failed: 1, pending: 2, ..counts() });
+    told.balances(Counts { gone: 38, expired: 1, failed: 1, pending: 2, ..counts() });
 }
 
 #[test]
@@ -297,5 +297,5 @@ fn what_a_subscription_owed_whose_deliveries_are_all_gone_is_gone() {
     let mut told = account().published(3..=4);
     told.floor = 25;
     let told = told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 2 }));
-    told.is_whole(Counts { gone: 4, ..counts() });
+    told.balances(Counts { gone: 4, ..counts() });
 }
