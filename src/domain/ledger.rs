@@ -245,6 +245,8 @@ impl Account {
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }
@@ -282,6 +284,7 @@ impl Account {
             DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_) | DeliveryEvent::Expired(_) => true,
             DeliveryEvent::Scheduled(_)
             | DeliveryEvent::AttemptFailed(_)
+            | DeliveryEvent::Rescheduled(_)
             | DeliveryEvent::Succeeded(_)
             | DeliveryEvent::Exhausted(_)
             | DeliveryEvent::Cancelled(_) => false,
@@ -306,6 +309,11 @@ impl Account {
             DeliveryEvent::AttemptFailed(failed) => {
                 if !self.open.contains_key(&failed.delivery) {
                     self.twice(Finding::NotOpen { delivery: failed.delivery }, findings);
+                }
+            }
+            DeliveryEvent::Rescheduled(rescheduled) => {
+                if !self.open.contains_key(&rescheduled.delivery) {
+                    self.twice(Finding::NotOpen { delivery: rescheduled.delivery }, findings);
                 }
             }
             DeliveryEvent::Succeeded(event) => {

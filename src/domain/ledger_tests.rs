@@ -59,6 +59,8 @@ fn carried(n: u64) -> CarriedDelivery {
         failures: 0,
         uncounted: 0,
         sequence: Some(n),
+        last_failure: Default::default(),
+        revision: Default::default(),
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::latency::Latencies;

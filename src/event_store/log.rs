@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::ahead::Ahead;
 use super::lane::{Lane, Published, Queued};
-use super::tail::Entry;
 use super::latency::{Latencies, Latency};
+use super::tail::Entry;
 use super::tails::Tails;
 use super::{
     Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, ReadError, Recorded,
@@ -129,8 +129,9 @@ impl Log {
         let room = Arc::new(Semaphore::new(queue_appends));
         let lanes = Mutex::new(lanes);
         let ahead = Ahead::new(config.tail_bytes);
-        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, fenced, lanes, ahead }) })
-        Ok(Self { inner: Arc::new(Inner { store, shards, room, queue_appends, latencies, closing, fenced, lanes }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, shards, room, queue_appends, latencies, closing, fenced, lanes, ahead }),
+        })
     }
 
     /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or

@@ -224,6 +224,7 @@ impl Tally {
             Event::Delivery(
                 DeliveryEvent::Scheduled(_) | DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_),
             )
+            | Event::Delivery(DeliveryEvent::Rescheduled(_))
             | Event::Message(MessageEvent::PeriodOpened(_))
             | Event::Subscription(_)
             | Event::Tenant(_) => return,
