@@ -460,7 +460,12 @@ impl<'a> Matcher<'a> {
         };
         let mut batches = Batches::default();
         let mut led = Led { from, blocked: None };
-        for entry in entries::page(&self.context.log, before, PAGE).await? {
+        let page = entries::page(&self.context.log, before, PAGE).await?;
+        // Everything up to where the others are may have been dropped while it waited.
+        if page.first().is_none_or(|first| first.seq > self.position.seq) {
+            return Ok(Led { from: self.position.seq + 1, blocked: None });
+        }
+        for entry in page {
             if entry.seq > self.position.seq {
                 break;
             }

@@ -46,7 +46,9 @@ use crate::execute::vault::Vault;
 use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
-pub use engine::{Backlog, Done, Engine, EngineError, NewJob, NewSubscription, Published, RunningJob, TestReport};
+pub use engine::{
+    Backlog, Depth, Done, Engine, EngineError, NewJob, NewSubscription, Published, RunningJob, TestReport,
+};
 pub use janitor::{Applied, Retention};
 pub use jobs::{Candidates, Found, Pick, Unavailable, Wanted};
 pub use quarantine::{Held, Quarantined};

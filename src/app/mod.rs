@@ -15,12 +15,13 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::actors::{self, Ports, Retention, Running};
 use crate::clock::Clock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
+use crate::execute::ledger::Ledger;
 use crate::execute::vault::Vault;
 use crate::outbound::HttpClient;
 use crate::projections::{Followers, Name, ReadModels};
@@ -41,6 +42,9 @@ pub struct App {
     log: Log,
     running: Running,
     followers: Followers,
+    /// End when they are dropped: they write nothing.
+    _watchers: JoinSet<()>,
+    metrics_address: Option<SocketAddr>,
     ready: Arc<AtomicBool>,
     stop_serving: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -72,6 +76,15 @@ impl App {
             .await
             .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
         let address = listener.local_addr()?;
+        let for_metrics = match config.metrics_listen()? {
+            Some(listen) => Some(
+                TcpListener::bind(listen)
+                    .await
+                    .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?,
+            ),
+            None => None,
+        };
+        let metrics_address = for_metrics.as_ref().map(TcpListener::local_addr).transpose()?;
         let folded = read_models.clone();
         let retention =
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
@@ -84,10 +97,22 @@ impl App {
             tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
         }
         let ready = Arc::new(AtomicBool::new(true));
+        let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        if let Some(listener) = for_metrics {
+            let measured = http::Measured {
+                log: log.clone(),
+                engine: running.engine.clone(),
+                read_models: read_models.clone(),
+                ledger: ledger.clone(),
+                clock: Arc::clone(&clock),
+            };
+            watchers.spawn(serve_metrics(listener, measured));
+        }
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log: log.clone(),
+            ledger,
             clock: Arc::clone(&clock),
         });
         let router = http::router(http::AppState::new(schema, read_models, clock, Arc::clone(&ready)));
@@ -96,12 +121,29 @@ impl App {
             // A dropped sender means the same.
             drop(stopped.await);
         }));
-        Ok(Self { address, bootstrap_key, store, log, running, followers, ready, stop_serving, server })
+        Ok(Self {
+            address,
+            bootstrap_key,
+            store,
+            log,
+            running,
+            followers,
+            _watchers: watchers,
+            metrics_address,
+            ready,
+            stop_serving,
+            server,
+        })
     }
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the metrics are told, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// The key of the first start; nobody can read it again.
@@ -127,6 +169,13 @@ impl App {
         self.followers.stop().await;
         self.store.close().await;
         ended
+    }
+}
+
+async fn serve_metrics(listener: TcpListener, measured: http::Measured) {
+    let served = http::serve(listener, http::metrics_router(measured), std::future::pending()).await;
+    if let Err(error) = served {
+        tracing::error!("the listener of the metrics failed: {error}");
     }
 }
 

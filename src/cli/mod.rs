@@ -137,6 +137,9 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     if let Some(key) = app.bootstrap_key() {
         writeln!(out, "bootstrap key (shown once): {key}")?;
     }
+    if let Some(address) = app.metrics_address() {
+        writeln!(out, "metrics on http://{address}/metrics")?;
+    }
     writeln!(out, "serving on http://{}", app.address())?;
     out.flush()?;
     app.run_until(signal).await.context("the server had to end")

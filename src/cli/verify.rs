@@ -8,6 +8,7 @@ use clap::Args;
 use super::Source;
 use super::progress::Progress;
 use crate::app;
+use crate::domain::ledger::Counts;
 
 /// Ended without having looked at everything.
 const COULD_NOT_LOOK: u8 = 2;
@@ -55,6 +56,7 @@ async fn look(options: &Verify) -> anyhow::Result<bool> {
     if more > 0 {
         writeln!(out, "and {more} more")?;
     }
+    writeln!(out, "{}", balance(&report.ledger))?;
     writeln!(
         out,
         "{} events in {} streams, {} open deliveries, {} snapshots, {} read models: {}",
@@ -70,4 +72,16 @@ async fn look(options: &Verify) -> anyhow::Result<bool> {
         }
     )?;
     Ok(report.differences == 0)
+}
+
+/// Where the messages stand, state by state.
+fn balance(counts: &Counts) -> String {
+    let Counts { pending, held, unmatched, succeeded, failed, expired, .. } = counts;
+    let Counts { cancelled, skipped, lost, gone, unaccounted, twice, .. } = counts;
+    format!(
+        "{} matches: {succeeded} succeeded, {failed} failed, {expired} expired, {cancelled} cancelled, {pending} pending, \
+         {unmatched} not yet matched, {held} held, {skipped} skipped, {lost} lost, {gone} gone, {unaccounted} \
+         unaccounted, {twice} twice",
+        counts.matched()
+    )
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub retention: retention::Config,
     /// What is told about it.
     pub telemetry: Telemetry,
+    /// Where its numbers are told.
+    pub metrics: Metrics,
 }
 
 /// Where the log lives.
@@ -113,6 +115,15 @@ pub struct Secrets {
     /// File with the 32-byte key, in hex, that seals signing secrets. Default: empty, which means the database's path
     /// with `.key` behind it, and with PostgreSQL `tidings.key` in the working directory. Made at the first start; without it the secrets of an existing store are lost.
     pub key_file: PathBuf,
+}
+
+/// Where the numbers of the running program are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port of `/metrics`, for Prometheus; whoever reaches it may read it. Default: empty, which means
+    /// nowhere.
+    pub listen: String,
 }
 
 /// What is told about the running program.
@@ -210,6 +221,16 @@ impl Config {
         self.beside_log(&self.projections.path, ".read-models")
     }
 
+    /// Where the metrics are told, if they are.
+    pub fn metrics_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let listen = self.metrics.listen.as_str();
+        if listen.is_empty() {
+            return Ok(None);
+        }
+        let parsed = listen.parse();
+        parsed.map(Some).map_err(|error| ConfigError::Invalid(format!("metrics.listen: '{listen}': {error}")))
+    }
+
     /// Path of the key that seals secrets.
     pub fn key_path(&self) -> Result<PathBuf, ConfigError> {
         self.beside_log(&self.secrets.key_file, ".key")
@@ -227,6 +248,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.log_place()?;
+        self.metrics_listen()?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
@@ -345,6 +367,7 @@ mod tests {
         for (text, named) in [
             ("[server]\nlisten = \"nowhere\"", "server.listen"),
             ("[server]\nport = 1", "port"),
+            ("[metrics]\nlisten = \"here\"", "metrics.listen"),
             ("[actors]\nregions = 0", "actors.regions"),
             ("[actors]\nmax_attempts = 0", "actors.max_attempts"),
             ("[retention]\nbucket_minutes = 0", "retention.bucket_minutes"),

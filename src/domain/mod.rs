@@ -21,3 +21,4 @@ pub mod audit;
 pub mod tenant;
 pub mod message;
 pub mod subscription;
+pub mod ledger;

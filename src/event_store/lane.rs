@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
+use super::latency::Latencies;
 use super::tail::{Entry, Tail};
 use super::tails::Tails;
 use super::{Ack, Append, AppendError, Appended, Config, EventStore, Position, Recorded, StreamWrite};
@@ -113,6 +114,7 @@ pub(super) struct Lane {
     pub(super) tails: Arc<Tails>,
     /// Told the refusal when the shard has a newer owner.
     pub(super) fenced: watch::Sender<Option<AppendError>>,
+    pub(super) latencies: Arc<Latencies>,
     /// A commit failed, and whether it took place after all is not settled before another has succeeded.
     pub(super) unsettled: bool,
 }
@@ -180,7 +182,9 @@ impl Lane {
         let (appends, acks): (Vec<Append>, Vec<Ack>) =
             batch.into_iter().map(|queued| (queued.append, queued.ack)).unzip();
         let drafts: Vec<Vec<Draft>> = appends.iter().map(|append| drafts(self.shard, append)).collect();
+        let began = Instant::now();
         let answers = self.store.append(self.shard, appends).await;
+        self.latencies.record(began.elapsed());
         let failure = answers.iter().find_map(|answer| match answer {
             Err(AppendError::Unavailable(cause) | AppendError::Full(cause)) => Some(cause.clone()),
             Err(AppendError::Conflict { .. } | AppendError::ClaimTaken { .. }) => None,

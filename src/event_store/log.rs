@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::ahead::Ahead;
 use super::lane::{Lane, Published, Queued};
+use super::latency::{Latencies, Latency};
 use super::tail::Entry;
 use super::tails::Tails;
 use super::{
@@ -72,6 +73,8 @@ struct Inner {
     shards: Vec<Shard>,
     /// A permit for each append that may wait.
     room: Arc<Semaphore>,
+    queue_appends: usize,
+    latencies: Arc<Latencies>,
     closing: watch::Sender<bool>,
     fenced: watch::Sender<Option<AppendError>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
@@ -103,6 +106,7 @@ impl Log {
         let tails = Arc::new(Tails::new(published, &config));
         let queue_appends = config.queue_appends.clamp(1, Semaphore::MAX_PERMITS);
         let share = if reader.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
+        let latencies = Arc::new(Latencies::default());
         let mut shards = Vec::new();
         let mut lanes = Vec::new();
         for (shard, published) in (0..).zip(tails.published()) {
@@ -116,6 +120,7 @@ impl Log {
                 published: Arc::clone(published),
                 tails: Arc::clone(&tails),
                 fenced: fenced.clone(),
+                latencies: Arc::clone(&latencies),
                 unsettled: false,
             };
             lanes.push(tokio::spawn(lane.run()));
@@ -124,7 +129,9 @@ impl Log {
         let room = Arc::new(Semaphore::new(queue_appends));
         let lanes = Mutex::new(lanes);
         let ahead = Ahead::new(config.tail_bytes);
-        Ok(Self { inner: Arc::new(Inner { store, shards, room, closing, fenced, lanes, ahead }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, shards, room, queue_appends, latencies, closing, fenced, lanes, ahead }),
+        })
     }
 
     /// Queues an append without waiting. `ack` is called once in every case: when the append has been committed or
@@ -262,6 +269,16 @@ impl Log {
     /// How many shards there are.
     pub fn shards(&self) -> u16 {
         self.reader().shards()
+    }
+
+    /// How many appends wait, and how many may.
+    pub fn queued(&self) -> (usize, usize) {
+        (self.inner.queue_appends.saturating_sub(self.inner.room.available_permits()), self.inner.queue_appends)
+    }
+
+    /// How long commits took, of all shards, since this handle was made.
+    pub fn latency(&self) -> Latency {
+        self.inner.latencies.read()
     }
 
     /// The database behind the log.

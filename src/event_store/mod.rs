@@ -21,6 +21,7 @@
 
 mod ahead;
 mod lane;
+mod latency;
 mod log;
 mod memory;
 mod plan;
@@ -30,6 +31,7 @@ mod sqlite;
 mod tail;
 mod tails;
 
+pub use latency::{BOUNDS_US, Latency};
 pub use log::{Ack, Config, Log, without_holes};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresReader, PostgresStore};

@@ -5,6 +5,7 @@
 
 pub mod history;
 pub mod jobs;
+pub mod ledger;
 pub mod listing;
 mod loaded;
 mod moment;

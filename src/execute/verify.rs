@@ -12,10 +12,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Loaded, deliveries_stream, is_bucketed, subscription_of, subscription_stream};
+use super::ledger::{self, Books};
+use super::{Loaded, MATCHER, deliveries_stream, is_bucketed, subscription_of, subscription_stream};
 use crate::codec;
 use crate::domain::event::Event;
 use crate::domain::id::SubscriptionId;
+use crate::domain::ledger::Counts;
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Position, ReadError, Recorded, StoredSnapshot, Wakeup};
 
@@ -50,6 +52,8 @@ pub struct Report {
     pub streams: u64,
     /// Deliveries that have not ended.
     pub open_deliveries: u64,
+    /// Where every message stands that a subscription matched.
+    pub ledger: Counts,
     /// Snapshots compared with the states that they stand for.
     pub snapshots: u64,
     /// Read models folded again and compared with those that stand.
@@ -83,6 +87,7 @@ pub async fn verify(reader: &dyn EventReader, mut progress: impl FnMut(u64, u64)
         shard.look_at_periods(reader, &mut report).await?;
         shard.look_at_wakeups(reader, &mut report).await?;
         shard.look_at_secrets(reader, &mut report).await?;
+        shard.balance(&mut report);
         shard.sum_up(&mut report);
     }
     Ok(report)
@@ -96,6 +101,9 @@ struct Shard {
     snapshots: BTreeMap<u64, Vec<StoredSnapshot>>,
     streams: HashMap<String, Seen>,
     subscriptions: HashMap<SubscriptionId, Loaded>,
+    books: Books,
+    /// How far the matcher had come before the head was pinned.
+    matcher: u64,
     /// Streams that cannot be folded, since an event of theirs is damaged: named once.
     unreadable: HashSet<String>,
 }
@@ -122,6 +130,7 @@ impl Shard {
         }
         let checkpoints = reader.checkpoints(shard).await?;
         let head = reader.head(shard).await?;
+        let matcher = checkpoints.iter().find(|(name, _)| name == MATCHER).map_or(0, |(_, seq)| *seq);
         for (name, seq) in checkpoints {
             if seq > head {
                 let found = Position { shard, seq };
@@ -145,6 +154,8 @@ impl Shard {
             snapshots,
             streams: HashMap::new(),
             subscriptions: HashMap::new(),
+            books: Books::new(usize::MAX),
+            matcher: matcher.min(head),
             unreadable: HashSet::new(),
         })
     }
@@ -250,8 +261,14 @@ impl Shard {
         let opened = if opens { recorded.version } else { seen.opened };
         self.streams.insert(recorded.stream.clone(), Seen { version: recorded.version, opened });
         match decoded {
-            Ok(event) if opened > 0 => self.fold(recorded, &event),
-            Ok(_) => {}
+            Ok(event) => {
+                if opened > 0 {
+                    self.fold(recorded, &event);
+                }
+                for finding in self.books.enter(recorded, &event, floor) {
+                    self.tell(finding, report);
+                }
+            }
             Err(error) => {
                 if self.unreadable.insert(recorded.stream.clone()) {
                     let what = format!("event at {} in stream '{}'", recorded.position, recorded.stream);
@@ -388,6 +405,27 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Nothing that matched is in no state, or in two.
+    fn balance(&mut self, report: &mut Report) {
+        for finding in self.books.close() {
+            self.tell(finding, report);
+        }
+        let (counts, findings) = self.books.assess(self.matcher);
+        report.ledger.add(&counts);
+        for finding in findings {
+            self.tell(finding, report);
+        }
+    }
+
+    /// Who cannot be read is named already.
+    fn tell(&self, (id, finding): ledger::Entry, report: &mut Report) {
+        if [subscription_stream(id), deliveries_stream(id)].iter().any(|stream| self.unreadable.contains(stream)) {
+            return;
+        }
+        let (what, expected, found) = ledger::describe(self.shard, id, finding);
+        report.differs(what, expected, found);
     }
 
     fn sum_up(&self, report: &mut Report) {

@@ -28,6 +28,8 @@ pub(super) enum DeliveryVerdict {
     Pending,
     /// It is owed, and waits since the webhook's circuit breaker is open.
     WaitingForCircuit,
+    /// It is owed, and waits since the webhook pauses (`holdWebhook`).
+    Paused,
     /// The last attempt failed.
     Failed,
     /// The delivery was ended without success, by re-enabling the circuit breaker or by deleting the webhook.
@@ -79,7 +81,7 @@ impl DeliveryExplanation {
         let (verdict, reason) = if delivered {
             (DeliveryVerdict::Delivered, "an attempt succeeded".into())
         } else if let Some(newest) = deliveries.first() {
-            of_delivery(newest, &backlog)
+            of_delivery(newest, &backlog, state(ctx).clock.now())
         } else {
             of_none(then.as_ref(), &message.event_type, &backlog)
         };
@@ -111,7 +113,7 @@ async fn deliveries(
 }
 
 /// Of a delivery that was scheduled.
-fn of_delivery(delivery: &DeliveryRow, backlog: &Backlog) -> (DeliveryVerdict, String) {
+fn of_delivery(delivery: &DeliveryRow, backlog: &Backlog, now: Timestamp) -> (DeliveryVerdict, String) {
     match delivery.status {
         DeliveryStatus::Succeeded => (DeliveryVerdict::Delivered, "an attempt succeeded".into()),
         DeliveryStatus::Failed if delivery.expiry.is_some() => (
@@ -128,21 +130,30 @@ fn of_delivery(delivery: &DeliveryRow, backlog: &Backlog) -> (DeliveryVerdict, S
                 Some(_) | None => "it was not to be sent any more when the circuit breaker was enabled again".into(),
             },
         ),
-        DeliveryStatus::Pending => match (backlog.open_since, backlog.deleted_at, delivery.next_attempt_at) {
-            (Some(since), ..) => {
-                (DeliveryVerdict::WaitingForCircuit, format!("the circuit breaker is open since {}", text(since)))
-            }
-            (None, Some(at), _) => (DeliveryVerdict::Cancelled, format!("the webhook was deleted at {}", text(at))),
-            (None, None, _) if !backlog.enabled => {
-                (DeliveryVerdict::Pending, "it is held until the webhook is enabled again".into())
-            }
-            (None, None, Some(at)) => (
-                DeliveryVerdict::Pending,
-                format!("{} attempts failed, and the next is due at {}", delivery.attempts, text(at)),
-            ),
-            (None, None, None) => (DeliveryVerdict::Pending, "an attempt is under way".into()),
-        },
+        DeliveryStatus::Pending => of_pending(delivery, backlog, now),
     }
+}
+
+/// Of a delivery that has not ended, as far as the read model knows.
+fn of_pending(delivery: &DeliveryRow, backlog: &Backlog, now: Timestamp) -> (DeliveryVerdict, String) {
+    if let Some(since) = backlog.open_since {
+        return (DeliveryVerdict::WaitingForCircuit, format!("the circuit breaker is open since {}", text(since)));
+    }
+    if let Some(at) = backlog.deleted_at {
+        return (DeliveryVerdict::Cancelled, format!("the webhook was deleted at {}", text(at)));
+    }
+    if !backlog.enabled {
+        return (DeliveryVerdict::Pending, "it is held until the webhook is enabled again".into());
+    }
+    if let Some(until) = backlog.hold_until.filter(|until| now < *until) {
+        return (DeliveryVerdict::Paused, format!("the webhook pauses until {}", text(until)));
+    }
+    let reason = match delivery.next_attempt_at {
+        Some(at) if delivery.attempts == 0 => format!("the first attempt is due since {}", text(at)),
+        Some(at) => format!("{} attempts failed, and the next is due at {}", delivery.attempts, text(at)),
+        None => "an attempt is under way".into(),
+    };
+    (DeliveryVerdict::Pending, reason)
 }
 
 /// Of a message of which no delivery was scheduled.

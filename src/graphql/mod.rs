@@ -34,6 +34,7 @@ mod preview;
 mod snapshot;
 mod explanation;
 mod sequence;
+mod ledger;
 mod audit;
 mod projection;
 mod access;
@@ -53,6 +54,7 @@ pub use request::{Answer, Incoming, Outcome, Prepared, prepare};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::event_store::Log;
+use crate::execute::ledger::Ledger;
 use crate::projections::ReadModels;
 
 /// What resolvers work with.
@@ -63,6 +65,8 @@ pub struct SchemaContext {
     pub read_models: ReadModels,
     /// Tells how things stood earlier.
     pub log: Log,
+    /// Where every match stands.
+    pub ledger: Ledger,
     /// Time, and randomness for new ids and API keys.
     pub clock: Arc<dyn Clock>,
 }

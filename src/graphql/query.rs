@@ -10,6 +10,7 @@ use super::event_type::{self, EventType, EventTypeFilter};
 use super::explanation::DeliveryExplanation;
 use super::failure::{fault, nullable};
 use super::job::{BackfillFrom, BackfillPreview, COUNT_COST, RedeliveryPreview, RedeliverySelection};
+use super::ledger::{LEDGER_COST, Ledger};
 use super::message::{self, Message, MessageFilter};
 use super::node::Node;
 use super::page::{Connection, MAX_PAGE, PageArgs, cost, items};
@@ -238,6 +239,17 @@ impl Query {
         to: Option<Long>,
     ) -> Option<Result<SequenceReport>> {
         nullable(SequenceReport::of(ctx, &webhook_id, from, to)).await
+    }
+
+    /// Where every message stands that the tenant's webhooks matched, or one of them; a deleted webhook too. Null if there
+    /// never was such a webhook. Needs the scope `DELIVERIES_READ`.
+    #[graphql(complexity = "LEDGER_COST + child_complexity")]
+    async fn ledger(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of the webhook; absent: all of them together.")] webhook_id: Option<ID>,
+    ) -> Option<Result<Ledger>> {
+        nullable(async { Ledger::of(ctx, webhook_id.as_deref().map(String::as_str)) }).await
     }
 
     /// A message. Needs the scope `DELIVERIES_READ`.

@@ -8,6 +8,7 @@
 //! | `GET /playground` | a page to try the API on |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while it takes work, else 503 |
+//! | `GET /metrics`, on a listener of its own | numbers for Prometheus: see [`metrics`] |
 //!
 //! - Who may ask is decided before the body is read; what they may ask, by the resolvers.
 //! - A POST must say `application/json`, which no form of a foreign page can, and a GET only reads.
@@ -21,6 +22,7 @@ mod auth;
 mod graphql;
 mod headers;
 mod listener;
+mod metrics;
 mod negotiate;
 mod playground;
 
@@ -36,6 +38,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
 pub use listener::serve;
+pub use metrics::{Measured, router as metrics_router};
 
 use crate::clock::Clock;
 use crate::error_code::ErrorCode;

@@ -286,7 +286,7 @@ fn the_lists_of_modules_are_read() {
     let text = |path: &str| &sources.iter().find(|source| source.path == path).unwrap().text;
     let modules = listed_modules(text("src/lib.rs"));
     assert_eq!((modules[0].as_str(), modules.last().unwrap().as_str()), ("error_code", "cli"));
-    assert_eq!(listed_modules(text("src/domain/mod.rs")).last().unwrap(), "subscription");
+    assert_eq!(listed_modules(text("src/domain/mod.rs")).last().unwrap(), "ledger");
 }
 
 /// What is wrong with one file beside a small house of `domain`, `outbound` and `http`.

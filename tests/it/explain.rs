@@ -15,7 +15,11 @@ const PREVIEW: &str =
 const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) {
     webhook { id } userErrors { code message } } }";
 const CIRCUIT: &str = "query($id: ID!) { webhook(id: $id) { circuit { state } } }";
-const CHANGE: [(&str, &str); 3] = [
+const CHANGE: [(&str, &str); 4] = [
+    (
+        "hold",
+        "mutation($id: ID!) { m: holdWebhook(input: { webhookId: $id, until: \"2999-01-01T00:00:00Z\" }) { userErrors { code } } }",
+    ),
     (
         "reenable",
         "mutation($id: ID!) { m: reenableWebhook(input: { webhookId: $id, backlog: DISCARD }) { userErrors { code } } }",
@@ -150,6 +154,56 @@ async fn publish(server: &Server, event_type: &str) -> Value {
     published["publishMessage"]["message"]["id"].take()
 }
 
+async fn it_is_told_what_is_still_owed_and_what_has_failed(kind: Kind) {
+    // S25, S33
+    let receiver = Receiver::start().await;
+    let server = Server::start_on(kind, &receiver.ca_file()).await;
+    let input = json!({
+        "url": receiver.url("/hook"), "eventFilters": ["user.*"], "enabled": true, "profile": "axissynapse-v1",
+    });
+    let created = server.data(CREATE, json!({ "input": input })).await;
+    let it = Explained { webhook: created["createWebhook"]["webhook"]["id"].clone(), server };
+
+    receiver.on("/hook", Script::hang());
+    let under_way = publish(&it.server, "user.created").await;
+    receiver.wait_for(1).await;
+    let variables = json!({ "message": under_way, "webhook": it.webhook });
+    let scheduled = |data: &Value| data["explainDelivery"]["deliveries"][0]["status"] == json!("PENDING");
+    let pending = it.server.until(EXPLAIN, variables, scheduled).await["explainDelivery"].take();
+    assert_eq!((&pending["verdict"], &pending["webhookVersion"]), (&json!("PENDING"), &json!(1)));
+
+    receiver.on("/hook", Script::status(500));
+    let failing = publish(&it.server, "user.created").await;
+    receiver.wait_for(2).await;
+    let retried = |data: &Value| data["explainDelivery"]["reason"].as_str().is_some_and(|text| text.contains("failed"));
+    let variables = json!({ "message": failing, "webhook": it.webhook });
+    let pending = it.server.until(EXPLAIN, variables, retried).await["explainDelivery"].take();
+    assert_eq!(pending["verdict"], json!("PENDING"), "{pending}");
+    assert!(pending["reason"].as_str().unwrap().contains("the next is due at"), "{pending}");
+
+    it.change("hold").await;
+    let paused = it.explain(&failing, "PAUSED").await;
+    assert!(paused["reason"].as_str().unwrap().contains("2999"), "{paused}");
+    let held = publish(&it.server, "user.created").await;
+    assert_eq!(it.explain(&held, "PAUSED").await["deliveries"][0]["status"], json!("PENDING"));
+}
+
+async fn what_the_endpoint_wants_no_more_has_failed(kind: Kind) {
+    // S25
+    let receiver = Receiver::start().await;
+    receiver.on("/hook", Script::status(410));
+    let server = Server::start_on(kind, &receiver.ca_file()).await;
+    let input = json!({
+        "url": receiver.url("/hook"), "eventFilters": ["user.*"], "enabled": true, "profile": "axissynapse-v1",
+    });
+    let created = server.data(CREATE, json!({ "input": input })).await;
+    let it = Explained { webhook: created["createWebhook"]["webhook"]["id"].clone(), server };
+    let message = publish(&it.server, "user.created").await;
+    let failed = it.explain(&message, "FAILED").await;
+    assert_eq!(failed["reason"], json!("none of 1 attempts succeeded, and no more follow"));
+    assert_eq!(failed["deliveries"][0]["status"], json!("FAILED"));
+}
+
 async fn filters_are_tried_on_the_catalogue_and_on_past_messages_before_they_are_saved(kind: Kind) {
     // S11
     let receiver = Receiver::start().await;
@@ -197,6 +251,8 @@ async fn filters_are_tried_on_the_catalogue_and_on_past_messages_before_they_are
 }
 
 on_both! {
+    it_is_told_what_is_still_owed_and_what_has_failed,
+    what_the_endpoint_wants_no_more_has_failed,
     filters_are_tried_on_the_catalogue_and_on_past_messages_before_they_are_saved,
     it_is_told_why_a_message_was_not_delivered_and_which_numbers_are_missing,
 }

@@ -102,6 +102,11 @@ impl Dispatcher {
         dispatcher
     }
 
+    /// Attempts that hold a permit.
+    pub(super) fn under_way(&self) -> usize {
+        self.lock().turns.under_way()
+    }
+
     /// A place for a subscription, whose permits go to that actor from now on.
     pub(super) fn place(self: &Arc<Self>, id: SubscriptionId, actor: ActorRef<SubscriptionMessage>) -> Place {
         let mut inner = self.lock();

@@ -37,6 +37,8 @@ pub struct Backlog {
     pub open_since: Option<Timestamp>,
     /// Whether the subscription sends now.
     pub enabled: bool,
+    /// Nothing is sent before this; `None` if it does not pause.
+    pub hold_until: Option<Timestamp>,
     /// When the subscription was deleted.
     pub deleted_at: Option<Timestamp>,
 }
@@ -44,7 +46,14 @@ pub struct Backlog {
 impl Backlog {
     /// Before the first event, for the message with this number in the shard's log.
     pub fn of(message_seq: u64) -> Self {
-        Self { message_seq, passage: Passage::Free, open_since: None, enabled: false, deleted_at: None }
+        Self {
+            message_seq,
+            passage: Passage::Free,
+            open_since: None,
+            enabled: false,
+            hold_until: None,
+            deleted_at: None,
+        }
     }
 
     /// Remembers what happened.
@@ -53,6 +62,7 @@ impl Backlog {
             SubscriptionEvent::Created(created) => self.enabled = created.enabled,
             SubscriptionEvent::Enabled(_) => self.enabled = true,
             SubscriptionEvent::Disabled(_) => self.enabled = false,
+            SubscriptionEvent::HoldChanged(changed) => self.hold_until = changed.until,
             SubscriptionEvent::CircuitTripped(tripped) => {
                 self.open_since = Some(at);
                 if self.message_seq > tripped.matched_through {
@@ -71,7 +81,6 @@ impl Backlog {
             }
             SubscriptionEvent::Updated(_)
             | SubscriptionEvent::SecretRotated(_)
-            | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)

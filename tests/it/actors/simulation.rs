@@ -3,6 +3,7 @@
 //!
 //! `SIMULATION_SEED=n` repeats one seed, `SIMULATION_SEEDS=n` runs the seeds from 1 to n; `scripts/simulate` does.
 
+mod books;
 mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -366,6 +367,7 @@ impl Simulation {
         let ledger = Ledger::of(&self.events());
         self.check_calls(&ledger);
         self.check_states();
+        books::check(&self.memory);
         ledger
     }
 
@@ -463,6 +465,13 @@ fn whatever_happens_every_message_is_accounted_for() {
     // Chance must have brought about what it is to be proof against.
     assert!(trips > 0 && skipped > 0 && ends.len() >= 3, "{trips} trips, {skipped} skipped, ends: {ends:?}");
     println!("{trips} trips, {skipped} skipped, ends: {ends:?}");
+}
+
+#[test]
+fn whatever_happens_a_delivery_that_is_lost_or_doubled_is_found() {
+    for seed in 1..=5 {
+        books::tamper(&simulate(seed), seed);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 48] = [
+const FIELDS: [(&str, Option<Scope>, &str); 49] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -34,6 +34,7 @@ const FIELDS: [(&str, Option<Scope>, &str); 48] = [
         "{ explainDelivery(messageId: \"evt_1\", webhookId: \"wh_1\") { verdict } }",
     ),
     ("sequenceReport", Some(Scope::DeliveriesRead), "{ sequenceReport(webhookId: \"wh_1\") { delivered } }"),
+    ("ledger", Some(Scope::DeliveriesRead), "{ ledger { unaccounted checkedThrough } }"),
     ("message", Some(Scope::DeliveriesRead), "{ message(id: \"evt_1\") { id } }"),
     ("messages", Some(Scope::DeliveriesRead), "{ messages { nodes { id } } }"),
     ("eventType", Some(Scope::WebhooksRead), "{ eventType(name: \"user.created\") { id } }"),

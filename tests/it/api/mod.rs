@@ -3,6 +3,7 @@
 mod authorisation;
 mod contracts;
 mod controls;
+mod explanation;
 mod front;
 pub(crate) mod full;
 mod gone;
@@ -27,6 +28,7 @@ use tidings::domain::tenant::Command;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventStore, Log, MemoryStore};
 use tidings::execute::Meta;
+use tidings::execute::ledger::Ledger;
 use tidings::execute::vault::{MasterKey, Vault};
 use tidings::outbound::{self, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
@@ -59,6 +61,7 @@ struct Api {
     /// A key of `tenant` that may do everything.
     key: String,
     _running: Running,
+    _watchers: tokio::task::JoinSet<()>,
     _followers: Followers,
     _folder: tempfile::TempDir,
 }
@@ -84,7 +87,9 @@ impl Api {
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, ports, config, Retention::default()).await.unwrap();
+        let (ledger, watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
         let schema = graphql::schema(graphql::SchemaContext {
+            ledger,
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log,
@@ -108,6 +113,7 @@ impl Api {
             key: String::new(),
             _running: running,
             _followers: followers,
+            _watchers: watchers,
             _folder: folder,
         };
         api.tenant(tenant, "acme").await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
@@ -15,6 +16,7 @@ const HEADER_BYTES: usize = 12;
 pub(crate) struct NameServer {
     address: SocketAddr,
     names: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
+    failing: Arc<AtomicBool>,
     answering: JoinHandle<()>,
 }
 
@@ -23,12 +25,18 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let names = Arc::<Mutex<HashMap<String, Vec<IpAddr>>>>::default();
-        let answering = tokio::spawn(answer(socket, Arc::clone(&names)));
-        Self { address, names, answering }
+        let failing = Arc::<AtomicBool>::default();
+        let answering = tokio::spawn(answer(socket, Arc::clone(&names), Arc::clone(&failing)));
+        Self { address, names, failing, answering }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Every question is answered with a failure of the server's own (SERVFAIL), or no more.
+    pub(crate) fn fail(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
     }
 
     /// From now on, `name` has these addresses. Answers must not be cached.
@@ -44,14 +52,29 @@ impl Drop for NameServer {
     }
 }
 
-async fn answer(socket: UdpSocket, names: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>) {
+async fn answer(socket: UdpSocket, names: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>, failing: Arc<AtomicBool>) {
     let mut buffer = [0; 1500];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
         let reply = reply_to(&buffer[..length], &names.lock().unwrap());
-        if let Some(reply) = reply {
+        if let Some(mut reply) = reply {
+            if failing.load(Ordering::SeqCst) {
+                // No answers, and the code of a server that failed.
+                reply.truncate(question_end(&reply));
+                reply[3] = 0x80 | 2;
+                reply[7] = 0;
+            }
             let _ = socket.send_to(&reply, client).await;
         }
     }
+}
+
+/// Where the one question of a message ends.
+fn question_end(message: &[u8]) -> usize {
+    let mut at = HEADER_BYTES;
+    while message[at] != 0 {
+        at += usize::from(message[at]) + 1;
+    }
+    at + 5
 }
 
 /// The answer to a query with one question, as RFC 1035 has it.

@@ -44,6 +44,8 @@ pub(crate) struct Server {
     address: SocketAddr,
     /// The bootstrap key, which the first start printed.
     pub(crate) key: String,
+    /// Where the metrics are, if the configuration says that they are told.
+    pub(crate) metrics: String,
     client: reqwest::Client,
 }
 
@@ -84,7 +86,16 @@ impl Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { folder, database, config, process: None, address, key: String::new(), client };
+        let mut server = Self {
+            folder,
+            database,
+            config,
+            process: None,
+            address,
+            key: String::new(),
+            metrics: String::new(),
+            client,
+        };
         server.restart();
         server
     }
@@ -118,6 +129,9 @@ impl Server {
             let line = line.unwrap();
             if let Some(key) = line.strip_prefix("bootstrap key (shown once): ") {
                 key.clone_into(&mut self.key);
+            }
+            if let Some(url) = line.strip_prefix("metrics on ") {
+                url.clone_into(&mut self.metrics);
             }
             if let Some(address) = line.strip_prefix("serving on http://") {
                 self.address = address.parse().unwrap();

@@ -180,6 +180,11 @@ enum Timed {
 const KNOWN: &str = "what is referred to is kept: see `forget_unused`";
 
 impl Turns {
+    /// Attempts that hold a permit.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
