@@ -76,6 +76,6 @@ async fn a_key_whose_message_could_not_be_written_is_free_again() {
     let world = World::new().await;
     world.store.fail_next_commit();
     let failed = join_all((0..3).map(|_| world.try_publish(DATA, Some("order-1")))).await;
-    assert!(failed.into_iter().all(|answer| answer.is_err_and(|error| error.code() == ErrorCode::Overloaded)));
+    assert!(failed.into_iter().all(|answer| answer.is_err_and(|error| error.code() == ErrorCode::StorageUnavailable)));
     assert!(!world.try_publish(OTHER_DATA, Some("order-1")).await.unwrap().duplicate);
 }
