@@ -3,7 +3,7 @@
 //! Prints what it measured and asserts nothing but completeness. All share the machine, so the figures are those of the
 //! whole; processor time and memory are the server process's own, from the operating system.
 //!
-//! Arguments name the parts: `rates` (the default), `memory`, `restart`, `black-holes`, `many`.
+//! Arguments name the parts: `rates` (the default), `memory`, `restart`, `overload`, `black-holes`, `many`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its result")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to report")]
@@ -26,6 +26,7 @@ async fn main() {
             "memory" => scale::memory().await,
             "restart" => scale::restart().await,
             "black-holes" => scale::black_holes().await,
+            "overload" => scale::overload().await,
             "many" => scale::many().await,
             unknown => panic!("there is no part '{unknown}'"),
         }

@@ -80,6 +80,48 @@ pub(crate) async fn restart() {
     );
 }
 
+/// Far more than an endpoint can take, by more publishers than may wait: memory must not grow with what waits.
+pub(crate) async fn overload() {
+    let seconds = setting("BENCH_SECONDS", 60);
+    let receivers = Receivers::start(1).await;
+    let server = Server::start(&receivers, "").await;
+    server.publisher.create(&format!("https://{}/slow", receivers.addresses[0]), "**").await;
+    let (next, taken, refused, told) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let counts = Arc::new([next, taken, refused, told]);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut publishing = tokio::task::JoinSet::new();
+    for _ in 0..160 {
+        let (publisher, counts) = (server.publisher.clone(), Arc::clone(&counts));
+        publishing.spawn(async move {
+            let [next, taken, refused, told] = &*counts;
+            while Instant::now() < until {
+                let first = next.fetch_add(50, Ordering::Relaxed);
+                match publisher.try_publish((first..first + 50).map(|n| ("user.created".to_owned(), n))).await {
+                    Ok(()) => drop(taken.fetch_add(50, Ordering::Relaxed)),
+                    Err(later) => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        told.fetch_add(later.into(), Ordering::Relaxed);
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        });
+    }
+    let mut resident = Vec::new();
+    while Instant::now() < until {
+        sleep(Duration::from_secs(1)).await;
+        resident.push(server.resident_mib());
+    }
+    publishing.join_all().await;
+    let (half, last) = (resident[resident.len() / 2], resident[resident.len() - 1]);
+    let most = resident[resident.len() / 2..].iter().copied().fold(0.0, f64::max);
+    let [_, taken, refused, told] = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "overload: {taken} messages taken in {seconds} s, {} delivered; {refused} requests refused, {told} with Retry-After; {half:.0} MiB at half time, {last:.0} at the end, {most:.0} at most between",
+        receivers.take().len()
+    );
+}
+
 /// Healthy subscriptions at a steady rate, alone and then beside many whose endpoints accept connections and never say
 /// anything; each tick then has a message for ten of these too.
 pub(crate) async fn black_holes() {

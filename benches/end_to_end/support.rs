@@ -182,6 +182,25 @@ impl Publisher {
         }
     }
 
+    /// Publishes and says how that ended: taken, or refused, and then whether it was said when to try again.
+    pub(crate) async fn try_publish(&self, messages: impl IntoIterator<Item = (String, u64)>) -> Result<(), bool> {
+        let padding = "x".repeat(850);
+        let message = |(kind, n): (String, u64)| json!({ "type": kind, "data": { "at_us": 0, "padding": padding }, "idempotencyKey": format!("over-{n}") });
+        let messages: Vec<_> = messages.into_iter().map(message).collect();
+        let body = json!({ "query": PUBLISH, "variables": { "input": { "messages": messages } } }).to_string();
+        let request = self.client.post(&self.url).bearer_auth(&self.key).header("content-type", "application/json");
+        let answer = request.body(body).send().await.unwrap();
+        let later = answer.headers().contains_key("retry-after");
+        match answer.status() == 503 || answer.status() == 429 {
+            true => Err(later),
+            false => {
+                let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+                assert!(answer.get("errors").is_none(), "{answer}");
+                Ok(())
+            }
+        }
+    }
+
     /// Publishes messages of about 1 KB, by event type and number, in one request.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = (String, u64)>) {
         let padding = "x".repeat(850);
@@ -302,6 +321,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     match request.uri().path() {
         "/hang" => return std::future::pending().await,
+        "/slow" => tokio::time::sleep(Duration::from_millis(200)).await,
         "/fail" => {
             let mut refusal = Response::new(Full::new(Bytes::from_static(b"no")));
             *refusal.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
