@@ -59,11 +59,16 @@ impl Herald {
         drop(heads);
         self.news.more.notify_one();
     }
+
+    /// Tells nothing more, and lets go of its connection.
+    pub(super) fn close(&self) {
+        self.task.abort();
+    }
 }
 
 impl Drop for Herald {
     fn drop(&mut self) {
-        self.task.abort();
+        self.close();
     }
 }
 

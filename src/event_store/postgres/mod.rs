@@ -114,6 +114,7 @@ impl PostgresStore {
 
     /// Ends all connections.
     pub async fn close(&self) {
+        self.herald.close();
         self.reader.close().await;
         for connection in self.writers.close() {
             if let Err(error) = connection.close().await {
