@@ -108,6 +108,8 @@ pub(super) struct State {
     may_record: bool,
     /// Numbers of the attempts under way.
     in_flight: HashMap<DeliveryId, u32>,
+    /// Version of the newest event with which a delivery ended.
+    ended_version: u64,
     /// Where it asks for permits.
     place: dispatcher::Place,
     /// Permits that have come for the attempts that begin next.
@@ -148,6 +150,7 @@ impl Actor for SubscriptionActor {
             loaded,
             gate,
             in_flight: HashMap::new(),
+            ended_version: 0,
             place,
             permits: vec![],
             terms_of: None,
@@ -376,6 +379,9 @@ impl State {
         for event in life.iter().chain(&deliveries) {
             self.loaded.evolve(event, now);
         }
+        if deliveries.iter().any(|event| is_end(event)) {
+            self.ended_version = self.loaded.deliveries_version;
+        }
         let clock = &*self.arguments.context.clock;
         let new = |events: Vec<&Event>| -> Vec<_> {
             events.into_iter().map(|event| execute::new_event(event, now, meta, None, clock)).collect()
@@ -386,7 +392,8 @@ impl State {
         let writes = self.loaded.writes(self.arguments.id, lifetime, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
         let every = self.arguments.context.config.snapshot_every_events;
-        let patient = events.iter().all(is_outcome);
+        // Where order counts, the next delivery waits for the outcome of this one.
+        let patient = events.iter().all(is_outcome) && !self.loaded.state.is_ordered();
         let mut append = Append { writes, wakeups, patient, ..Append::default() };
         if let Life::Deleted(_) = self.loaded.state.life {
             append.ended.push(execute::deliveries_stream(self.arguments.id));
@@ -456,7 +463,7 @@ impl State {
     fn may_begin(&self, now: Timestamp) -> usize {
         let Allowance { concurrent, per_second } = self.loaded.state.circuit.allowance();
         let most = self.arguments.context.config.max_attempts_per_subscription;
-        let most = concurrent.map_or(most, |concurrent| most.min(concurrent as usize));
+        let most = self.in_order(concurrent.map_or(most, |concurrent| most.min(concurrent as usize)));
         let free = most.saturating_sub(self.in_flight.len());
         match per_second {
             None => free,
@@ -495,5 +502,18 @@ fn is_outcome(event: &Event) -> bool {
     matches!(
         event,
         Event::Delivery(DeliveryEvent::Succeeded(_) | DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_))
+    )
+}
+
+/// Whether it ends a delivery.
+fn is_end(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Delivery(
+            DeliveryEvent::Succeeded(_)
+                | DeliveryEvent::Exhausted(_)
+                | DeliveryEvent::Expired(_)
+                | DeliveryEvent::Cancelled(_)
+        )
     )
 }

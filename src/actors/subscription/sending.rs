@@ -38,6 +38,16 @@ impl State {
         self.place.want(due.len().try_into().unwrap_or(u32::MAX));
     }
 
+    /// How many of so many attempts may be under way: where order counts one, and none before the end of the delivery
+    /// before is durable. So a restart repeats what was under way, and nothing that came before that.
+    pub(super) fn in_order(&self, most: usize) -> usize {
+        match self.loaded.state.is_ordered() {
+            false => most,
+            true if self.gate.deliveries_version < self.ended_version => 0,
+            true => most.min(1),
+        }
+    }
+
     /// Makes the target what the settings say; `false` if there is none.
     pub(super) fn set_target(&mut self, now: Timestamp) -> bool {
         let Ok(settings) = self.loaded.state.settings() else { return false };
