@@ -342,6 +342,7 @@ impl<'a> Told<'a> {
             fingerprint: "0".repeat(16),
             public_key: None,
             rate_limit_per_s: None,
+            ordered: false,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }

@@ -91,6 +91,7 @@ CREATE TABLE webhook (
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     rate_limit_per_s INTEGER,
+    ordered INTEGER NOT NULL,
     hold_until_ms INTEGER
 ) STRICT;
 

@@ -157,6 +157,8 @@ pub struct NewSubscription {
     pub profile: Option<String>,
     /// Attempts a second at most; as many as permits allow if `None`.
     pub rate_limit_per_s: Option<u32>,
+    /// Whether each delivery waits for the end of the one before.
+    pub ordered: bool,
 }
 
 /// How a test delivery went.
@@ -299,6 +301,7 @@ impl Engine {
             fingerprint: self.context.vault.fingerprint(&secret),
             public_key: secret.public_key(),
             rate_limit_per_s: new.rate_limit_per_s,
+            ordered: new.ordered,
         };
         let (id, sealed) = (created.subscription, created.secret);
         match self.subscription(tenant, id, Command::Create(created), meta).await {

@@ -7,12 +7,12 @@
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
 mod gate;
+mod sending;
 mod timers;
 mod job;
 mod rest;
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -33,7 +33,7 @@ use crate::domain::event::{DeliveryEvent, Event, ExpiryReason};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Step};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Position};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime};
 use crate::execute::{self, Loaded, Meta};
 
 /// An endpoint that is unwell may have this part of the open deliveries.
@@ -108,6 +108,8 @@ pub(super) struct State {
     may_record: bool,
     /// Numbers of the attempts under way.
     in_flight: HashMap<DeliveryId, u32>,
+    /// Version of the newest event with which a delivery ended.
+    ended_version: u64,
     /// Where it asks for permits.
     place: dispatcher::Place,
     /// Permits that have come for the attempts that begin next.
@@ -148,6 +150,7 @@ impl Actor for SubscriptionActor {
             loaded,
             gate,
             in_flight: HashMap::new(),
+            ended_version: 0,
             place,
             permits: vec![],
             terms_of: None,
@@ -376,6 +379,9 @@ impl State {
         for event in life.iter().chain(&deliveries) {
             self.loaded.evolve(event, now);
         }
+        if deliveries.iter().any(|event| is_end(event)) {
+            self.ended_version = self.loaded.deliveries_version;
+        }
         let clock = &*self.arguments.context.clock;
         let new = |events: Vec<&Event>| -> Vec<_> {
             events.into_iter().map(|event| execute::new_event(event, now, meta, None, clock)).collect()
@@ -386,7 +392,8 @@ impl State {
         let writes = self.loaded.writes(self.arguments.id, lifetime, life, deliveries);
         let wakeups = self.wakeup_before_work().into_iter().collect();
         let every = self.arguments.context.config.snapshot_every_events;
-        let patient = events.iter().all(is_outcome);
+        // Where order counts, the next delivery waits for the outcome of this one.
+        let patient = events.iter().all(is_outcome) && !self.loaded.state.is_ordered();
         let mut append = Append { writes, wakeups, patient, ..Append::default() };
         if let Life::Deleted(_) = self.loaded.state.life {
             append.ended.push(execute::deliveries_stream(self.arguments.id));
@@ -452,54 +459,11 @@ impl State {
         due.take(self.may_begin(now)).map(|(delivery, open)| (delivery, *open)).collect()
     }
 
-    fn start_attempts(&mut self, begin: impl Iterator<Item = ((DeliveryId, Open), Permit)>) {
-        // What was never created owes nothing.
-        let Ok(shard) = self.shard() else { return };
-        for ((delivery, open), permit) in begin {
-            let number = open.attempts() + 1;
-            self.in_flight.insert(delivery, number);
-            let Arguments { context, regions, id, .. } = &self.arguments;
-            let message = Position { shard, seq: open.message_seq };
-            let Open { sequence, revision, .. } = open;
-            let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision };
-            attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due, permit);
-        }
-    }
-
-    fn ask_for_permits(&mut self, due: &[(DeliveryId, Open)]) {
-        if let (Some((_, first)), Ok(settings)) = (due.first(), self.loaded.state.settings())
-            && self.terms_of != Some(settings.revision)
-        {
-            self.terms_of = Some(settings.revision);
-            let host = dispatcher::host_of(&settings.url);
-            let rate = settings.rate_limit_per_s.and_then(NonZeroU32::new);
-            self.place.set(dispatcher::Terms { tenant: settings.tenant, host, rate }, first.failures > 0);
-        }
-        self.place.want(due.len().try_into().unwrap_or(u32::MAX));
-    }
-
-    /// Makes the target what the settings say; `false` if there is none.
-    fn set_target(&mut self, now: Timestamp) -> bool {
-        let Ok(settings) = self.loaded.state.settings() else { return false };
-        let fresh = |target: &Arc<attempt::Target>| {
-            target.revision == settings.revision && target.secrets.len() == settings.signing_secrets(now).len()
-        };
-        if self.target.borrow().as_ref().is_some_and(fresh) {
-            return true;
-        }
-        let Some(target) = attempt::Target::of(settings, now) else {
-            tracing::error!(subscription.id = %settings.id, "nothing is sent: profile '{}' is unknown", settings.profile);
-            return false;
-        };
-        self.target.send_replace(Some(Arc::new(target)));
-        true
-    }
-
     /// How many more attempts may begin now. While the endpoint recovers they are few, and follow one another slowly.
     fn may_begin(&self, now: Timestamp) -> usize {
         let Allowance { concurrent, per_second } = self.loaded.state.circuit.allowance();
         let most = self.arguments.context.config.max_attempts_per_subscription;
-        let most = concurrent.map_or(most, |concurrent| most.min(concurrent as usize));
+        let most = self.in_order(concurrent.map_or(most, |concurrent| most.min(concurrent as usize)));
         let free = most.saturating_sub(self.in_flight.len());
         match per_second {
             None => free,
@@ -513,20 +477,6 @@ impl State {
         if let Some(per_second @ 1..) = self.loaded.state.circuit.allowance().per_second {
             self.begin_at = now.plus_ms((1_000 / per_second).into());
         }
-    }
-
-    /// Attempts that have not begun wait for settings that are decided to be durable, and find a new target then.
-    fn withdraw_old_target(&mut self, now: Timestamp) {
-        let state = &self.loaded.state;
-        let sends = state.may_send() && state.held_until().is_none_or(|until| until <= now);
-        let revision = state.settings().ok().filter(|_| sends).map(|settings| settings.revision);
-        self.target.send_if_modified(|target| {
-            let old = target.as_ref().is_some_and(|target| Some(target.revision) != revision);
-            if old {
-                *target = None;
-            }
-            old
-        });
     }
 
     fn arm(&mut self, now: Timestamp) {
@@ -552,5 +502,18 @@ fn is_outcome(event: &Event) -> bool {
     matches!(
         event,
         Event::Delivery(DeliveryEvent::Succeeded(_) | DeliveryEvent::AttemptFailed(_) | DeliveryEvent::Exhausted(_))
+    )
+}
+
+/// Whether it ends a delivery.
+fn is_end(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Delivery(
+            DeliveryEvent::Succeeded(_)
+                | DeliveryEvent::Exhausted(_)
+                | DeliveryEvent::Expired(_)
+                | DeliveryEvent::Cancelled(_)
+        )
     )
 }

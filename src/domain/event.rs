@@ -3,13 +3,15 @@
 //! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
+mod period;
 mod waiting;
 
+pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, RescheduleRequested};
 
 use serde::{Deserialize, Serialize};
 
-use super::circuit::{Circuit, TripCause};
+use super::circuit::TripCause;
 use super::filter::{EventType, Filter};
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::job::{JobEnded, JobProgress, JobStarted};
@@ -212,6 +214,9 @@ pub struct SubscriptionCreated {
     /// Attempts a second at most; absent: as many as permits allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_per_s: Option<u32>,
+    /// Whether each delivery waits for the end of the one before; absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordered: bool,
 }
 
 /// From one value to another.
@@ -238,6 +243,9 @@ pub struct SubscriptionUpdated {
     /// Attempts a second at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_per_s: Option<Change<Option<u32>>>,
+    /// Whether each delivery waits for the end of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<Change<bool>>,
 }
 
 /// A subscription began, or began again, to send.
@@ -534,63 +542,4 @@ pub enum ExpiryReason {
     MessageDropped,
     /// The message is known, but its data was erased.
     DataErased,
-}
-
-/// A new period of a subscription's deliveries: carries all that the events before it mean. Whatever was open and is
-/// carried neither here nor by the [`DeliveriesCarried`] behind it has ended, and says so itself, behind those.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeliveriesPeriodOpened {
-    /// The highest number of a message that was matched.
-    pub matched_through: u64,
-    /// The highest place that a matched message has got.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub sequence: u64,
-    /// What is known of the endpoint's health; absent if nothing ill is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub circuit: Option<Circuit>,
-    /// How far the job has come; absent if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobProgress>,
-    /// Deliveries that have not ended, by the time of their next attempt.
-    pub carried: Vec<CarriedDelivery>,
-}
-
-/// More deliveries that have not ended: so many that one event would be too large for them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeliveriesCarried {
-    /// They go on in the order of those before.
-    pub carried: Vec<CarriedDelivery>,
-}
-
-/// A delivery that has not ended, as a new period takes it over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CarriedDelivery {
-    /// Its id.
-    pub delivery: DeliveryId,
-    /// The message.
-    pub message: MessageId,
-    /// The message's number in the shard's log.
-    pub message_seq: u64,
-    /// When it was scheduled.
-    pub scheduled_at: Timestamp,
-    /// When its next attempt is due.
-    pub due_at: Timestamp,
-    /// Attempts that failed and that the schedule counts.
-    pub failures: u32,
-    /// Attempts that failed for a local reason and that it does not count.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub uncounted: u32,
-    /// As it was scheduled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<u64>,
-    /// The same; absent in events from before it was carried.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<u64>,
-    /// How its newest attempt failed; absent before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<LastFailure>,
-}
-
-fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
-    *number == N::default()
 }

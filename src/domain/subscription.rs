@@ -9,6 +9,8 @@
 //! - While its circuit is open nothing is due and no further match is scheduled: those wait in the log, behind the number
 //!   up to which everything was matched, and are told again when the way is open.
 //! - It has one job at a time, whose cursor moves with what the job schedules ([`job`]).
+//! - An ordered one attempts one delivery at a time, the open one whose message is the oldest; everybody else waits for
+//!   the end of that, however long they are due.
 //! - What it owes is carried from period to period: folded from the first event of any period, the state is the same.
 
 mod backlog;
@@ -167,6 +169,7 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         description: difference(&settings.description, update.description),
         filters: difference(&settings.filters, update.filters),
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
+        ordered: difference(&settings.ordered, update.ordered),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -307,34 +310,52 @@ impl Subscription {
         self.circuit.hold_until.max(self.settings().ok().and_then(|settings| settings.hold_until))
     }
 
+    /// Whether each delivery waits for the end of the one before.
+    pub fn is_ordered(&self) -> bool {
+        self.settings().is_ok_and(|settings| settings.ordered)
+    }
+
     /// What is due at `now`, the oldest first. The same question after a restart has the same answer.
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (DeliveryId, &Open)> {
         let held = self.held_until().is_some_and(|until| now < until);
-        let agenda = if self.may_send() && !held { Some(self.deliveries.agenda.iter()) } else { None };
+        let agenda = if self.may_send() && !held { Some(self.agenda()) } else { None };
         let probing = self.circuit.is_probing();
         agenda
             .into_iter()
             .flatten()
             .take(if probing { 1 } else { usize::MAX })
             .take_while(move |(due_at, _)| probing || *due_at <= now)
-            .map(|(_, delivery)| (*delivery, &self.deliveries.open[delivery]))
+            .map(|(_, delivery)| (delivery, &self.deliveries.open[&delivery]))
     }
 
     /// When something is to be done next; `None` if nothing is owed or nothing may be sent.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.first_due(self.deliveries.agenda.first()).into_iter().chain(self.job_due()).min()
+        self.first_due(self.agenda().next()).into_iter().chain(self.job_due()).min()
     }
 
     /// The next such time that lies after `now`.
     pub fn next_due_after(&self, now: Timestamp) -> Option<Timestamp> {
         let after = (now.plus_ms(1), DeliveryId::from_parts(0, 0));
         let waits = |at: &Timestamp| *at > now;
-        let first = self.first_due(self.deliveries.agenda.first()).filter(waits);
-        let first = first.or_else(|| self.first_due(self.deliveries.agenda.range(after..).next()));
+        let later = || match self.is_ordered() {
+            true => self.deliveries.head().filter(|head| *head >= after),
+            false => self.deliveries.agenda.range(after..).next().copied(),
+        };
+        // Beside a probe no other delivery has its turn, whenever it is due.
+        let first = self.first_due(self.agenda().next()).filter(waits);
+        let first = first.or_else(|| self.first_due(later()).filter(waits));
         first.into_iter().chain(self.job_due().filter(waits)).min()
     }
 
-    fn first_due(&self, first: Option<&(Timestamp, DeliveryId)>) -> Option<Timestamp> {
+    /// The deliveries whose turn may come, by the time of their next attempt.
+    fn agenda(&self) -> impl Iterator<Item = (Timestamp, DeliveryId)> {
+        let ordered = self.is_ordered();
+        let head = ordered.then(|| self.deliveries.head()).flatten();
+        let all = (!ordered).then(|| self.deliveries.agenda.iter().copied());
+        head.into_iter().chain(all.into_iter().flatten())
+    }
+
+    fn first_due(&self, first: Option<(Timestamp, DeliveryId)>) -> Option<Timestamp> {
         if !self.settings().is_ok_and(|settings| settings.enabled) {
             return None;
         }
@@ -343,7 +364,7 @@ impl Subscription {
         }
         let (due_at, _) = first?;
         // A probe waits for nothing else, and one that waited for years is no later for it.
-        let due_at = if self.circuit.is_probing() { Timestamp::from_ms(0) } else { *due_at };
+        let due_at = if self.circuit.is_probing() { Timestamp::from_ms(0) } else { due_at };
         Some(self.held_until().map_or(due_at, |until| until.max(due_at)))
     }
 

@@ -16,6 +16,7 @@ use crate::domain::subscription::Step as JobStep;
 pub(crate) enum Step {
     Create { profile: usize, enabled: bool, patterns: Vec<usize>, description_chars: Option<usize> },
     Update { stale: bool, url: Option<bool>, patterns: Option<Vec<usize>>, description_chars: Option<usize> },
+    Order(bool),
     Enable,
     Disable,
     Rotate { overlap_s: Option<u64> },
@@ -50,6 +51,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => (prop::bool::weighted(0.2), prop::option::of(any::<bool>()), prop::option::of(patterns()), chars()).prop_map(
             |(stale, url, patterns, description_chars)| Step::Update { stale, url, patterns, description_chars }
         ),
+        1 => any::<bool>().prop_map(Step::Order),
         3 => Just(Step::Enable),
         1 => Just(Step::Disable),
         1 => prop::option::of(prop_oneof![Just(0), 1..90_000_u64, any::<u64>()]).prop_map(|overlap_s| Step::Rotate { overlap_s }),
@@ -140,7 +142,9 @@ impl History {
                 description: description_chars.map(|chars| text(Some(chars))),
                 filters: patterns.map(filters),
                 rate_limit_per_s: None,
+                ordered: None,
             }),
+            Step::Order(ordered) => Command::Update(Update { ordered: Some(ordered), ..Update::default() }),
             Step::Enable => Command::Enable,
             Step::Disable => Command::Disable { reason: None },
             Step::Rotate { overlap_s } => Command::RotateSecret {
@@ -267,6 +271,19 @@ impl History {
         Some(Step::Finish { which, number_off: 0, status: Some(status), random })
     }
 
+    /// Lets time go by until something is due.
+    pub(crate) fn wait_until_due(&mut self) {
+        let due_at = self.state.next_due().map_or(START, |due_at| due_at.max(START));
+        self.now_ms = self.now_ms.max(due_at.ms_since(START));
+    }
+
+    /// The next attempt of a delivery ends with this answer.
+    pub(crate) fn answer(&mut self, delivery: DeliveryId, status: u16, random: u64) {
+        if let Some(which) = self.known.iter().position(|known| *known == delivery) {
+            self.take(Step::Finish { which, number_off: 0, status: Some(status), random });
+        }
+    }
+
     /// The state as a fold from the `nth` period on; from the beginning if there is no such period.
     fn folded_from_period(&self, nth: usize) -> Subscription {
         let opens =
@@ -288,20 +305,30 @@ impl History {
         opened.count()
     }
 
-    fn check(&self) {
-        let Deliveries { open, agenda, .. } = &self.state.deliveries;
+    pub(crate) fn check(&self) {
+        let Deliveries { open, agenda, line, .. } = &self.state.deliveries;
         let listed: BTreeSet<_> = open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
         assert_eq!(&listed, agenda, "the agenda lists every open delivery once, at its time");
+        let listed: BTreeSet<_> = open.iter().map(|(delivery, open)| (open.message_seq, *delivery)).collect();
+        assert_eq!(&listed, line, "the line lists every open delivery once, at its message");
         let far = Timestamp::from_ms(i64::MAX);
         let due: Vec<_> = self.state.due(far).map(|(_, open)| open.due_at).collect();
         assert!(due.is_sorted(), "what is due comes in the order of its times");
+        for after in [START, self.now()] {
+            assert!(self.state.next_due_after(after).is_none_or(|next| next > after), "it lies after that moment");
+        }
+        if self.state.is_ordered() {
+            let turn: Vec<_> = self.state.due(far).map(|(delivery, open)| (open.message_seq, delivery)).collect();
+            assert_eq!(turn.first(), line.first().filter(|_| self.state.may_send()), "the head alone has its turn");
+        }
         let circuit = &self.state.circuit;
         let enabled = self.state.settings().is_ok_and(|settings| settings.enabled);
         if self.state.may_send() && circuit.is_probing() {
             assert_eq!(due.len(), self.state.open_count().min(1), "a probe is one delivery");
             assert!(self.state.next_due() <= due.first().copied().max(circuit.hold_until).max(self.state.job_due()));
         } else if self.state.may_send() {
-            assert_eq!(due.len(), self.state.open_count(), "everything owed is due at last");
+            let at_once = if self.state.is_ordered() { 1 } else { usize::MAX };
+            assert_eq!(due.len(), self.state.open_count().min(at_once), "everything owed is due at last");
             let first = due.first().copied();
             assert_eq!(
                 self.state.next_due(),

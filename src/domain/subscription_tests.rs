@@ -9,6 +9,8 @@ mod health;
 mod jobs;
 #[path = "subscription_matching_tests.rs"]
 mod matching;
+#[path = "subscription_order_tests.rs"]
+mod order;
 #[path = "subscription_property_tests.rs"]
 pub(crate) mod properties;
 #[path = "subscription_timers_tests.rs"]
@@ -107,6 +109,7 @@ fn subscription() -> Creation {
         fingerprint: "aa".into(),
         public_key: None,
         rate_limit_per_s: None,
+        ordered: false,
     })
 }
 
@@ -127,6 +130,10 @@ impl Creation {
 
     fn limited_to(self, per_s: u32) -> Self {
         Self(SubscriptionCreated { rate_limit_per_s: Some(per_s), ..self.0 })
+    }
+
+    fn ordered(self) -> Self {
+        Self(SubscriptionCreated { ordered: true, ..self.0 })
     }
 
     fn disabled(self) -> Self {
@@ -362,7 +369,7 @@ mod change {
     }
 
     #[test]
-    fn url_description_filters_and_rate_limit_can_be_changed_together() {
+    fn url_description_filters_rate_limit_and_order_can_be_changed_together() {
         // A13
         let update = Update {
             expected_revision: Some(1),
@@ -370,12 +377,14 @@ mod change {
             description: Some(Some("alerts".into())),
             filters: Some(filters(&["role.changed"])),
             rate_limit_per_s: Some(Some(5)),
+            ordered: Some(true),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
             description: Some(Change { from: None, to: Some("alerts".into()) }),
             filters: Some(Change { from: filters(&["user.created"]), to: filters(&["role.changed"]) }),
             rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
+            ordered: Some(Change { from: false, to: true }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
@@ -383,6 +392,7 @@ mod change {
         assert_eq!(settings.description.as_deref(), Some("alerts"));
         assert_eq!(settings.filters, filters(&["role.changed"]));
         assert_eq!(settings.rate_limit_per_s, Some(5));
+        assert!(settings.ordered);
         assert_eq!(settings.revision, 2);
     }
 
@@ -406,6 +416,7 @@ mod change {
             description: Some(None),
             filters: Some(filters(&["user.created"])),
             rate_limit_per_s: Some(None),
+            ordered: Some(false),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

@@ -24,7 +24,7 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 3;
+const STATE_VERSION: u32 = 4;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -336,6 +336,7 @@ fn samples() -> [Saved; 3] {
         secrets: vec![SecretVersion { id: SecretId::from_parts(1, 1), version: 1, retires_at: Some(at) }],
         revision: 1,
         rate_limit_per_s: Some(1),
+        ordered: true,
         hold_until: Some(at),
     };
     let owed = subscription::Open {

@@ -98,6 +98,7 @@ fn settings(version: &Version) -> Value {
         secrets: _,
         revision,
         rate_limit_per_s,
+        ordered,
         hold_until,
     } = &version.settings;
     json!({
@@ -107,6 +108,7 @@ fn settings(version: &Version) -> Value {
         "filters": filters,
         "enabled": enabled,
         "rate_limit_per_s": rate_limit_per_s,
+        "ordered": ordered,
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),

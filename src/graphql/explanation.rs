@@ -149,6 +149,9 @@ fn of_pending(delivery: &DeliveryRow, backlog: &Backlog, now: Timestamp) -> (Del
         return (DeliveryVerdict::Paused, format!("the webhook pauses until {}", text(until)));
     }
     let reason = match delivery.next_attempt_at {
+        Some(_) if delivery.attempts == 0 && backlog.ordered => {
+            "its first attempt comes when all older messages have had their turn".into()
+        }
         Some(at) if delivery.attempts == 0 => format!("the first attempt is due since {}", text(at)),
         Some(at) => format!("{} attempts failed, and the next is due at {}", delivery.attempts, text(at)),
         None => "an attempt is under way".into(),

@@ -51,6 +51,8 @@ pub(super) enum WebhookField {
     Secret,
     /// Attempts a second at most.
     RateLimit,
+    /// Whether each delivery waits for the end of the one before.
+    Ordered,
     /// Until when it paused.
     Hold,
 }
@@ -119,6 +121,11 @@ impl WebhookSnapshot {
     /// How many attempts it made in a second at most; null: without a limit of its own.
     async fn rate_limit_per_second(&self) -> Option<i32> {
         self.recorded.version.settings.rate_limit_per_s.map(|per_s| int(per_s.into()))
+    }
+
+    /// Whether each delivery waited for the end of the one before.
+    async fn ordered(&self) -> bool {
+        self.recorded.version.settings.ordered
     }
 
     /// Nothing was sent before this; null: it did not pause.

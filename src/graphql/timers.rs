@@ -33,6 +33,8 @@ pub(super) enum DeliveryWait {
     EndpointHold,
     /// For the circuit breaker, which is open.
     CircuitOpen,
+    /// For the end of the delivery before it: the webhook is `ordered`.
+    Ordered,
     /// For its turn as the probe, which finds out whether the endpoint is well again.
     Probe,
     /// For its turn while the endpoint recovers, which is sent little at a time.

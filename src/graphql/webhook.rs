@@ -123,6 +123,11 @@ impl Webhook {
         self.0.rate_limit_per_s.map(|per_s| int(per_s.into()))
     }
 
+    /// Whether each delivery waits for the end of the one before, in the order of the messages: one attempt at a time.
+    async fn ordered(&self) -> bool {
+        self.0.ordered
+    }
+
     /// Nothing is sent before this (`holdWebhook`); null: it does not pause.
     async fn hold_until(&self) -> Option<DateTime> {
         self.0.hold_until.map(DateTime)

@@ -239,6 +239,7 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 Some(per_s) => changes.to("rate_limit_per_s", per_s),
                 None => changes,
             };
+            let changes = if created.ordered { changes.to("ordered", true) } else { changes };
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
@@ -247,7 +248,8 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 .change("url", url.as_ref())
                 .change("description", updated.description.as_ref())
                 .change("filters", updated.filters.as_ref())
-                .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref());
+                .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref())
+                .change("ordered", updated.ordered.as_ref());
             (Code::WebhookUpdated, changes)
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),

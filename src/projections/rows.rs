@@ -77,6 +77,8 @@ pub struct WebhookRow {
     pub description: Option<String>,
     /// Attempts a second at most.
     pub rate_limit_per_s: Option<u32>,
+    /// Whether each delivery waits for the end of the one before.
+    pub ordered: bool,
     /// Until when it pauses.
     pub hold_until: Option<Timestamp>,
     /// What it sends.

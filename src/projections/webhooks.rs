@@ -25,12 +25,13 @@ use crate::execute::{self, SUBSCRIPTION_CATEGORY};
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         circuit, created_at_ms, updated_at_ms, rate_limit_per_s, hold_until_ms) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
          secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms, \
-         rate_limit_per_s = excluded.rate_limit_per_s, hold_until_ms = excluded.hold_until_ms",
+         rate_limit_per_s = excluded.rate_limit_per_s, ordered = excluded.ordered, \
+         hold_until_ms = excluded.hold_until_ms",
     )
 });
 
@@ -90,6 +91,7 @@ impl Projection for Webhooks {
             values.add(row.created_at.as_ms())?;
             values.add(row.updated_at.as_ms())?;
             values.add(row.rate_limit_per_s)?;
+            values.add(row.ordered)?;
             values.add(row.hold_until.map(Timestamp::as_ms))
         })
         .await?;
@@ -176,6 +178,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         created_at: at,
         updated_at: at,
         rate_limit_per_s: created.rate_limit_per_s,
+        ordered: created.ordered,
         hold_until: None,
         last_delivery_at: None,
     }
@@ -193,6 +196,9 @@ fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
     }
     if let Some(change) = updated.rate_limit_per_s {
         row.rate_limit_per_s = change.to;
+    }
+    if let Some(change) = updated.ordered {
+        row.ordered = change.to;
     }
 }
 
@@ -228,7 +234,7 @@ pub struct WebhookCounts {
 macro_rules! select {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
-         created_at_ms, updated_at_ms, rate_limit_per_s, hold_until_ms, \
+         created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, \
          (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
@@ -347,6 +353,7 @@ fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
         created_at: columns.time()?,
         updated_at: columns.time()?,
         rate_limit_per_s: columns.get()?,
+        ordered: columns.get()?,
         hold_until: columns.optional_time()?,
         last_delivery_at: columns.optional_time()?,
     };

@@ -257,8 +257,8 @@ fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
     let rate_limit = prop::option::of(any::<u32>());
-    (id_parts(), any::<[String; 3]>(), texts, filters, any::<bool>(), rate_limit).prop_map(
-        |((at, random), [profile, url, fingerprint], texts, filters, enabled, rate_limit_per_s)| {
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit).prop_map(
+        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s)| {
             let (description, public_key) = texts;
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
@@ -272,6 +272,7 @@ fn created() -> impl Strategy<Value = Event> {
                 fingerprint,
                 public_key,
                 rate_limit_per_s,
+                ordered,
             }))
         },
     )

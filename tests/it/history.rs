@@ -105,6 +105,7 @@ fn created(tenant: TenantId) -> Event {
         fingerprint: "aa".into(),
         public_key: None,
         rate_limit_per_s: None,
+        ordered: false,
     }))
 }
 

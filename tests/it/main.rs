@@ -22,6 +22,7 @@ mod history;
 mod jobs;
 mod ledger;
 mod listen;
+mod ordered;
 mod outbound;
 mod profiles;
 mod projections;

@@ -49,6 +49,7 @@ impl World {
             fingerprint: "f1".into(),
             public_key: None,
             rate_limit_per_s: None,
+            ordered: false,
         };
         let event = Event::Subscription(SubscriptionEvent::Created(created));
         self.append(execute::subscription_stream(subscription), 1, event).await;

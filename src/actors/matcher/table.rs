@@ -274,6 +274,7 @@ mod tests {
             fingerprint: String::new(),
             public_key: None,
             rate_limit_per_s: None,
+            ordered: false,
         })
     }
 

@@ -39,6 +39,8 @@ pub struct Backlog {
     pub enabled: bool,
     /// Nothing is sent before this; `None` if it does not pause.
     pub hold_until: Option<Timestamp>,
+    /// Whether each delivery waits now for the end of the one before.
+    pub ordered: bool,
     /// When the subscription was deleted.
     pub deleted_at: Option<Timestamp>,
 }
@@ -52,6 +54,7 @@ impl Backlog {
             open_since: None,
             enabled: false,
             hold_until: None,
+            ordered: false,
             deleted_at: None,
         }
     }
@@ -59,7 +62,10 @@ impl Backlog {
     /// Remembers what happened.
     pub fn evolve(&mut self, event: &SubscriptionEvent, at: Timestamp) {
         match event {
-            SubscriptionEvent::Created(created) => self.enabled = created.enabled,
+            SubscriptionEvent::Created(created) => {
+                self.enabled = created.enabled;
+                self.ordered = created.ordered;
+            }
             SubscriptionEvent::Enabled(_) => self.enabled = true,
             SubscriptionEvent::Disabled(_) => self.enabled = false,
             SubscriptionEvent::HoldChanged(changed) => self.hold_until = changed.until,
@@ -79,8 +85,10 @@ impl Backlog {
                 self.open_since = None;
                 self.deleted_at = Some(at);
             }
-            SubscriptionEvent::Updated(_)
-            | SubscriptionEvent::SecretRotated(_)
+            SubscriptionEvent::Updated(updated) => {
+                self.ordered = updated.ordered.as_ref().map_or(self.ordered, |change| change.to);
+            }
+            SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)

@@ -112,6 +112,8 @@ pub struct Update {
     pub filters: Option<Vec<Filter>>,
     /// Attempts a second at most; `Some(None)` lifts the limit.
     pub rate_limit_per_s: Option<Option<u32>>,
+    /// Whether each delivery waits for the end of the one before.
+    pub ordered: Option<bool>,
 }
 
 /// Messages that the filters matched, in log order.

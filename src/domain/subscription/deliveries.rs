@@ -24,6 +24,8 @@ pub struct Deliveries {
     pub(super) open: HashMap<DeliveryId, Open>,
     /// The open ones by the time of their next attempt.
     pub(super) agenda: BTreeSet<(Timestamp, DeliveryId)>,
+    /// The open ones by the number of their message: whose turn it is where order counts.
+    pub(super) line: BTreeSet<(u64, DeliveryId)>,
     pub(super) matched_through: u64,
     /// The highest place that a matched message has got.
     pub(super) sequence: u64,
@@ -75,8 +77,9 @@ impl From<Deliveries> for Listed {
 impl From<Listed> for Deliveries {
     fn from(listed: Listed) -> Self {
         let agenda = listed.open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
+        let line = listed.open.iter().map(|(delivery, open)| (open.message_seq, *delivery)).collect();
         let Listed { matched_through, sequence, open } = listed;
-        Self { open: open.into_iter().collect(), agenda, matched_through, sequence }
+        Self { open: open.into_iter().collect(), agenda, line, matched_through, sequence }
     }
 }
 
@@ -162,6 +165,12 @@ impl Deliveries {
         }
     }
 
+    /// The place in the agenda of the one whose message is the oldest.
+    pub(super) fn head(&self) -> Option<(Timestamp, DeliveryId)> {
+        let (_, delivery) = self.line.first()?;
+        Some((self.open[delivery].due_at, *delivery))
+    }
+
     /// Messages up to that number will not be matched any more.
     pub(super) fn pass_over(&mut self, through: Option<u64>) {
         self.matched_through = self.matched_through.max(through.unwrap_or(0));
@@ -189,12 +198,14 @@ impl Deliveries {
 
     fn insert(&mut self, delivery: DeliveryId, open: Open) {
         self.agenda.insert((open.due_at, delivery));
+        self.line.insert((open.message_seq, delivery));
         self.open.insert(delivery, open);
     }
 
     fn remove(&mut self, delivery: DeliveryId) -> Option<Open> {
         let open = self.open.remove(&delivery)?;
         self.agenda.remove(&(open.due_at, delivery));
+        self.line.remove(&(open.message_seq, delivery));
         Some(open)
     }
 }

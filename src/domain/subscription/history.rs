@@ -70,6 +70,8 @@ pub enum Field {
     Secret,
     /// Attempts a second at most.
     RateLimit,
+    /// Whether each delivery waits for the end of the one before.
+    Ordered,
     /// Until when it pauses.
     Hold,
 }
@@ -168,7 +170,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 8] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 9] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -181,6 +183,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 8] {
         secrets: _,
         revision: _,
         rate_limit_per_s,
+        ordered,
         hold_until,
     } = settings;
     let current = secrets
@@ -194,6 +197,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 8] {
         (Field::Enabled, json!(enabled)),
         (Field::Secret, current),
         (Field::RateLimit, json!(rate_limit_per_s)),
+        (Field::Ordered, json!(ordered)),
         (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
     ]
 }
@@ -223,6 +227,7 @@ mod tests {
             fingerprint: "aa".into(),
             public_key: None,
             rate_limit_per_s: None,
+            ordered: false,
         })
     }
 
@@ -282,7 +287,8 @@ mod tests {
     fn the_creation_changes_everything_that_is_set_from_nothing() {
         let made = versions([created()]);
         let fields: Vec<_> = made[0].changes.iter().map(|change| change.field).collect();
-        assert_eq!(fields, [Field::Profile, Field::Url, Field::Filters, Field::Enabled, Field::Secret]);
+        let set = [Field::Profile, Field::Url, Field::Filters, Field::Enabled, Field::Secret, Field::Ordered];
+        assert_eq!(fields, set);
         assert!(made[0].changes.iter().all(|change| change.from == Value::Null));
     }
 

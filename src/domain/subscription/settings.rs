@@ -33,6 +33,9 @@ pub struct Settings {
     /// Attempts a second at most; `None`: as many as permits allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_per_s: Option<u32>,
+    /// Whether each delivery waits for the end of the one before, in the order of the messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordered: bool,
     /// Nothing is sent before this: a maintenance window.
     pub hold_until: Option<Timestamp>,
 }
@@ -82,6 +85,7 @@ impl Settings {
             secrets: vec![SecretVersion { id: created.secret, version: 1, retires_at: None }],
             revision: 1,
             rate_limit_per_s: created.rate_limit_per_s,
+            ordered: created.ordered,
             hold_until: None,
         }
     }
@@ -101,6 +105,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.rate_limit_per_s {
                     self.rate_limit_per_s = change.to;
+                }
+                if let Some(change) = &updated.ordered {
+                    self.ordered = change.to;
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

@@ -62,6 +62,8 @@ pub enum Wait {
     EndpointHold,
     /// For the circuit, which is open.
     CircuitOpen,
+    /// For the end of the delivery before: order counts.
+    Ordered,
     /// For its turn as the one probe.
     Probe,
     /// For its turn while the endpoint recovers.
@@ -82,7 +84,7 @@ impl Subscription {
         under_way: impl Fn(DeliveryId) -> bool,
     ) -> Result<Timers, Refusal> {
         let settings = self.settings()?;
-        let first = self.deliveries.agenda.first().copied();
+        let first = self.agenda().next();
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut behind = self.deliveries.agenda.range((begin, Bound::Unbounded)).peekable();
         let timer = |(due_at, delivery): &(Timestamp, DeliveryId)| {
@@ -112,6 +114,9 @@ impl Subscription {
         }
         if self.circuit.is_open() {
             return (Wait::CircuitOpen, self.circuit.probe_at());
+        }
+        if settings.ordered && !is_first {
+            return (Wait::Ordered, None);
         }
         let probing = self.circuit.is_probing();
         let due_at = if probing { now } else { open.due_at };

@@ -37,6 +37,11 @@ struct CreateWebhookInput {
     /// How many attempts it may make in a second, 1 to 10000, retries included. They are spread evenly; what is over the
     /// limit is sent later, never dropped. Absent or null: no limit of its own.
     rate_limit_per_second: Option<i32>,
+    /// Whether it delivers in the order of the messages: one attempt at a time, and each delivery waits until the one
+    /// before has succeeded, failed for good or been cancelled. A failure holds up everything behind it until its retries
+    /// end.
+    #[graphql(default)]
+    ordered: bool,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
 }
@@ -71,6 +76,9 @@ struct UpdateWebhookInput {
     /// How many attempts it may make in a second, 1 to 10000, retries included, from now on; absent: as before, null: no
     /// limit of its own.
     rate_limit_per_second: MaybeUndefined<i32>,
+    /// Whether it delivers in the order of the messages, one attempt at a time; absent or null: as before. Attempts that
+    /// are under way when it is switched on end first.
+    ordered: Option<bool>,
 }
 
 /// What came of `updateWebhook`.
@@ -333,6 +341,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
         secret: input.secret,
         profile: input.profile,
         rate_limit_per_s: input.rate_limit_per_second.map(rate_limit),
+        ordered: input.ordered,
     };
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
@@ -357,6 +366,7 @@ async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWe
             MaybeUndefined::Null => Some(None),
             MaybeUndefined::Value(per_s) => Some(Some(rate_limit(per_s))),
         },
+        ordered: input.ordered,
     };
     let done = state(ctx).engine.update_subscription(scope.0, id, change, caller(ctx).meta()).await?;
     let webhook = read_back(ctx, scope, id, &done).await;

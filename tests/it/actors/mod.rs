@@ -9,6 +9,7 @@ mod idempotency;
 mod intake;
 mod isolation;
 mod jobs;
+mod order;
 mod passivation;
 mod restart;
 mod retention;

@@ -274,6 +274,7 @@ impl Simulation {
             3..6 => update(Update { filters: Some(self.filters(profile)), ..Update::default() }),
             6 => update(Update {
                 rate_limit_per_s: Some(self.chance.of(&[None, Some(1), Some(10)])),
+                ordered: Some(self.chance.one_in(2)),
                 ..Update::default()
             }),
             7..10 => (None, Some(Command::Disable { reason: None })),

@@ -221,6 +221,7 @@ impl History {
             fingerprint: "f1".into(),
             public_key: None,
             rate_limit_per_s: None,
+            ordered: false,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription

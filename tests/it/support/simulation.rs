@@ -444,6 +444,7 @@ pub(crate) fn new_subscription(url: &str, filters: &[&str]) -> NewSubscription {
         secret: None,
         profile: None,
         rate_limit_per_s: None,
+        ordered: false,
     }
 }
 
