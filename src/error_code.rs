@@ -67,6 +67,8 @@ error_codes! {
     LimitExceeded = "LIMIT_EXCEEDED", 422;
     /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
     WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
+    /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
+    WebhookNotRestorable = "WEBHOOK_NOT_RESTORABLE", 409;
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable = "NOT_REDELIVERABLE", 409;
     /// The delivery has ended, or an attempt of it is under way.
@@ -122,6 +124,7 @@ impl ErrorCode {
             | Self::VersionConflict
             | Self::LimitExceeded
             | Self::WebhookCircuitOpen
+            | Self::WebhookNotRestorable
             | Self::NotRedeliverable
             | Self::DeliveryNotWaiting
             | Self::InvalidInput

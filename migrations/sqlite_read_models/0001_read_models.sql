@@ -98,6 +98,19 @@ CREATE TABLE webhook (
 CREATE INDEX webhook_by_tenant ON webhook (tenant);
 CREATE INDEX webhook_by_enabled ON webhook (tenant, enabled);
 
+-- Those that are deleted and can still be restored. `position` is that of the deletion, `webhook` the row as JSON.
+CREATE TABLE deleted_webhook (
+    position INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    created_position INTEGER NOT NULL,
+    webhook TEXT NOT NULL,
+    deleted_at_ms INTEGER NOT NULL,
+    restorable_until_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX deleted_webhook_by_tenant ON deleted_webhook (tenant);
+
 CREATE TABLE message (
     position INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,

@@ -21,7 +21,7 @@ use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantI
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
-use crate::domain::subscription::{self, Command, Settings, Timers};
+use crate::domain::subscription::{self, Command, Restore, Settings, Timers};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
@@ -411,7 +411,7 @@ impl Engine {
         self.subscription(tenant, id, Command::Reenable { mode, skip_through, gone_through }, meta).await
     }
 
-    /// Deletes a subscription, and its secrets with it.
+    /// Deletes a subscription, and its secrets with it: at once, or when it cannot be restored any more.
     pub async fn delete_subscription(
         &self,
         tenant: TenantId,
@@ -421,10 +421,24 @@ impl Engine {
     ) -> Result<Done, EngineError> {
         let before = self.settings(tenant, id).await?;
         let done = self.subscription(tenant, id, Command::Delete { expected_revision }, meta).await?;
-        for secret in before.secrets {
-            self.context.vault.destroy(secret.id).await?;
+        if before.restore_window_s().is_none() {
+            for secret in before.secrets {
+                self.context.vault.destroy(secret.id).await?;
+            }
         }
         Ok(done)
+    }
+
+    /// Brings a deleted subscription back, disabled and owing nothing, as long as its profile lets it.
+    pub async fn restore_subscription(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+        meta: Meta,
+    ) -> Result<Done, EngineError> {
+        let matched_through = self.context.log.head(self.context.shard_of(tenant));
+        let restore = Restore { matched_through, too_late: false, at: self.context.clock.now() };
+        self.subscription(tenant, id, Command::Restore(restore), meta).await
     }
 
     /// Any other command to a subscription.

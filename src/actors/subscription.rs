@@ -6,11 +6,12 @@
 //!   writes its wake-up before it sends anything: while the log cannot be written, nobody gets what cannot be recorded.
 //! - It keeps no timer: it tells the region when something is due, with a generation, and asks its state then.
 
+mod deletion;
 mod gate;
-mod sending;
-mod timers;
 mod job;
 mod rest;
+mod sending;
+mod timers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,11 +30,12 @@ use super::region::{RegionMessage, Regions};
 use super::timers::Generation;
 use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
-use crate::domain::event::{DeliveryEvent, Event, ExpiryReason};
+use crate::domain::event::{DeliveryEvent, Event, ExpiryReason, SubscriptionEvent};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Step};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime};
+use crate::execute::vault::VaultError;
 use crate::execute::{self, Loaded, Meta};
 
 /// An endpoint that is unwell may have this part of the open deliveries.
@@ -55,6 +57,8 @@ pub(super) enum SubscriptionMessage {
     AttemptDone(Box<Finished>),
     /// An attempt was not made, since what it waited for changed meanwhile.
     AttemptWithdrawn { delivery: DeliveryId, number: u32 },
+    /// The secrets of one that cannot be restored any more are destroyed, or could not be.
+    SecretsDestroyed { at: Timestamp, result: Result<(), VaultError> },
     /// An attempt cannot be made, nor any later one: what was to be sent is gone.
     MessageGone { delivery: DeliveryId, number: u32, reason: ExpiryReason },
     /// What was looked for as the next step of its job; `None`: the look failed.
@@ -126,6 +130,8 @@ pub(super) struct State {
     looking: Looking,
     /// The durable wake-up, as far as this actor knows it.
     wakeup: Wakeup,
+    /// Whether its secrets are being destroyed: it was deleted, and cannot be restored any more.
+    destroying: bool,
 }
 
 /// It would have to write, and belongs to no tenant whose shard that could be. Its rules forbid that.
@@ -162,6 +168,7 @@ impl Actor for SubscriptionActor {
             looking: Looking::default(),
             // What was never created has no wake-up to be removed.
             wakeup: if never_created { Wakeup::At(None) } else { Wakeup::Unknown },
+            destroying: false,
         };
         if !state.may_record {
             state.write_wakeup(&me)?;
@@ -196,6 +203,7 @@ impl Actor for SubscriptionActor {
                 state.carry_out(&me, Command::Expire { delivery, reason })?;
             }
             SubscriptionMessage::JobStep(step) => state.take_step(&me, step.map(|step| *step))?,
+            SubscriptionMessage::SecretsDestroyed { at, result } => state.secrets_destroyed(&me, at, result)?,
             SubscriptionMessage::OpenPeriod { through, gone_through } => {
                 state.open_period(&me, through, gone_through)?;
             }
@@ -213,6 +221,7 @@ impl State {
         self.probe(me)?;
         self.look_for_step();
         self.start_due();
+        self.destroy_secrets(me);
         Ok(())
     }
 
@@ -230,7 +239,7 @@ impl State {
     fn request(&mut self, me: &ActorRef<SubscriptionMessage>, request: Request) -> Result<(), ActorProcessingErr> {
         let Request { tenant, command, meta, reply } = request;
         let foreign = self.loaded.state.life.tenant().is_some_and(|owner| owner != tenant);
-        let command = command.map(|command| self.with_attempts(command));
+        let command = command.map(|command| self.with_destruction(self.with_attempts(command)));
         let decision = match command {
             _ if foreign => Err(Refusal::NotFound),
             Some(command) => subscription::decide(&self.loaded.state, command),
@@ -348,7 +357,9 @@ impl State {
         let context = &self.arguments.context;
         let now = context.clock.now();
         let lifetime = self.loaded.lifetime(&context.retention.config, now);
-        let owes = events.iter().any(|event| matches!(event, Event::Delivery(_)));
+        // One that is restored begins a period, since the one before ended with its deletion.
+        let restored = |event: &Event| matches!(event, Event::Subscription(SubscriptionEvent::Restored(_)));
+        let owes = events.iter().any(|event| matches!(event, Event::Delivery(_)) || restored(event));
         match lifetime {
             Lifetime::Period(_) if owes => {
                 // The period stands behind the life's events, and must say what they made of the circuit.

@@ -201,7 +201,7 @@ async fn users(reader: &dyn EventReader, missing: BTreeSet<&str>) -> anyhow::Res
         return Ok(users);
     }
     for shard in 0..reader.shards() {
-        let mut live: BTreeMap<SubscriptionId, String> = BTreeMap::new();
+        let mut lives: BTreeMap<SubscriptionId, (String, bool)> = BTreeMap::new();
         for category in [execute::TENANT_CATEGORY, execute::SUBSCRIPTION_CATEGORY] {
             let up_to = Position { shard, seq: reader.head(shard).await? };
             let mut after: Option<(String, u64)> = None;
@@ -216,10 +216,13 @@ async fn users(reader: &dyn EventReader, missing: BTreeSet<&str>) -> anyhow::Res
                         Ok(Event::Subscription(SubscriptionEvent::Created(created)))
                             if missing.contains(created.profile.as_str()) =>
                         {
-                            live.insert(created.subscription, created.profile);
+                            lives.insert(created.subscription, (created.profile, true));
                         }
                         Ok(Event::Subscription(SubscriptionEvent::Deleted(_))) => {
-                            execute::subscription_of(&recorded.stream).map(|id| live.remove(&id));
+                            mark(&mut lives, &recorded.stream, false);
+                        }
+                        Ok(Event::Subscription(SubscriptionEvent::Restored(_))) => {
+                            mark(&mut lives, &recorded.stream, true);
                         }
                         Ok(Event::Tenant(TenantEvent::Created(created)))
                             if missing.contains(created.profile.as_str()) =>
@@ -232,9 +235,16 @@ async fn users(reader: &dyn EventReader, missing: BTreeSet<&str>) -> anyhow::Res
                 }
             }
         }
-        for (id, profile) in live {
+        for (id, (profile, _)) in lives.into_iter().filter(|(_, (_, is_live))| *is_live) {
             users.insert(profile, format!("webhook {id}"));
         }
     }
     Ok(users)
+}
+
+/// Remembers whether a subscription is there: one that is deleted uses no profile, and cannot be restored without it.
+fn mark(lives: &mut BTreeMap<SubscriptionId, (String, bool)>, stream: &str, is_live: bool) {
+    if let Some((_, known)) = execute::subscription_of(stream).and_then(|id| lives.get_mut(&id)) {
+        *known = is_live;
+    }
 }

@@ -125,6 +125,8 @@ registry! {
         JobStarted = "subscription.job_started", 1;
         JobEnded = "subscription.job_ended", 1;
         Deleted = "subscription.deleted", 1;
+        Restored = "subscription.restored", 1;
+        SecretsDestroyed = "subscription.secrets_destroyed", 1;
     }
     Delivery::DeliveryEvent {
         Scheduled = "delivery.scheduled", 1;

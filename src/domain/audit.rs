@@ -49,6 +49,10 @@ codes! {
     WebhookUpdated = "TENANT_WEBHOOK_UPDATED";
     /// A webhook was deleted, and with it every delivery that had not ended.
     WebhookDeleted = "TENANT_WEBHOOK_DELETED";
+    /// A deleted webhook was brought back, disabled.
+    WebhookRestored = "TENANT_WEBHOOK_RESTORED";
+    /// The signing secrets of a deleted webhook were destroyed: it cannot be brought back any more.
+    WebhookSecretsDestroyed = "TENANT_WEBHOOK_SECRETS_DESTROYED";
     /// A webhook began, or began again, to send.
     WebhookEnabled = "TENANT_WEBHOOK_ENABLED";
     /// A webhook was told to stop sending.

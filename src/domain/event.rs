@@ -3,9 +3,11 @@
 //! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
+mod deletion;
 mod period;
 mod waiting;
 
+pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, RescheduleRequested};
 
@@ -184,6 +186,10 @@ pub enum SubscriptionEvent {
     JobEnded(JobEnded),
     /// It is gone, and with it every delivery that had not ended.
     Deleted(SubscriptionDeleted),
+    /// Somebody brought it back, disabled.
+    Restored(SubscriptionRestored),
+    /// Nobody can bring it back any more.
+    SecretsDestroyed(SecretsDestroyed),
 }
 
 /// A subscription came into being.
@@ -389,13 +395,6 @@ pub struct CircuitProbing {
 /// The endpoint is well again: everything is sent as before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CircuitClosed {}
-
-/// A subscription is gone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SubscriptionDeleted {
-    /// How many deliveries were cancelled with it.
-    pub cancelled: u64,
-}
 
 /// What happens to a delivery.
 #[derive(Clone, Debug, PartialEq)]

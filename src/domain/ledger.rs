@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::event::{
-    CarriedDelivery, DeliveriesPeriodOpened, DeliveryBackfilled, DeliveryEvent, DeliveryScheduled, SubscriptionEvent,
+    CarriedDelivery, DeliveriesPeriodOpened, DeliveryBackfilled, DeliveryEvent, DeliveryScheduled, SubscriptionDeleted,
+    SubscriptionEvent,
 };
 use super::filter::{self, EventType, Filter};
 use super::id::{DeliveryId, MessageId, TenantId};
@@ -242,8 +243,10 @@ impl Account {
                 self.leave_circuit(place.seq);
                 self.ended.lost += self.waiting.pass_over(probing.lost_through, waiting::Over::Lost);
             }
-            SubscriptionEvent::Deleted(deleted) => self.delete(deleted.cancelled, place.floor, findings),
-            SubscriptionEvent::SecretRotated(_)
+            SubscriptionEvent::Deleted(deleted) => self.delete(deleted, place.floor, findings),
+            SubscriptionEvent::Restored(_) => (self.deleted, self.enabled) = (false, false),
+            SubscriptionEvent::SecretsDestroyed(_)
+            | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
@@ -255,14 +258,16 @@ impl Account {
         }
     }
 
-    /// With so many deliveries that had not ended.
-    fn delete(&mut self, cancelled: u64, floor: u64, findings: &mut Vec<Finding>) {
+    fn delete(&mut self, deleted: &SubscriptionDeleted, floor: u64, findings: &mut Vec<Finding>) {
+        let &SubscriptionDeleted { cancelled, sequence, restore_window_s: _ } = deleted;
         self.close(findings);
         self.deleted = true;
         self.tripped_through = None;
         if self.begun == Begun::NotYet && floor > 0 {
             // Its deliveries are gone with their buckets: what waits may have been among them.
-            self.ended.gone += self.waiting.clear() + cancelled;
+            self.ended.gone += self.waiting.clear() + cancelled.max(sequence);
+            // One that is restored goes on behind it.
+            self.sequence = sequence;
             return;
         }
         let open = self.open.len() as u64;

@@ -5,7 +5,7 @@ use super::*;
 use crate::domain::circuit::TripCause;
 use crate::domain::event::{
     CircuitProbing, CircuitReenabled, CircuitTripped, DeliveriesCarried, DeliveryCancelled, DeliveryExhausted,
-    DeliveryExpired, ExpiryReason, ReenableMode, SubscriptionDeleted,
+    DeliveryExpired, ExpiryReason, ReenableMode, SubscriptionDeleted, SubscriptionEnabled, SubscriptionRestored,
 };
 use crate::domain::outcome::FailureCode;
 use crate::domain::time::Timestamp;
@@ -257,11 +257,31 @@ fn a_trip_that_says_it_scheduled_what_it_did_not_is_found() {
 #[test]
 fn what_a_deleted_subscription_owed_is_cancelled() {
     let told = account().published(1..=3).owed(1..=2).failed(1);
-    let told = told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1 })).published(4..=5);
+    let told = told
+        .life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1, ..SubscriptionDeleted::default() }))
+        .published(4..=5);
     told.balances(Counts { failed: 1, cancelled: 2, ..counts() });
-    let told = account().published([1]).life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1 }));
+    let told = account()
+        .published([1])
+        .life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 1, ..SubscriptionDeleted::default() }));
     let cancelled = Finding::Cancelled { expected: 0, found: 1 };
     assert_eq!(told.stands(), (Counts { unaccounted: 1, ..counts() }, vec![cancelled]));
+}
+
+fn deleted(cancelled: u64, sequence: u64) -> SubscriptionEvent {
+    SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled, restore_window_s: Some(60), sequence })
+}
+
+fn restored(matched_through: u64) -> SubscriptionEvent {
+    SubscriptionEvent::Restored(SubscriptionRestored { matched_through })
+}
+
+#[test]
+fn what_was_published_before_a_restored_subscription_was_enabled_matched_nobody() {
+    let told = account().published(1..=3).owed(1..=2).failed(1).life(&deleted(1, 2)).published(4..=5);
+    let told = told.life(&restored(seq(5))).period(2, 5, &[]).published([6]);
+    let told = told.life(&SubscriptionEvent::Enabled(SubscriptionEnabled {})).published([7]).owed([7]);
+    told.balances(Counts { failed: 1, cancelled: 2, pending: 1, ..counts() });
 }
 
 #[test]
@@ -298,6 +318,7 @@ fn an_account_that_begins_with_a_later_period_takes_it_for_granted() {
 fn what_a_subscription_owed_whose_deliveries_are_all_gone_is_gone() {
     let mut told = account().published(3..=4);
     told.floor = 25;
-    let told = told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 2 }));
+    let told =
+        told.life(&SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 2, ..SubscriptionDeleted::default() }));
     told.balances(Counts { gone: 4, ..counts() });
 }

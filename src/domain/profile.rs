@@ -72,6 +72,9 @@ pub struct Profile {
     /// Where a delivery goes when the URL has changed since it was triggered; absent: to the new one.
     #[serde(default)]
     pub url_as_of: UrlAsOf,
+    /// For how long a deleted subscription can be restored, in seconds; 0 or absent: never.
+    #[serde(default)]
+    pub restore_window_s: u64,
 }
 
 /// Which statuses end a delivery well.

@@ -5,7 +5,8 @@
 //!
 //! - A message is scheduled at most once: positions at or below the highest matched one are ignored.
 //! - While it is disabled nothing is due; what it owes is held, and due again once it is enabled.
-//! - Deleting it ends everything it owes; a result that comes later finds nothing pending.
+//! - Deleting it ends everything it owes; a result that comes later finds nothing pending. While its profile lets it be
+//!   restored, its settings and the sequence of its messages are kept.
 //! - While its circuit is open nothing is due and no further match is scheduled: those wait in the log, behind the number
 //!   up to which everything was matched, and are told again when the way is open.
 //! - It has one job at a time, whose cursor moves with what the job schedules ([`job`]).
@@ -15,6 +16,7 @@
 
 mod backlog;
 mod command;
+mod deletion;
 mod deliveries;
 mod health;
 mod history;
@@ -25,6 +27,7 @@ mod timers;
 
 pub use backlog::{Backlog, Passage};
 pub use command::{Command, Finished, Match, Matches, Redeliver, Reschedule, Update};
+pub use deletion::{Deleted, NotRestorable, Restore};
 pub use deliveries::{Deliveries, Open};
 pub use history::{Field, FieldChange, History, KnownSecret, Version};
 pub use job::{Candidate, StartJob, Step};
@@ -38,7 +41,7 @@ use super::circuit::{Circuit, Opened};
 use super::event::{
     Change, CircuitTripped, DeliveriesPeriodOpened, DeliveryEvent, DeliveryExpired, DeliveryScheduled,
     DeliverySucceeded, Event, HoldChanged, RedeliveryRequested, SecretRotated, SubscriptionCreated,
-    SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
+    SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
 };
 use super::id::{DeliveryId, SecretId, TenantId};
 use super::job::Job;
@@ -74,8 +77,8 @@ pub enum Life {
     Absent,
     /// There, with its settings.
     Live(Settings),
-    /// Deleted; it was this tenant's.
-    Deleted(TenantId),
+    /// Deleted, with what is left of it.
+    Deleted(Deleted),
 }
 
 impl Life {
@@ -84,7 +87,7 @@ impl Life {
         match self {
             Self::Absent => None,
             Self::Live(settings) => Some(settings.tenant),
-            Self::Deleted(tenant) => Some(*tenant),
+            Self::Deleted(deleted) => Some(deleted.tenant),
         }
     }
 }
@@ -135,10 +138,11 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::Delete { expected_revision } => {
             check_revision(state.settings()?, expected_revision)?;
-            let cancelled = state.deliveries.open.len() as u64;
-            let deleted = subscription(SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled }));
+            let deleted = deletion::delete(state, state.settings()?);
             Ok(job::end_with_subscription(state).into_iter().chain([deleted]).collect())
         }
+        Command::Restore(restore) => deletion::restore(state, restore),
+        Command::Forget { at } => Ok(deletion::forget(state, at)),
     }
 }
 
@@ -328,9 +332,11 @@ impl Subscription {
             .map(|(_, delivery)| (delivery, &self.deliveries.open[&delivery]))
     }
 
-    /// When something is to be done next; `None` if nothing is owed or nothing may be sent.
+    /// When something is to be done next; `None` if nothing is owed or nothing may be sent. Of one that was deleted its
+    /// secrets are to be destroyed.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.first_due(self.agenda().next()).into_iter().chain(self.job_due()).min()
+        let first = self.first_due(self.agenda().next());
+        first.into_iter().chain(self.job_due()).chain(self.destroy_at()).min()
     }
 
     /// The next such time that lies after `now`.
@@ -344,7 +350,7 @@ impl Subscription {
         // Beside a probe no other delivery has its turn, whenever it is due.
         let first = self.first_due(self.agenda().next()).filter(waits);
         let first = first.or_else(|| self.first_due(later()).filter(waits));
-        first.into_iter().chain(self.job_due().filter(waits)).min()
+        first.into_iter().chain(self.job_due().filter(waits)).chain(self.destroy_at().filter(waits)).min()
     }
 
     /// The deliveries whose turn may come, by the time of their next attempt.
@@ -384,11 +390,9 @@ impl Subscription {
                 self.life = Life::Live(Settings::created(created));
                 return;
             }
-            SubscriptionEvent::Deleted(_) => {
-                let tenant = self.life.tenant();
-                *self = Self { life: tenant.map_or(Life::Absent, Life::Deleted), ..Self::default() };
-                return;
-            }
+            SubscriptionEvent::Deleted(deleted) => return self.evolve_deleted(deleted, at),
+            SubscriptionEvent::Restored(restored) => return self.evolve_restored(restored),
+            SubscriptionEvent::SecretsDestroyed(_) => return self.evolve_destroyed(),
             SubscriptionEvent::CircuitTripped(tripped) => {
                 let &CircuitTripped { cause, probe_at, failed_probes, .. } = tripped;
                 self.circuit.trip(Opened { since: at, cause, probe_at, failed_probes });

@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Expire { which: usize },
     OpenPeriod { gone: u64 },
     Delete,
+    Restore,
+    Outlive,
     Wait { ms: u64 },
 }
 
@@ -82,7 +84,9 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), 0..4_000_000_u64).prop_map(|(which, in_ms)| Step::Reschedule { which, in_ms }),
         1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
         2 => prop_oneof![Just(0), 0..20_u64].prop_map(|gone| Step::OpenPeriod { gone }),
-        1 => prop::bool::weighted(0.2).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
+        1 => prop::bool::weighted(0.4).prop_map(|delete| if delete { Step::Delete } else { Step::Enable }),
+        3 => Just(Step::Restore),
+        1 => prop::bool::weighted(0.2).prop_map(|outlive| if outlive { Step::Outlive } else { Step::Restore }),
         4 => (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -240,7 +244,25 @@ impl History {
             Step::Cancel { which } => Command::Cancel { delivery: self.one_of(which), reason: None },
             Step::OpenPeriod { gone } => Command::OpenPeriod { gone_through: gone },
             Step::Delete => Command::Delete { expected_revision: None },
+            Step::Restore => {
+                Command::Restore(Restore { matched_through: self.head(), too_late: false, at: self.now() })
+            }
+            // What a deleted one is woken for.
+            Step::Outlive => {
+                let Life::Deleted(_) = self.state.life else { return None };
+                self.now_ms = self.now_ms.max(self.state.next_due()?.ms_since(START));
+                Command::Forget { at: self.now() }
+            }
         })
+    }
+
+    /// Behind every message that was ever matched.
+    fn head(&self) -> u64 {
+        let matched = self.events.iter().filter_map(|(event, ..)| match event {
+            Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => Some(scheduled.message_seq),
+            Event::Delivery(_) | Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => None,
+        });
+        matched.max().unwrap_or(0) + 1
     }
 
     pub(crate) fn take(&mut self, step: Step) {
@@ -341,11 +363,13 @@ impl History {
         } else if enabled {
             assert_eq!(due.len(), 0, "nothing is sent while the circuit is open");
             assert_eq!(self.state.next_due(), circuit.probe_at());
+        } else if let Life::Deleted(deleted) = &self.state.life {
+            assert_eq!((due.len(), self.state.open_count()), (0, 0), "one that is deleted owes nothing");
+            let at = deleted.destroy_at();
+            assert_eq!((self.state.next_due(), self.state.next_due_after(START)), (at, at));
+            assert_eq!(at.is_some(), deleted.settings.is_some(), "settings are kept for a window alone");
         } else {
             assert_eq!((due.len(), self.state.next_due(), self.state.next_due_after(START)), (0, None, None));
-        }
-        if let Life::Deleted(_) = self.state.life {
-            assert_eq!(self.state.open_count(), 0, "one that is deleted owes nothing");
         }
         if let Phase::Closed(run) = &circuit.phase {
             let hard = self.state.settings().ok().and_then(|settings| settings.profile().ok()?.breaker);

@@ -349,7 +349,7 @@ pub(super) async fn owed(
     budget: &Budget,
 ) -> Result<Option<Subscription>, HistoryError> {
     let mut state = Subscription::default();
-    if of.deleted {
+    if of.deleted || of.restored {
         return Ok(Some(state));
     }
     let stream = deliveries_stream(of.settings.id);

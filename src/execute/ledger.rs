@@ -74,11 +74,11 @@ impl Books {
         }
         let Some(account) = self.accounts.get_mut(&id) else { return };
         account.live(event, place, findings);
-        if account.is_deleted()
-            && let Some(ids) = self.by_tenant.get_mut(&account.tenant)
-        {
-            ids.remove(&id);
-        }
+        let ids = self.by_tenant.entry(account.tenant).or_default();
+        match account.is_deleted() {
+            true => ids.remove(&id),
+            false => ids.insert(id),
+        };
     }
 
     /// No event is missing of the append that was entered last.

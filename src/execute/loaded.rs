@@ -19,12 +19,12 @@ use crate::domain::filter::Filter;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
-use crate::domain::subscription::{self, Deliveries, Life, SecretVersion, Settings, Subscription};
+use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 4;
+const STATE_VERSION: u32 = 5;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -134,7 +134,11 @@ impl Loaded {
         let place = |version, event: Option<EventId>| Some(Place { version, event: event? });
         let saved = Saved {
             life: place(self.life_version, self.life_event)?,
-            deliveries: place(self.deliveries_version, self.deliveries_event),
+            // Of one that was deleted they may be gone, and nobody asks for them.
+            deliveries: match self.state.life {
+                Life::Deleted(_) => None,
+                Life::Absent | Life::Live(_) => place(self.deliveries_version, self.deliveries_event),
+            },
             state: self.state.clone(),
         };
         let data = serde_json::to_string(&saved).expect("a state has string keys");
@@ -204,10 +208,11 @@ pub async fn fold_subscription(reader: &dyn EventReader, id: SubscriptionId) -> 
     let mut loaded = Loaded { period, ..Loaded::default() };
     // One that was deleted owes nothing, and parts of what it owed may be gone.
     if let Some(last) = life.pop() {
-        let deleted = matches!(codec::decode(&last)?, Event::Subscription(SubscriptionEvent::Deleted(_)));
+        let deleted = ends_deleted(&codec::decode(&last)?);
         life.push(last);
         if deleted {
             life.iter().try_for_each(|recorded| loaded.recall(recorded))?;
+            loaded.deliveries_version = reader.stream_version(&deliveries_stream(id)).await?;
             return Ok(loaded);
         }
     }
@@ -232,12 +237,24 @@ async fn continue_from(reader: &dyn EventReader, id: SubscriptionId, stored: &Sn
     let mut life = Pages::behind(reader, life_stream, Some(saved.life)).await?;
     let life = life.all().await?;
     if let Life::Deleted(_) = saved.state.life {
-        return Ok(Loaded::restored(saved, period));
+        if life.last().map(codec::decode).transpose().map_err(LoadError::from)?.is_some_and(|last| !ends_deleted(&last))
+        {
+            return Err(Unusable::Old);
+        }
+        let mut loaded = Loaded::restored(saved, period);
+        life.iter().try_for_each(|recorded| loaded.recall(recorded))?;
+        loaded.deliveries_version = reader.stream_version(&deliveries_stream).await.map_err(LoadError::from)?;
+        return Ok(loaded);
     }
     let deliveries = Pages::behind(reader, deliveries_stream, saved.deliveries).await?;
     let mut loaded = Loaded::restored(saved, period);
     fold(&mut loaded, life, deliveries).await?;
     Ok(loaded)
+}
+
+/// Whether a life whose last event this is has ended: nothing else happens to a deleted subscription but its return.
+fn ends_deleted(last: &Event) -> bool {
+    matches!(last, Event::Subscription(SubscriptionEvent::Deleted(_) | SubscriptionEvent::SecretsDestroyed(_)))
 }
 
 async fn fold(loaded: &mut Loaded, life: Vec<Recorded>, mut deliveries: Pages<'_>) -> Result<(), LoadError> {
@@ -352,7 +369,7 @@ fn samples() -> [Saved; 3] {
         version: 1,
     };
     let deliveries = || Deliveries::of([(DeliveryId::from_parts(1, 1), owed)], 1, 1);
-    let tenant = settings.tenant;
+    let deleted = Deleted { tenant: settings.tenant, restorable_until: Some(at), settings: Some(settings.clone()) };
     let run = Run {
         failures: 1,
         deliveries: vec![DeliveryId::from_parts(1, 1)],
@@ -368,7 +385,7 @@ fn samples() -> [Saved; 3] {
     let started = JobStarted { job: JobId::from_parts(1, 1), selection, rate_per_s: 1, total: Some(1) };
     let job = Job::new(started, at);
     let phases = [Phase::Closed(run), Phase::Open(opened), Phase::HalfOpen(recovery)];
-    let lives = [Life::Absent, Life::Live(settings), Life::Deleted(tenant)];
+    let lives = [Life::Absent, Life::Live(settings), Life::Deleted(deleted)];
     std::array::from_fn(|index| Saved {
         life: place,
         deliveries: Some(place),

@@ -216,7 +216,11 @@ async fn secrets_are_whole(
 fn replaces_secret(recorded: &Recorded) -> bool {
     matches!(
         codec::decode(recorded),
-        Ok(Event::Subscription(SubscriptionEvent::SecretRotated(_) | SubscriptionEvent::Deleted(_)))
+        Ok(Event::Subscription(
+            SubscriptionEvent::SecretRotated(_)
+                | SubscriptionEvent::Deleted(_)
+                | SubscriptionEvent::SecretsDestroyed(_)
+        ))
     )
 }
 

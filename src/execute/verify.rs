@@ -367,7 +367,7 @@ impl Shard {
         Ok(false)
     }
 
-    /// Whoever owes something is woken no later than it is due, and finds the message's data.
+    /// Whoever owes something, or has secrets to be destroyed, is woken no later than it is due.
     async fn look_at_wakeups(&self, reader: &dyn EventReader, report: &mut Report) -> Result<(), ReadError> {
         let mut wakeups: HashMap<String, Timestamp> = HashMap::new();
         let mut after: Option<Wakeup> = None;

@@ -30,6 +30,12 @@ pub(super) enum AuditCode {
     /// A webhook was deleted, and with it every delivery that had not ended.
     #[graphql(name = "TENANT_WEBHOOK_DELETED")]
     WebhookDeleted,
+    /// A deleted webhook was restored, disabled.
+    #[graphql(name = "TENANT_WEBHOOK_RESTORED")]
+    WebhookRestored,
+    /// The signing secrets of a deleted webhook were destroyed: it can be restored no more.
+    #[graphql(name = "TENANT_WEBHOOK_SECRETS_DESTROYED")]
+    WebhookSecretsDestroyed,
     /// A webhook was enabled.
     #[graphql(name = "TENANT_WEBHOOK_ENABLED")]
     WebhookEnabled,

@@ -125,7 +125,7 @@ fn of_delivery(delivery: &DeliveryRow, backlog: &Backlog, now: Timestamp) -> (De
         }
         DeliveryStatus::Cancelled => (
             DeliveryVerdict::Cancelled,
-            match backlog.deleted_at {
+            match backlog.ended_by_deletion_at() {
                 Some(at) if delivery.completed_at == Some(at) => format!("the webhook was deleted at {}", text(at)),
                 Some(_) | None => "it was not to be sent any more when the circuit breaker was enabled again".into(),
             },
@@ -192,7 +192,7 @@ fn of_none(then: Option<&Version>, event_type: &EventType, backlog: &Backlog) ->
             let reason = format!("it waited longer than messages are kept, as was found at {}", text(at));
             (DeliveryVerdict::Expired, reason)
         }
-        (Passage::Waiting { .. } | Passage::Free, Some(at)) => {
+        (Passage::Deleted { at }, _) | (Passage::Waiting { .. } | Passage::Free, Some(at)) => {
             let reason = format!("the webhook was deleted at {}, before a delivery was scheduled", text(at));
             (DeliveryVerdict::WebhookDeleted, reason)
         }

@@ -190,6 +190,8 @@ user_error_codes! {
     LimitExceeded
     /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
     WebhookCircuitOpen
+    /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
+    WebhookNotRestorable
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable
     /// The delivery has ended, or an attempt of it is under way.
@@ -221,6 +223,7 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             | subscription::Refusal::Succeeded(..)
             | subscription::Refusal::Ended(_)
             | subscription::Refusal::UnderWay(_) => &["input", "deliveryId"],
+            subscription::Refusal::NotRestorable(_) => &["input", "webhookId"],
             subscription::Refusal::NotFound
             | subscription::Refusal::Exists
             | subscription::Refusal::Disabled

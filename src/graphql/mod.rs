@@ -25,6 +25,7 @@ mod page;
 mod loader;
 mod event_type;
 mod profile;
+mod deleted_webhook;
 mod delivery;
 mod message;
 mod timers;

@@ -125,6 +125,11 @@ impl DeliveryProfile {
         self.0.redelivery.into()
     }
 
+    /// For how long a deleted webhook can be restored, in seconds; 0: a deletion is for ever.
+    async fn restore_window_seconds(&self) -> i32 {
+        int(self.0.restore_window_s)
+    }
+
     /// Which URL an attempt goes to when the webhook's has changed since its delivery was triggered.
     async fn url_as_of(&self) -> UrlMoment {
         self.0.url_as_of.into()

@@ -5,6 +5,7 @@ use async_graphql::{Context, ID, Object, Result};
 use super::access::{ApiKey, Tenant, Viewer};
 use super::audit::{self, AuditEntry, AuditFilter};
 use super::caller::{authorise, own_tenant};
+use super::deleted_webhook::{self, DeletedWebhook};
 use super::delivery::{self, Delivery, DeliveryFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::explanation::DeliveryExplanation;
@@ -82,6 +83,25 @@ impl Query {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             let page = PageArgs { first, after, last, before };
             webhook::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// The tenant's webhooks that were deleted and can still be restored, the last deleted first. Needs the scope
+    /// `WEBHOOKS_READ`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn deleted_webhooks(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<DeletedWebhook>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            deleted_webhook::list(ctx, scope, PageArgs { first, after, last, before }).await.map(Some)
         })
         .await
     }

@@ -88,7 +88,7 @@ impl WebhookSnapshot {
         self.recorded.version.settings.id.into()
     }
 
-    /// From 1, without gaps; grows with every change. The deletion is the last version.
+    /// From 1, without gaps; grows with every change. A deletion is a version, and so is a restoration.
     async fn version(&self) -> i32 {
         int(self.recorded.version.number)
     }
@@ -96,6 +96,11 @@ impl WebhookSnapshot {
     /// Whether the webhook was deleted; its settings are those of its end.
     async fn deleted(&self) -> bool {
         self.recorded.version.deleted
+    }
+
+    /// Whether the webhook came back from its deletion with this version.
+    async fn restored(&self) -> bool {
+        self.recorded.version.restored
     }
 
     /// Where it sent.

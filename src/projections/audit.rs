@@ -332,6 +332,8 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
         }
         SubscriptionEvent::CircuitClosed(_) => (Code::WebhookCircuitClosed, none),
         SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
+        SubscriptionEvent::Restored(_) => (Code::WebhookRestored, none),
+        SubscriptionEvent::SecretsDestroyed(_) => (Code::WebhookSecretsDestroyed, none),
     }
 }
 

@@ -22,6 +22,7 @@ mod candidates;
 mod checkpoint;
 mod columns;
 mod database;
+mod deleted_webhooks;
 mod deliveries;
 mod delivery_queries;
 mod entry;

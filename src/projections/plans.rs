@@ -4,7 +4,10 @@
 use sqlx::{AssertSqlSafe, Row};
 
 use super::page::List;
-use super::{ReadModels, audit, backfill, candidates, deliveries, delivery_queries, messages, tenants, webhooks};
+use super::{
+    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages, tenants,
+    webhooks,
+};
 
 /// Beside a search for one of several values: those values.
 const VALUES: [&str; 2] = ["SCAN json_each VIRTUAL TABLE INDEX 1:", "CREATE BLOOM FILTER"];
@@ -30,6 +33,10 @@ async fn lists_are_ranges_of_an_index_in_its_order() {
     for (list, search) in [
         (&tenants::TENANTS, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id>? AND id<?)"),
         (&tenants::API_KEYS, "SEARCH api_key USING INDEX api_key_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (
+            &deleted_webhooks::ALL,
+            "SEARCH deleted_webhook USING INDEX deleted_webhook_by_tenant (tenant=? AND rowid>? AND rowid<?)",
+        ),
         (&messages::ALL, "SEARCH message USING INDEX message_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (
             &messages::OF_TYPE,

@@ -63,7 +63,7 @@ pub struct EventTypeRow {
 }
 
 /// A subscription.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct WebhookRow {
     /// Its id.
     pub id: SubscriptionId,
@@ -97,6 +97,17 @@ pub struct WebhookRow {
     pub updated_at: Timestamp,
     /// When a delivery last succeeded or an attempt last failed.
     pub last_delivery_at: Option<Timestamp>,
+}
+
+/// A subscription that was deleted and can still be restored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeletedWebhookRow {
+    /// As it was at its end.
+    pub webhook: WebhookRow,
+    /// When it was deleted.
+    pub deleted_at: Timestamp,
+    /// Until when it can be restored.
+    pub restorable_until: Timestamp,
 }
 
 /// How far a subscription's circuit breaker lets it send.

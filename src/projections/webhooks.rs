@@ -8,6 +8,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list, integer, json_text, packed};
+use super::deleted_webhooks::{self, Aside};
 use super::page::{List, Order, Range, list};
 use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{CircuitRow, SecretRow, Trip, WebhookRow};
@@ -40,8 +41,16 @@ static DELETE: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new("DELETE FROM 
 /// The projection.
 pub(super) struct Webhooks;
 
-/// The rows that a batch touches; `None` where there is none (any more).
-type Touched = HashMap<SubscriptionId, Option<(Position, WebhookRow)>>;
+/// The rows that a batch touches.
+type Touched = HashMap<SubscriptionId, Slot>;
+
+/// Where a subscription's row is.
+enum Slot {
+    /// Nowhere (any more).
+    Gone,
+    Live(Position, Box<WebhookRow>),
+    Deleted(Box<Aside>),
+}
 
 #[async_trait]
 impl Projection for Webhooks {
@@ -63,19 +72,34 @@ impl Projection for Webhooks {
         for Readable { recorded, .. } in &events {
             let id = execute::subscription_of(&recorded.stream)
                 .ok_or_else(|| ApplyError::event(recorded, "its stream is no subscription's"))?;
-            touched.insert(id, None);
+            touched.insert(id, Slot::Gone);
         }
         let query = sqlx::query(TO_FOLD).bind(id_list(touched.keys().copied()));
         for row in query.fetch_all(&mut *connection).await? {
             let (position, row) = webhook_row(&row)?;
-            touched.insert(row.id, Some((position, row)));
+            touched.insert(row.id, Slot::Live(position, Box::new(row)));
+        }
+        for (id, aside) in deleted_webhooks::load(connection, touched.keys().copied()).await? {
+            touched.insert(id, Slot::Deleted(Box::new(aside)));
         }
         for Readable { recorded, event } in events {
             fold(&mut touched, &recorded, event)?;
         }
-        let (put, deleted): (Vec<_>, Vec<_>) = touched.into_iter().partition(|(_, row)| row.is_some());
-        DELETE.run(connection, deleted.into_iter(), |values, (id, _)| values.id(id)).await?;
-        let put: Vec<(Position, WebhookRow)> = put.into_iter().filter_map(|(_, row)| row).collect();
+        let ids: Vec<_> = touched.keys().copied().collect();
+        let (mut put, mut gone, mut aside) = (vec![], vec![], vec![]);
+        for (id, slot) in touched {
+            match slot {
+                Slot::Live(position, row) => {
+                    put.push((position, *row));
+                    continue;
+                }
+                Slot::Deleted(deleted) => aside.push(*deleted),
+                Slot::Gone => {}
+            }
+            gone.push(id);
+        }
+        deleted_webhooks::write(connection, ids, aside).await?;
+        DELETE.run(connection, gone.into_iter(), |values, id| values.id(id)).await?;
         PUT.run(connection, put.into_iter(), |values, (position, row)| {
             values.position(position)?;
             values.id(row.id)?;
@@ -106,22 +130,21 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
     };
     let at = recorded.at;
     if let SubscriptionEvent::Created(created) = event {
-        touched.insert(created.subscription, Some((recorded.position, new_row(created, at))));
+        touched.insert(created.subscription, Slot::Live(recorded.position, Box::new(new_row(created, at))));
         return Ok(());
     }
     let id = execute::subscription_of(&recorded.stream);
     let Some(slot) = id.and_then(|id| touched.get_mut(&id)) else { return Ok(()) };
-    let Some((_, row)) = slot else { return Err(ApplyError::event(recorded, "there is no such subscription")) };
+    if moves(slot, &event, recorded) {
+        return Ok(());
+    }
+    let Slot::Live(_, row) = slot else { return Err(ApplyError::event(recorded, "there is no such subscription")) };
     match event {
         SubscriptionEvent::Updated(updated) => update(row, updated),
         SubscriptionEvent::Enabled(_) => row.enabled = true,
         SubscriptionEvent::Disabled(_) => row.enabled = false,
         SubscriptionEvent::HoldChanged(changed) => row.hold_until = changed.until,
         SubscriptionEvent::SecretRotated(rotated) => rotate(row, &rotated, at),
-        SubscriptionEvent::Deleted(_) => {
-            *slot = None;
-            return Ok(());
-        }
         SubscriptionEvent::CircuitTripped(tripped) => {
             row.circuit = CircuitRow::Open(trip(tripped, recorded));
             return Ok(());
@@ -137,6 +160,9 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
             return Ok(());
         }
         SubscriptionEvent::Created(_)
+        | SubscriptionEvent::Deleted(_)
+        | SubscriptionEvent::Restored(_)
+        | SubscriptionEvent::SecretsDestroyed(_)
         | SubscriptionEvent::TestSent(_)
         | SubscriptionEvent::RedeliveryRequested(_)
         | SubscriptionEvent::RescheduleRequested(_)
@@ -147,6 +173,25 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
     row.revision += 1;
     row.updated_at = at;
     Ok(())
+}
+
+/// Puts the row aside at a deletion, takes it back or lets it go; `false` where the event does none of that.
+fn moves(slot: &mut Slot, event: &SubscriptionEvent, recorded: &Recorded) -> bool {
+    *slot = match (event, std::mem::replace(slot, Slot::Gone)) {
+        (SubscriptionEvent::Deleted(deleted), Slot::Live(position, row)) => {
+            Aside::of((position, *row), deleted, recorded).map_or(Slot::Gone, |aside| Slot::Deleted(Box::new(aside)))
+        }
+        (SubscriptionEvent::Restored(_), Slot::Deleted(aside)) => {
+            let (position, row) = aside.restored(recorded);
+            Slot::Live(position, Box::new(row))
+        }
+        (SubscriptionEvent::SecretsDestroyed(_), Slot::Deleted(_)) => Slot::Gone,
+        (_, other) => {
+            *slot = other;
+            return false;
+        }
+    };
+    true
 }
 
 fn trip(tripped: CircuitTripped, recorded: &Recorded) -> Trip {

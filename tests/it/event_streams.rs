@@ -54,7 +54,7 @@ fn facts(loaded: &Loaded) -> Value {
     let (life, settings, tenant) = match &loaded.state.life {
         Life::Absent => ("absent", Value::Null, None),
         Life::Live(live) => ("live", settings(live), Some(live.tenant)),
-        Life::Deleted(tenant) => ("deleted", Value::Null, Some(*tenant)),
+        Life::Deleted(deleted) => ("deleted", Value::Null, Some(deleted.tenant)),
     };
     json!({
         "life": life,

@@ -129,7 +129,7 @@ fn tested() -> Event {
 }
 
 fn deleted() -> Event {
-    Event::Subscription(SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 0 }))
+    Event::Subscription(SubscriptionEvent::Deleted(SubscriptionDeleted::default()))
 }
 
 fn delivery(number: u128) -> DeliveryId {

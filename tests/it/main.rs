@@ -27,6 +27,7 @@ mod outbound;
 mod profiles;
 mod projections;
 mod ractor_contract;
+mod restoring;
 mod retention;
 mod support;
 mod tools;

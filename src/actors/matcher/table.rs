@@ -22,6 +22,8 @@ pub(super) struct Batches(pub(super) BTreeMap<SubscriptionId, Vec<(MessageId, u6
 #[derive(Default)]
 pub(super) struct Table {
     settings: HashMap<SubscriptionId, Settings>,
+    /// Of those that are deleted and may come back.
+    deleted: HashMap<SubscriptionId, Settings>,
     by_tenant: HashMap<TenantId, Wishes>,
     /// Those who have met an event that cannot be read, until they are taken from here.
     pub(super) blocked: BTreeMap<SubscriptionId, Block>,
@@ -118,7 +120,7 @@ impl Table {
         }
     }
 
-    /// What one subscription's filters are; `None` if it has been deleted since: it owes nothing any more.
+    /// What one subscription's filters are; `None` if it is deleted: it owes nothing any more.
     pub(super) async fn of_one(
         context: &Context,
         id: SubscriptionId,
@@ -126,15 +128,17 @@ impl Table {
     ) -> Result<Option<Self>, LoadError> {
         let mut table = Self::default();
         let stream = subscription_stream(id);
-        let mut version = 0;
+        let (mut version, mut is_deleted) = (0, false);
         loop {
             let page = context.log.read_stream(&stream, version + 1, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(Some(table)) };
+            let Some(last) = page.last() else { return Ok(Some(table).filter(|_| !is_deleted)) };
             version = last.version;
             for recorded in &page {
                 let event = codec::decode(recorded);
-                if let Ok(Event::Subscription(SubscriptionEvent::Deleted(_))) = event {
-                    return Ok(None);
+                match &event {
+                    Ok(Event::Subscription(SubscriptionEvent::Deleted(_))) => is_deleted = true,
+                    Ok(Event::Subscription(SubscriptionEvent::Restored(_))) => is_deleted = false,
+                    Ok(_) | Err(_) => {}
                 }
                 if recorded.position <= position
                     && let Event::Subscription(event) = event?
@@ -180,6 +184,7 @@ impl Table {
     /// What a subscription wants is not known from here on.
     fn lose(&mut self, subscription: SubscriptionId, seq: u64, unreadable: &Unreadable) {
         self.forget(subscription);
+        self.deleted.remove(&subscription);
         self.blocked.entry(subscription).or_insert_with(|| Block { from: seq, event: Arc::new(unreadable.clone()) });
     }
 
@@ -208,6 +213,7 @@ impl Table {
             SubscriptionEvent::CircuitProbing(probing) => self.free(id, behind(probing.lost_through)),
             SubscriptionEvent::Deleted(_) => {
                 self.held.remove(&id);
+                self.freed.remove(&id);
             }
             SubscriptionEvent::Created(_)
             | SubscriptionEvent::Updated(_)
@@ -221,7 +227,9 @@ impl Table {
             | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::JobStarted(_)
             | SubscriptionEvent::JobEnded(_)
-            | SubscriptionEvent::CircuitClosed(_) => {}
+            | SubscriptionEvent::CircuitClosed(_)
+            | SubscriptionEvent::Restored(_)
+            | SubscriptionEvent::SecretsDestroyed(_) => {}
         }
     }
 
@@ -232,8 +240,18 @@ impl Table {
     }
 
     fn learn(&mut self, id: SubscriptionId, event: &SubscriptionEvent) {
-        if let SubscriptionEvent::Deleted(_) = event {
-            return self.forget(id);
+        if let SubscriptionEvent::Deleted(deleted) = event {
+            let settings = self.forget(id).filter(|_| deleted.restore_window_s.is_some());
+            self.deleted.extend(settings.map(|settings| (id, settings)));
+            return;
+        }
+        if let SubscriptionEvent::SecretsDestroyed(_) = event {
+            self.deleted.remove(&id);
+        }
+        if let SubscriptionEvent::Restored(_) = event
+            && let Some(settings) = self.deleted.remove(&id)
+        {
+            self.settings.insert(id, settings);
         }
         if let SubscriptionEvent::Created(created) = event {
             self.settings.insert(id, Settings::created(created));
@@ -245,12 +263,12 @@ impl Table {
         }
     }
 
-    fn forget(&mut self, id: SubscriptionId) {
-        if let Some(settings) = self.settings.remove(&id)
-            && let Some(wishes) = self.by_tenant.get_mut(&settings.tenant)
-        {
+    fn forget(&mut self, id: SubscriptionId) -> Option<Settings> {
+        let settings = self.settings.remove(&id)?;
+        if let Some(wishes) = self.by_tenant.get_mut(&settings.tenant) {
             wishes.remove(id);
         }
+        Some(settings)
     }
 }
 
@@ -258,7 +276,7 @@ impl Table {
 mod tests {
     use super::*;
     use crate::domain::event::{Change, SubscriptionCreated, SubscriptionDeleted, SubscriptionUpdated};
-    use crate::domain::event::{SubscriptionDisabled, SubscriptionEnabled};
+    use crate::domain::event::{SubscriptionDisabled, SubscriptionEnabled, SubscriptionRestored};
     use crate::domain::id::SecretId;
 
     fn created(id: SubscriptionId, filter: &str, enabled: bool) -> SubscriptionEvent {
@@ -306,8 +324,17 @@ mod tests {
         assert_eq!(matched(&mut table, "user.created"), [3]);
         assert_eq!(matched(&mut table, "order.paid"), [1, 3]);
 
-        table.learn(three, &SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 0 }));
+        let deleted = |restore_window_s| {
+            SubscriptionEvent::Deleted(SubscriptionDeleted { restore_window_s, ..SubscriptionDeleted::default() })
+        };
+        table.learn(three, &deleted(Some(60)));
         assert_eq!((matched(&mut table, "user.created"), matched(&mut table, "order.paid")), (vec![], vec![1]));
+        table.learn(three, &SubscriptionEvent::Restored(SubscriptionRestored { matched_through: 7 }));
+        assert_eq!(matched(&mut table, "order.paid"), [1], "it comes back disabled");
+        table.learn(three, &SubscriptionEvent::Enabled(SubscriptionEnabled {}));
+        assert_eq!(matched(&mut table, "order.paid"), [1, 3]);
+        table.learn(three, &deleted(None));
+        assert_eq!((matched(&mut table, "order.paid"), table.deleted.len()), (vec![1], 0));
         for n in 0..2 * REMEMBERED_TYPES {
             matched(&mut table, &format!("order.n{n}"));
         }

@@ -53,7 +53,8 @@ impl State {
 
     /// Leaves only with nothing under way and with a durable wake-up for whatever is due later.
     pub(super) fn rest(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
-        if !self.in_flight.is_empty() || self.looking.under_way || self.place.is_waiting() || !self.gate.is_idle() {
+        let under_way = !self.in_flight.is_empty() || self.looking.under_way || self.destroying;
+        if under_way || self.place.is_waiting() || !self.gate.is_idle() {
             return Ok(());
         }
         let snapshot = self.snapshot(SNAPSHOT_AT_REST);

@@ -63,6 +63,6 @@ pub struct CarriedDelivery {
     pub last_failure: Option<LastFailure>,
 }
 
-fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+pub(super) fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
     *number == N::default()
 }

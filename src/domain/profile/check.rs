@@ -43,6 +43,7 @@ const DELAY_MS: RangeInclusive<u64> = 100..=7 * DAY_MS;
 const WINDOW_MS: RangeInclusive<u64> = 1_000..=30 * DAY_MS;
 const FACTOR: RangeInclusive<u64> = 1..=100;
 const OVERLAP_S: RangeInclusive<u64> = 0..=30 * 86_400;
+const RESTORE_S: RangeInclusive<u64> = 0..=30 * 86_400;
 const STATUS: RangeInclusive<u16> = 100..=599;
 const PERCENT: RangeInclusive<u8> = 1..=100;
 /// Failures that a circuit breaker waits for, and probes.
@@ -332,6 +333,7 @@ impl Problems {
         let (max_s, default_s) = (profile.rotation_overlap_max_s, profile.rotation_overlap_default_s);
         self.within("rotation_overlap_max_s", max_s, OVERLAP_S);
         self.expect(default_s <= max_s, "rotation_overlap_default_s", "it may not be more than rotation_overlap_max_s");
+        self.within("restore_window_s", profile.restore_window_s, RESTORE_S);
         let carries = profile.signatures.iter().any(|signature| signature.overlap);
         let reason = "no signature has overlap, so an old secret could not go on signing: it must be 0";
         self.expect(max_s == 0 || carries || profile.signatures.is_empty(), "rotation_overlap_max_s", reason);

@@ -20,6 +20,11 @@ pub enum Passage {
         /// What had been asked for.
         mode: ReenableMode,
     },
+    /// It ended with the subscription's deletion, and did not come back with it.
+    Deleted {
+        /// When that was.
+        at: Timestamp,
+    },
     /// It waited longer than messages are kept.
     Lost {
         /// When that was found.
@@ -41,7 +46,7 @@ pub struct Backlog {
     pub hold_until: Option<Timestamp>,
     /// Whether each delivery waits now for the end of the one before.
     pub ordered: bool,
-    /// When the subscription was deleted.
+    /// When the subscription was deleted; `None` if it is there (again).
     pub deleted_at: Option<Timestamp>,
 }
 
@@ -85,16 +90,33 @@ impl Backlog {
                 self.open_since = None;
                 self.deleted_at = Some(at);
             }
+            SubscriptionEvent::Restored(restored) => {
+                self.enabled = false;
+                if let Some(at) = self.deleted_at.take().filter(|_| self.message_seq <= restored.matched_through)
+                    && !matches!(self.passage, Passage::Deleted { .. })
+                {
+                    self.passage = Passage::Deleted { at };
+                }
+            }
             SubscriptionEvent::Updated(updated) => {
                 self.ordered = updated.ordered.as_ref().map_or(self.ordered, |change| change.to);
             }
-            SubscriptionEvent::SecretRotated(_)
+            SubscriptionEvent::SecretsDestroyed(_)
+            | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::JobStarted(_)
             | SubscriptionEvent::JobEnded(_) => {}
+        }
+    }
+
+    /// When a deletion ended whatever was owed of the message; `None` if none has.
+    pub fn ended_by_deletion_at(&self) -> Option<Timestamp> {
+        match self.passage {
+            Passage::Deleted { at } => Some(at),
+            Passage::Free | Passage::Waiting { .. } | Passage::Skipped { .. } | Passage::Lost { .. } => self.deleted_at,
         }
     }
 
@@ -113,7 +135,9 @@ impl Backlog {
 mod tests {
     use super::*;
     use crate::domain::circuit::TripCause;
-    use crate::domain::event::{CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped};
+    use crate::domain::event::{
+        CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, SubscriptionDeleted, SubscriptionRestored,
+    };
     use crate::domain::id::DeliveryId;
     use crate::domain::outcome::FailureCode;
 
@@ -156,6 +180,19 @@ mod tests {
         assert_eq!(passage(8, &[tripped(7), probing.clone()]), Passage::Free);
         assert_eq!(passage(8, &[tripped(7), probing.clone(), tripped(7)]), Passage::Waiting { since: at(3) });
         assert_eq!(passage(8, &[tripped(7), probing, tripped(8)]), Passage::Free);
+    }
+
+    #[test]
+    fn what_a_deletion_ended_does_not_come_back_with_the_subscription() {
+        let deleted = SubscriptionEvent::Deleted(SubscriptionDeleted::default());
+        let restored = SubscriptionEvent::Restored(SubscriptionRestored { matched_through: 8 });
+        let ended = Passage::Deleted { at: at(2) };
+        assert_eq!(passage(8, &[tripped(7), deleted.clone(), restored.clone()]), ended);
+        assert_eq!(
+            passage(8, &[tripped(7), deleted.clone(), restored.clone(), deleted.clone(), restored.clone()]),
+            ended
+        );
+        assert_eq!(passage(9, &[deleted, restored]), Passage::Free);
     }
 
     #[test]

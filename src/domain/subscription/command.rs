@@ -1,5 +1,6 @@
 //! What a subscription can be asked to do.
 
+use super::deletion::Restore;
 use super::job::{StartJob, Step};
 use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, TestSent};
 use crate::domain::filter::Filter;
@@ -96,6 +97,13 @@ pub enum Command {
     Delete {
         /// The revision that the caller has seen.
         expected_revision: Option<u64>,
+    },
+    /// Be there again, disabled, after a deletion.
+    Restore(Restore),
+    /// Remember that the secrets are destroyed, if it is time for that.
+    Forget {
+        /// Now.
+        at: Timestamp,
     },
 }
 

@@ -21,6 +21,8 @@ pub struct Version {
     pub secrets: Vec<KnownSecret>,
     /// Whether this version is the subscription's deletion.
     pub deleted: bool,
+    /// Whether with this version it came back from its deletion; it owes nothing until the next one.
+    pub restored: bool,
     /// What differs from the version before; nothing at a deletion.
     pub changes: Vec<FieldChange>,
     /// Since when it holds.
@@ -95,14 +97,18 @@ impl History {
                 let settings = Settings::created(created);
                 let secrets = vec![KnownSecret::new(1, &created.fingerprint, created.public_key.as_ref(), at)];
                 let changes = changes(None, (&settings, &secrets));
-                Some(Version { number: settings.revision, settings, secrets, deleted: false, changes, since: at })
+                let number = settings.revision;
+                Some(Version { number, settings, secrets, deleted: false, restored: false, changes, since: at })
             }
-            // Nothing happens before a creation or after a deletion.
             (_, None) => None,
+            (SubscriptionEvent::Restored(_), Some(last)) if last.deleted => {
+                last.next(event, at).map(|version| Version { restored: true, ..version })
+            }
+            // Nothing else happens before a creation or after a deletion.
             (_, Some(last)) if last.deleted => None,
             (SubscriptionEvent::Deleted(_), Some(last)) => {
                 let number = last.number + 1;
-                Some(Version { number, deleted: true, changes: vec![], since: at, ..last.clone() })
+                Some(Version { number, deleted: true, restored: false, changes: vec![], since: at, ..last.clone() })
             }
             (_, Some(last)) => last.next(event, at),
         };
@@ -139,7 +145,9 @@ impl Version {
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)
             | SubscriptionEvent::CircuitClosed(_)
-            | SubscriptionEvent::Deleted(_) => None,
+            | SubscriptionEvent::Deleted(_)
+            | SubscriptionEvent::Restored(_)
+            | SubscriptionEvent::SecretsDestroyed(_) => None,
         };
         let known: Vec<_> = rotated.into_iter().chain(self.secrets.iter().cloned()).collect();
         let secrets = settings.secrets.iter().filter_map(|secret| {
@@ -148,7 +156,8 @@ impl Version {
         });
         let secrets: Vec<_> = secrets.collect();
         let changes = changes(Some((&self.settings, &self.secrets)), (&settings, &secrets));
-        Some(Self { number: settings.revision, settings, secrets, deleted: false, changes, since: at })
+        let number = settings.revision;
+        Some(Self { number, settings, secrets, deleted: false, restored: false, changes, since: at })
     }
 }
 
@@ -207,7 +216,7 @@ mod tests {
     use super::*;
     use crate::domain::event::{
         Change, SecretRotated, SubscriptionCreated, SubscriptionDeleted, SubscriptionDisabled, SubscriptionEnabled,
-        SubscriptionUpdated, TestSent,
+        SubscriptionRestored, SubscriptionUpdated, TestSent,
     };
     use crate::domain::filter::{EventType, Filter};
     use crate::domain::id::{SecretId, SubscriptionId, TenantId};
@@ -309,11 +318,24 @@ mod tests {
 
     #[test]
     fn a_deletion_is_the_last_version_and_keeps_the_settings() {
-        let deleted = SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 3 });
+        let deleted =
+            SubscriptionEvent::Deleted(SubscriptionDeleted { cancelled: 3, ..SubscriptionDeleted::default() });
         let made = versions([created(), deleted.clone(), tested(), deleted]);
         assert_eq!(made.len(), 2);
         assert_eq!((made[1].number, made[1].deleted), (2, true));
         assert_eq!((&made[1].settings, made[1].changes.len()), (&made[0].settings, 0));
+    }
+
+    #[test]
+    fn a_restored_one_has_a_version_of_its_own_behind_the_deletions() {
+        let deleted = SubscriptionEvent::Deleted(SubscriptionDeleted::default());
+        let restored = SubscriptionEvent::Restored(SubscriptionRestored { matched_through: 7 });
+        let made = versions([created(), deleted, restored, moved("https://example.com/second")]);
+        let told: Vec<_> = made.iter().map(|made| (made.number, made.deleted, made.restored)).collect();
+        assert_eq!(told, [(1, false, false), (2, true, false), (3, false, true), (4, false, false)]);
+        assert_eq!(made[2].settings.revision, 3);
+        assert_eq!(made[2].changes, [FieldChange { field: Field::Enabled, from: json!(true), to: json!(false) }]);
+        assert_eq!(made[2].secrets, made[0].secrets);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Why a subscription refuses what it is asked to do.
 
+use super::deletion::NotRestorable;
 use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
 use crate::domain::id::{DeliveryId, JobId};
 use crate::domain::profile::{FiltersRefused, UnknownProfile};
@@ -88,6 +89,9 @@ pub enum Refusal {
     /// Too late: the profile's window, or the longest delay that there is, would have passed.
     #[error("the attempt may be due at {} at the latest", .0.to_rfc3339_ms())]
     TooLate(Timestamp),
+    /// It was deleted and stays so.
+    #[error(transparent)]
+    NotRestorable(NotRestorable),
     /// A match between the last one seen and these was lost on the way: they would hide it.
     #[error("a match after message {after} is missing")]
     MatchMissing {
@@ -121,6 +125,7 @@ impl Refusal {
                 ErrorCode::NotRedeliverable
             }
             Self::JobRunning(_) => ErrorCode::LimitExceeded,
+            Self::NotRestorable(_) => ErrorCode::WebhookNotRestorable,
             Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
         }
     }

@@ -122,6 +122,11 @@ impl Settings {
                 let current = SecretVersion { id: rotated.secret, version: rotated.version, retires_at: None };
                 self.secrets.insert(0, current);
             }
+            // The deletion had a number too.
+            SubscriptionEvent::Restored(_) => {
+                self.enabled = false;
+                self.revision += 1;
+            }
             SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
@@ -133,7 +138,8 @@ impl Settings {
             | SubscriptionEvent::CircuitProbing(_)
             | SubscriptionEvent::CircuitClosed(_)
             | SubscriptionEvent::Created(_)
-            | SubscriptionEvent::Deleted(_) => return,
+            | SubscriptionEvent::Deleted(_)
+            | SubscriptionEvent::SecretsDestroyed(_) => return,
         }
         self.revision += 1;
     }

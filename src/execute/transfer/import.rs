@@ -1,6 +1,6 @@
 //! A store from an exported text.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead};
 
 use base64::Engine;
@@ -150,7 +150,8 @@ struct Import<'a> {
     streams: HashMap<String, Stream>,
     /// Whose each subscription is.
     owners: HashMap<SubscriptionId, TenantId>,
-    deleted: HashSet<SubscriptionId>,
+    /// Those that are deleted, and whether each can still be restored.
+    deleted: HashMap<SubscriptionId, bool>,
     messages: HashMap<TenantId, Renumbered>,
     /// How far the matcher had come in the exported shards.
     matched: HashMap<u16, u64>,
@@ -216,6 +217,9 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
             through(&mut reenabled.lost_through);
         }
         SubscriptionEvent::CircuitProbing(probing) => through(&mut probing.lost_through),
+        SubscriptionEvent::Restored(restored) => {
+            restored.matched_through = messages.through(restored.matched_through);
+        }
         // Between two messages a job's ends move to the one before: what it has made again it does not pick twice.
         SubscriptionEvent::JobStarted(started) => {
             started.selection.after = messages.through(started.selection.after);
@@ -233,7 +237,8 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
         | SubscriptionEvent::CancellationRequested(_)
         | SubscriptionEvent::JobEnded(_)
         | SubscriptionEvent::CircuitClosed(_)
-        | SubscriptionEvent::Deleted(_) => return false,
+        | SubscriptionEvent::Deleted(_)
+        | SubscriptionEvent::SecretsDestroyed(_) => return false,
     }
     true
 }
@@ -257,7 +262,7 @@ impl<'a> Import<'a> {
             heads: vec![0; shards],
             streams: HashMap::new(),
             owners: HashMap::new(),
-            deleted: HashSet::new(),
+            deleted: HashMap::new(),
             messages: HashMap::new(),
             matched: HashMap::new(),
             first_unmatched: BTreeMap::new(),
@@ -285,11 +290,11 @@ impl<'a> Import<'a> {
                 false
             }
             Event::Delivery(event) => renumber(event, messages),
-            Event::Subscription(SubscriptionEvent::Deleted(_)) => {
-                self.deleted.extend(execute::subscription_of(&recorded.stream));
-                false
+            Event::Subscription(event) => {
+                let renumbered = renumber_life(event, messages);
+                self.remember_end(&recorded.stream, event);
+                renumbered
             }
-            Event::Subscription(event) => renumber_life(event, messages),
             Event::Tenant(_) | Event::Message(_) => false,
         };
         let (kind, schema, data) = if renumbered {
@@ -312,6 +317,31 @@ impl<'a> Import<'a> {
         let write = self.write(recorded.stream, &event, new);
         self.events += 1;
         self.wait(shard, Append { writes: vec![write], ..Append::default() }).await
+    }
+
+    fn remember_end(&mut self, stream: &str, event: &SubscriptionEvent) {
+        let Some(id) = execute::subscription_of(stream) else { return };
+        match event {
+            SubscriptionEvent::Deleted(deleted) => drop(self.deleted.insert(id, deleted.restore_window_s.is_some())),
+            SubscriptionEvent::SecretsDestroyed(_) => drop(self.deleted.insert(id, false)),
+            SubscriptionEvent::Restored(_) => drop(self.deleted.remove(&id)),
+            SubscriptionEvent::Created(_)
+            | SubscriptionEvent::Updated(_)
+            | SubscriptionEvent::Enabled(_)
+            | SubscriptionEvent::Disabled(_)
+            | SubscriptionEvent::HoldChanged(_)
+            | SubscriptionEvent::SecretRotated(_)
+            | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::RedeliveryRequested(_)
+            | SubscriptionEvent::RescheduleRequested(_)
+            | SubscriptionEvent::CancellationRequested(_)
+            | SubscriptionEvent::JobStarted(_)
+            | SubscriptionEvent::JobEnded(_)
+            | SubscriptionEvent::CircuitTripped(_)
+            | SubscriptionEvent::CircuitReenabled(_)
+            | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::CircuitClosed(_) => {}
+        }
     }
 
     fn recorded(&self, shard: u16, line: &EventLine) -> Result<Recorded, ImportError> {
@@ -387,14 +417,17 @@ impl<'a> Import<'a> {
         for (id, tenant) in std::mem::take(&mut self.owners) {
             let shard = execute::shard_of(tenant, self.store.reader().shards());
             let stream = execute::deliveries_stream(id);
-            if !self.streams.contains_key(&stream) {
-                continue;
-            }
-            let append = match self.deleted.contains(&id) {
-                true => Append { ended: vec![stream], ..Append::default() },
-                false => Append { wakeups: vec![(id.to_string(), Some(Timestamp::from_ms(0)))], ..Append::default() },
+            let owed = self.streams.contains_key(&stream);
+            let (ended, wakes) = match self.deleted.get(&id) {
+                // Its secrets are still to be destroyed.
+                Some(restorable) => (owed, *restorable),
+                None => (false, owed),
             };
-            self.wait(shard, append).await?;
+            if ended || wakes {
+                let ended = ended.then_some(stream).into_iter().collect();
+                let wakeups = wakes.then(|| (id.to_string(), Some(Timestamp::from_ms(0)))).into_iter().collect();
+                self.wait(shard, Append { ended, wakeups, ..Append::default() }).await?;
+            }
         }
         for shard in 0..self.store.reader().shards() {
             self.flush(shard).await?;

@@ -8,6 +8,7 @@ mod access;
 mod delivery;
 mod job;
 mod message;
+mod restore;
 mod waiting;
 mod webhook;
 
@@ -22,6 +23,7 @@ use crate::event_store::Position;
 #[derive(Default, MergedObject)]
 pub(super) struct Mutation(
     webhook::WebhookMutation,
+    restore::RestoreMutation,
     delivery::DeliveryMutation,
     waiting::WaitingMutation,
     job::JobMutation,

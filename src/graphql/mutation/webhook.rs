@@ -312,7 +312,8 @@ impl WebhookMutation {
         payload(reenable(ctx, input)).await
     }
 
-    /// Deletes a webhook for ever, and cancels what is under way. Needs the scope `WEBHOOKS_WRITE`.
+    /// Deletes a webhook, and cancels what is under way. It can be restored for as long as its profile says
+    /// (`restoreWindowSeconds`); then, or at once, its signing secret is destroyed. Needs the scope `WEBHOOKS_WRITE`.
     async fn delete_webhook(
         &self,
         ctx: &Context<'_>,
@@ -482,12 +483,17 @@ fn version(expected: Option<i32>) -> Result<Option<u64>, Failure> {
 }
 
 /// The webhook after a change. What was done is done: a read model that fails leaves it null and is told in the log.
-async fn read_back(ctx: &Context<'_>, scope: TenantScope, id: SubscriptionId, done: &Done) -> Option<Webhook> {
+pub(super) async fn read_back(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    id: SubscriptionId,
+    done: &Done,
+) -> Option<Webhook> {
     readable(ctx, done.position).await;
     Webhook::read(ctx, scope, id).await.ok().flatten()
 }
 
-fn position(done: &Done) -> Option<String> {
+pub(super) fn position(done: &Done) -> Option<String> {
     done.position.map(|position| position.to_string())
 }
 

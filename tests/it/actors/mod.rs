@@ -12,6 +12,7 @@ mod jobs;
 mod order;
 mod passivation;
 mod restart;
+mod restoring;
 mod retention;
 mod schedule;
 mod shards;

@@ -17,7 +17,7 @@ use tidings::domain::event::TenantCreated;
 use tidings::domain::filter::Filter;
 use tidings::domain::id::{MessageId, SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
-use tidings::domain::subscription::{Command, Redeliver, Refusal, Update};
+use tidings::domain::subscription::{Command, Redeliver, Refusal, Restore, Update};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventReader, EventStore, Log, MemoryStore, Position, Recorded};
 use tidings::execute::{Meta, fold_subscription, load_subscription, retention};
@@ -281,6 +281,7 @@ impl Simulation {
             10..14 => (None, Some(Command::Enable)),
             14..17 => (None, self.redelivery(world, id)),
             17 if self.chance.one_in(4) => (None, Some(Command::Delete { expected_revision: None })),
+            18 | 19 => (None, Some(Command::Restore(Restore { matched_through: 0, too_late: false, at: START }))),
             _ => (None, None),
         };
         let back_ms = self.chance.below(2 * HOUR_MS);
@@ -291,6 +292,7 @@ impl Simulation {
             match (update, command) {
                 (Some(update), _) => drop(engine.update_subscription(tenant, id, update, meta).await),
                 (None, Some(Command::Delete { .. })) => drop(engine.delete_subscription(tenant, id, None, meta).await),
+                (None, Some(Command::Restore(_))) => drop(engine.restore_subscription(tenant, id, meta).await),
                 (None, Some(command)) => drop(engine.subscription(tenant, id, command, meta).await),
                 (None, None) => drop(engine.reenable(tenant, id, backlog, meta).await),
             }

@@ -8,12 +8,13 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 49] = [
+const FIELDS: [(&str, Option<Scope>, &str); 51] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
     ("webhook", Some(Scope::WebhooksRead), "{ webhook(id: \"wh_1\") { id } }"),
     ("webhooks", Some(Scope::WebhooksRead), "{ webhooks { nodes { id } } }"),
+    ("deletedWebhooks", Some(Scope::WebhooksRead), "{ deletedWebhooks { nodes { webhookId } } }"),
     (
         "webhookSnapshot",
         Some(Scope::WebhooksRead),
@@ -80,6 +81,11 @@ const FIELDS: [(&str, Option<Scope>, &str); 49] = [
         "deleteWebhook",
         Some(Scope::WebhooksWrite),
         "mutation { deleteWebhook(input: { webhookId: \"wh_1\" }) { userErrors { code } } }",
+    ),
+    (
+        "restoreWebhook",
+        Some(Scope::WebhooksWrite),
+        "mutation { restoreWebhook(input: { webhookId: \"wh_1\" }) { userErrors { code } } }",
     ),
     (
         "rotateWebhookSecret",

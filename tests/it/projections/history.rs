@@ -12,7 +12,7 @@ use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
 use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::scope::Scope;
-use tidings::domain::subscription::{self, Command, Finished, Match, Matches, Redeliver, Update};
+use tidings::domain::subscription::{self, Command, Finished, Match, Matches, Redeliver, Restore, Update};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{
     Append, Bucket, Config, EventStore, Lifetime, Log, MemoryStore, NewEvent, Position, StreamWrite,
@@ -332,7 +332,8 @@ impl History {
     fn change(&self, dice: u64, pick: u64) -> Command {
         let filters = Some(vec![Filter::parse("**").unwrap()]);
         match dice {
-            89 | 90 => Command::Enable,
+            89 => Command::Restore(Restore { matched_through: 0, too_late: false, at: self.clock.now() }),
+            90 => Command::Enable,
             91 | 92 => Command::Disable { reason: Some("too loud".into()) },
             93 => {
                 Command::Update(Update { url: Some(format!("https://{pick}.example/")), filters, ..Update::default() })
@@ -352,6 +353,7 @@ impl History {
                 failure: Some(FailureCode::Tls),
                 latency_ms: 3,
             }),
+            98 if pick % 4 == 0 => Command::Forget { at: Timestamp::from_ms(i64::MAX) },
             _ => Command::Delete { expected_revision: None },
         }
     }

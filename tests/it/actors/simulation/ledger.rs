@@ -169,7 +169,9 @@ impl Account {
     }
 
     fn live(&mut self, event: &SubscriptionEvent, at: u64) {
-        assert!(!self.deleted, "{event:?} is later than the deletion");
+        let is_of_the_deleted =
+            matches!(event, SubscriptionEvent::Restored(_) | SubscriptionEvent::SecretsDestroyed(_));
+        assert_eq!(self.deleted, is_of_the_deleted, "{event:?} is later than the deletion, or without one");
         match event {
             SubscriptionEvent::Updated(updated) => {
                 if let Some(change) = &updated.filters {
@@ -202,12 +204,24 @@ impl Account {
             SubscriptionEvent::Deleted(_) => {
                 self.deleted = true;
                 self.fall_silent(Why::Deleted, at);
+                self.skipped += self.waiting.len();
                 self.waiting.clear();
                 for delivery in self.deliveries.values_mut() {
                     delivery.end.get_or_insert(End::Deleted);
                 }
             }
+            SubscriptionEvent::Restored(_) => {
+                self.deleted = false;
+                self.speak(Why::Deleted, at);
+                if self.silences.iter().any(|silence| silence.why == Why::CircuitOpen && silence.until.is_none()) {
+                    self.speak(Why::CircuitOpen, at);
+                }
+                if std::mem::take(&mut self.enabled) {
+                    self.fall_silent(Why::Disabled, at);
+                }
+            }
             SubscriptionEvent::Created(_)
+            | SubscriptionEvent::SecretsDestroyed(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
