@@ -52,11 +52,9 @@ impl State {
 
     /// Adds what the actor alone knows.
     pub(super) fn with_destruction(&self, command: Command) -> Command {
-        match command {
-            Command::Restore(restore) => {
-                Command::Restore(Restore { too_late: restore.too_late || self.destroying, ..restore })
-            }
-            other => other,
+        if let Command::Restore(restore) = command {
+            return Command::Restore(Restore { too_late: restore.too_late || self.destroying, ..restore });
         }
+        command
     }
 }
