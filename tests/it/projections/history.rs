@@ -353,7 +353,7 @@ impl History {
                 failure: Some(FailureCode::Tls),
                 latency_ms: 3,
             }),
-            98 if pick % 4 == 0 => Command::Forget { at: Timestamp::from_ms(i64::MAX) },
+            98 if pick.is_multiple_of(4) => Command::Forget { at: Timestamp::from_ms(i64::MAX) },
             _ => Command::Delete { expected_revision: None },
         }
     }
