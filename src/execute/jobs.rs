@@ -76,6 +76,8 @@ pub async fn wants(reader: &dyn EventReader, id: SubscriptionId, budget: &Budget
                 settings = Some(Settings::created(created));
             } else if let Some(settings) = &mut settings {
                 settings.evolve(&event);
+                // While it was deleted nothing was owed; it comes back disabled.
+                settings.enabled &= !matches!(event, SubscriptionEvent::Deleted(_));
             }
             let filters = settings.as_ref().filter(|settings| settings.enabled).map(|now| now.filters.clone());
             let filters = filters.unwrap_or_default();

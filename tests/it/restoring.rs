@@ -17,6 +17,8 @@ const DELETED: &str =
 const PAST: &str = "query($id: ID!) {
     webhookHistory(id: $id) { nodes { version deleted restored enabled openDeliveries changes { field } } }
     auditLog(first: 3) { nodes { code } } sequenceReport(webhookId: $id) { delivered undeliveredCount lastKnown } }";
+const BACKFILL: &str = "mutation($id: ID!, $from: BackfillFrom!) {
+    m: startBackfill(input: { webhookId: $id, from: $from }) { userErrors { code } } }";
 const EXPLAIN: &str =
     "query($message: ID!, $id: ID!) { explainDelivery(messageId: $message, webhookId: $id) { verdict } }";
 
@@ -82,6 +84,13 @@ async fn a_deleted_webhook_is_listed_and_restored_with_its_past(kind: Kind) {
     let why = server.data(EXPLAIN, json!({ "message": missed, "id": id })).await;
     assert_eq!(why["explainDelivery"]["verdict"], json!("WEBHOOK_DELETED"));
     assert_eq!(receiver.requests().len(), 2);
+
+    // What was published meanwhile comes by a backfill, if anybody wants it.
+    let from = json!({ "time": "2000-01-01T00:00:00Z" });
+    let started = server.data(BACKFILL, json!({ "id": id, "from": from })).await;
+    assert_eq!(started["m"]["userErrors"], json!([]));
+    let requests = receiver.wait_for(3).await;
+    assert_eq!(Some(requests[2].header("webhook-id").unwrap()), missed.as_str());
 }
 
 async fn where_a_deletion_is_for_ever_nothing_is_listed_and_a_restoration_refused(kind: Kind) {
