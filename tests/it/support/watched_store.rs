@@ -1,8 +1,8 @@
 //! A log that tells which streams were read, and fails when a test wants it to.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,9 @@ use tidings::event_store::{
     Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use tokio::sync::watch;
+
+/// Events by their positions.
+pub(crate) type Archive = Arc<Mutex<BTreeMap<Position, Recorded>>>;
 
 /// The log in memory behind a window.
 pub(crate) struct WatchedStore {
@@ -34,6 +37,8 @@ pub(crate) struct WatchedStore {
     /// Decides over shaky commits.
     chance: AtomicU64,
     fate: Mutex<Fate>,
+    /// What stands in the log before a bucket is dropped from it.
+    archive: Mutex<Option<Archive>>,
 }
 
 /// What became of a row.
@@ -113,7 +118,13 @@ impl WatchedStore {
             commits: AtomicUsize::new(0),
             chance: AtomicU64::new(0),
             fate: Mutex::new(Fate::AllSucceed),
+            archive: Mutex::default(),
         }
+    }
+
+    /// Keeps what is dropped from now on.
+    pub(crate) fn keep_what_is_dropped(&self, archive: Archive) {
+        *self.archive.lock().unwrap() = Some(archive);
     }
 
     /// How often this stream was read.
@@ -353,6 +364,14 @@ impl EventStore for WatchedStore {
     }
 
     async fn drop_bucket(&self, bucket: Bucket, limit: u32) -> Result<Dropped, DropError> {
+        let archive = self.archive.lock().unwrap().clone();
+        if let Some(archive) = archive {
+            for shard in 0..self.memory.shards() {
+                // What cannot be read can be dropped all the same.
+                let events = self.memory.read_log(Position { shard, seq: 0 }, usize::MAX).await.unwrap_or_default();
+                archive.lock().unwrap().extend(events.into_iter().map(|recorded| (recorded.position, recorded)));
+            }
+        }
         self.memory.drop_bucket(bucket, limit).await
     }
 

@@ -7,7 +7,7 @@ use tidings::domain::event::{
     CarriedDelivery, DeliveryEvent, DeliveryScheduled, Event, MessageEvent, SubscriptionEvent,
 };
 use tidings::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
-use tidings::event_store::Recorded;
+use tidings::event_store::{Position, Recorded};
 use tidings::execute::subscription_of;
 
 use crate::support::simulation::START;
@@ -59,7 +59,7 @@ pub(super) enum End {
     Deleted,
 }
 
-/// Times are milliseconds after [`START`].
+/// Times are milliseconds that passed since [`START`], whatever the clock was set to.
 pub(super) struct Silence {
     pub(super) why: Why,
     pub(super) from: u64,
@@ -75,16 +75,17 @@ pub(super) enum Why {
 
 impl Ledger {
     /// The events of one shard after the other, each in log order.
-    pub(super) fn of(events: &[Recorded]) -> Self {
+    /// `passed_ms` says how much time had passed when the clock said that, at that place in the log.
+    pub(super) fn of(events: &[Recorded], passed_ms: impl Fn(u64, Position) -> u64) -> Self {
         let mut ledger = Self::default();
         for recorded in events {
-            ledger.enter(recorded);
+            ledger.enter(recorded, |clock_ms| passed_ms(clock_ms, recorded.position));
         }
         ledger
     }
 
-    fn enter(&mut self, recorded: &Recorded) {
-        let at = recorded.at.ms_since(START);
+    fn enter(&mut self, recorded: &Recorded, passed_ms: impl Fn(u64) -> u64) {
+        let at = passed_ms(recorded.at.ms_since(START));
         let owner = || subscription_of(&recorded.stream).unwrap();
         match codec::decode(recorded).unwrap() {
             Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_)) => {}
@@ -104,7 +105,7 @@ impl Ledger {
             Event::Delivery(event) => {
                 let account = self.accounts.get_mut(&owner()).unwrap();
                 assert!(!account.deleted, "{event:?} at {} is later than the deletion", recorded.position);
-                account.deliver(&event);
+                account.deliver(&event, passed_ms);
             }
         }
     }
@@ -248,7 +249,7 @@ impl Account {
         self.skipped += before - self.waiting.len();
     }
 
-    fn deliver(&mut self, event: &DeliveryEvent) {
+    fn deliver(&mut self, event: &DeliveryEvent, passed_ms: impl Fn(u64) -> u64) {
         match event {
             DeliveryEvent::Scheduled(scheduled) => self.owe(scheduled),
             DeliveryEvent::AttemptFailed(failed) => {
@@ -269,7 +270,7 @@ impl Account {
                     event.delivery
                 );
                 delivery.end = Some(End::Succeeded);
-                let success = (delivery.message, event.started_at.ms_since(START));
+                let success = (delivery.message, passed_ms(event.started_at.ms_since(START)));
                 self.successes.push(success);
             }
             DeliveryEvent::Exhausted(event) => self.open(event.delivery).end = Some(End::Exhausted),
