@@ -54,7 +54,7 @@ impl Ahead {
         let near = |end: &Position| end.shard == at.shard && end.seq < at.seq && at.seq - end.seq <= NEAR;
         let end = ends.iter().position(near);
         let limit = if end.is_some() { PAGE } else { 1 };
-        let read = page(reader, Position { seq: before, ..at }, limit).await?;
+        let read = undamaged_page(reader, Position { seq: before, ..at }, limit).await?;
         if let Some(index) = end {
             ends.remove(index);
         }
@@ -100,6 +100,14 @@ impl Ahead {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A page, or its first event alone if another one is damaged: a bad row is the business of those who ask for it.
+async fn undamaged_page(reader: &dyn EventReader, after: Position, limit: usize) -> Result<Vec<Entry>, ReadError> {
+    match page(reader, after, limit).await {
+        Err(ReadError::Damaged { .. }) if limit > 1 => page(reader, after, 1).await,
+        read => read,
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::faulty::Faulty;
 use super::{Database, append, at, bucketed, ended, on_every_store, recorded, with_content};
+use crate::support::watched_store::{Tear, WatchedStore};
 
 /// Reads on, woken by the head, until so many events are seen.
 async fn follow(log: Log, limit: usize, until: usize) -> Vec<Recorded> {
@@ -134,6 +135,25 @@ async fn who_asks_in_order_is_given_pages<D: Database>() {
     for nowhere in [0, 202, 1 << 60] {
         assert!(log.event(at(nowhere)).await.unwrap().is_none());
     }
+}
+
+#[tokio::test]
+async fn a_damaged_event_hides_none_of_its_neighbours_from_who_asks_in_order() {
+    let store = Arc::new(WatchedStore::over(MemoryStore::new(1)));
+    let log = Log::start(store.clone(), Config { tail_events: 0, ..Config::default() }).await.unwrap();
+    for stream in 1..=20 {
+        let mut message = append(&format!("messages-{stream}"), 1, 1);
+        message.writes[0].events[0].content = Some(format!("body {stream}").into());
+        log.append(0, message).await.unwrap();
+    }
+    store.tear(at(15), Tear::Row);
+
+    for seq in (1..=20).filter(|seq| *seq != 15) {
+        let (event, content) = log.event(at(seq)).await.unwrap().unwrap();
+        assert_eq!((event.position, content), (at(seq), Some(format!("body {seq}").into())));
+    }
+    let damaged = log.event(at(15)).await.unwrap_err();
+    assert!(matches!(damaged, ReadError::Damaged { position, .. } if position == at(15)), "{damaged}");
 }
 
 async fn what_was_dropped_is_not_read_ahead<D: Database>() {
