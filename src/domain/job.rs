@@ -131,7 +131,7 @@ pub struct Job {
 pub enum Waiting {
     /// The subscription is disabled.
     Disabled,
-    /// The subscription's circuit is open, or its endpoint is only coming back.
+    /// The subscription's circuit is open.
     Circuit,
     /// The subscription pauses, or its endpoint wants a pause, until then.
     Held(Timestamp),

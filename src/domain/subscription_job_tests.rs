@@ -200,12 +200,9 @@ fn a_job_waits_while_nothing_may_be_sent_and_goes_on_from_where_it_was() {
         let step = Command::AdvanceJob(step(10, 40, &[(D1, D2)]));
         given(past).when(step).refused(Refusal::JobWaits, ErrorCode::VersionConflict);
     };
-    let probing = Event::Subscription(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None }));
     refused(vec![disabled()]);
     refused(vec![held(START.plus_ms(1))]);
     refused(vec![tripped(7, None)]);
-    // Neither while the endpoint is only coming back.
-    refused(vec![tripped(7, Some(START)), probing]);
     for way_back in [vec![disabled(), enabled()], vec![tripped(7, None), reenabled(), closed()], vec![held(START)]] {
         let past = running().into_iter().chain(way_back);
         given(past).when(Command::AdvanceJob(step(10, 40, &[]))).then([advanced(40, 0, 0, 0)]);
@@ -233,6 +230,21 @@ fn what_is_owed_anyhow_goes_before_a_job() {
     assert_eq!(room(vec![scheduled(D2, 8), failed(D2, 1, Some(START.plus_ms(HOUR)))], 1, 100), 1);
     assert_eq!(room(vec![advanced(40, 1, 0, 20)], 16, 100), 0, "before its time");
     assert_eq!(room(vec![disabled()], 16, 100), 0);
+}
+
+#[test]
+fn on_the_way_back_a_job_begins_what_may_be_sent_at_a_time_and_may_be_the_probe() {
+    let probing = || Event::Subscription(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None }));
+    let back = |more: Vec<Event>| {
+        let past = running().into_iter().chain([tripped(7, Some(START)), probing()]).chain(more);
+        given(past).state
+    };
+    assert_eq!((back(vec![]).job_waits(START), back(vec![]).job_room(START, 16, 100)), (None, 1));
+    assert_eq!(back(vec![scheduled(D2, 8)]).job_room(START, 16, 100), 0, "the probe is another's");
+    let well = || vec![scheduled(D2, 8), succeeded(D2, 1, 200)];
+    assert_eq!(back(well()).job_room(START, 16, 100), 1, "one at a time at first");
+    let past = running().into_iter().chain([tripped(7, Some(START)), probing()]);
+    given(past).when(Command::AdvanceJob(step(10, 40, &[]))).then([advanced(40, 0, 0, 0)]);
 }
 
 fn backfill() -> JobStarted {

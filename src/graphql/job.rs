@@ -75,7 +75,7 @@ pub(super) enum WebhookJobState {
 pub(super) enum WebhookJobWait {
     /// The webhook is disabled.
     WebhookDisabled,
-    /// The webhook's circuit breaker has tripped, or its endpoint is only coming back.
+    /// The webhook's circuit breaker has tripped.
     CircuitOpen,
     /// The webhook pauses (`holdUntil`), or its endpoint has asked for a pause.
     Held,

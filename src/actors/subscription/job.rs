@@ -31,7 +31,8 @@ impl State {
         if self.looking.under_way || !self.may_record || self.looking.again_at.is_some_and(|again_at| now < again_at) {
             return;
         }
-        let most = self.loaded.state.job_room(now, context.config.max_attempts_per_subscription, self.most_open() / 2);
+        let most =
+            self.loaded.state.job_room(now, context.config.max_attempts_per_subscription, self.most_open().div_ceil(2));
         let (Some(job), Ok(settings), Ok(shard)) = (&self.loaded.state.job, self.loaded.state.settings(), self.shard())
         else {
             return;

@@ -2,7 +2,8 @@
 //!
 //! - A step says from which cursor it begins. One that begins elsewhere is refused: it was taken before a crash, or twice.
 //! - The cursor and what the step has scheduled are decided together, and so recorded together.
-//! - While the subscription may not send, or its endpoint is not quite well again, the job waits.
+//! - While the subscription may not send, the job waits. While its endpoint is only coming back, it begins no more than
+//!   may be sent at a time, together with what is owed anyhow: perhaps nothing else is there to show that all is well.
 
 use super::{Refusal, Subscription, SubscriptionEvent};
 use crate::domain::event::{DeliveryBackfilled, DeliveryEvent, DeliveryScheduled, Event};
@@ -155,7 +156,7 @@ impl Subscription {
         if !self.settings().is_ok_and(|settings| settings.enabled) {
             return Some(Waiting::Disabled);
         }
-        if !self.circuit.is_closed() {
+        if self.circuit.is_open() {
             return Some(Waiting::Circuit);
         }
         self.held_until().filter(|until| now < *until).map(Waiting::Held)
@@ -178,6 +179,7 @@ impl Subscription {
             return 0;
         };
         let due = self.deliveries.agenda.iter().take_while(|(due_at, _)| *due_at <= now).take(most_due).count();
+        let most_open = self.circuit.allowance().concurrent.map_or(most_open, |most| most_open.min(most as usize));
         let room = (most_due - due).min(most_open.saturating_sub(self.open_count()));
         room.min(job.step())
     }

@@ -11,11 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::actors::{Backlog, Config, Engine, EngineError, Retention};
+use tidings::actors::{Backlog, Config, Engine, EngineError, NewJob, Retention};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::TenantCreated;
 use tidings::domain::filter::Filter;
 use tidings::domain::id::{MessageId, SubscriptionId, TenantId};
+use tidings::domain::job::{Ended, Selection, Source};
 use tidings::domain::message::{self, Publish};
 use tidings::domain::subscription::{Command, Redeliver, Refusal, Restore, Update};
 use tidings::domain::time::Timestamp;
@@ -169,11 +170,13 @@ impl Simulation {
         self.events()
     }
 
-    /// Forward, while nobody looks.
+    /// Forward or back, while nobody looks; not to before the beginning.
     fn set_the_clock(&mut self) {
-        let by_ms = self.chance.of(&[0, 0, 0, 5_000, 60_000, HOUR_MS, 20 * HOUR_MS]);
-        self.at_ms += by_ms;
-        self.ahead_ms += by_ms as i64;
+        let hour_ms = HOUR_MS as i64;
+        let by_ms = self.chance.of(&[0, 0, 0, 5_000, 60_000, hour_ms, 20 * hour_ms, -5_000, -60_000, -hour_ms]);
+        let by_ms = by_ms.max(-(self.at_ms as i64));
+        self.at_ms = self.at_ms.saturating_add_signed(by_ms);
+        self.ahead_ms += by_ms;
     }
 
     /// The time that had passed when the clock said that, in the life that wrote what stands there.
@@ -236,7 +239,8 @@ impl Simulation {
         match self.chance.below(20) {
             0..9 => self.publish(world),
             9..12 => self.change_an_endpoint(world),
-            12..17 => self.ask_for_something(world).await,
+            12..16 => self.ask_for_something(world).await,
+            16 => self.ask_for_a_job(world).await,
             17 => world.store.shake(self.chance.of(&[3, 5, 20]), self.chance.next()),
             18 => world.store.fill(self.chance.one_in(3)),
             _ => world.store.take_for_a_commit(self.chance.of(&[0, 0, 1, 20])),
@@ -296,9 +300,40 @@ impl Simulation {
         }
     }
 
+    /// Of whatever failed, of everything, or of what was missed, from anywhere on.
+    fn job(&mut self, world: &World, tenant: TenantId) -> NewJob {
+        let all = vec![Ended::Failed, Ended::Succeeded, Ended::Cancelled];
+        let source = match self.chance.below(3) {
+            0 => Source::Redelivery(vec![Ended::Failed]),
+            1 => Source::Redelivery(all),
+            _ => Source::Backfill,
+        };
+        let through = world.engine.head(tenant).seq;
+        let after = self.chance.below(through + 1);
+        let selection = Selection { source, after, through, filters: vec![] };
+        NewJob { selection, rate_per_s: self.chance.of(&[1, 20, 50]), total: None, queue: self.chance.one_in(2) }
+    }
+
     fn any(&mut self) -> Subject {
         let number = self.chance.below(self.subjects.len() as u64);
         self.subjects[number as usize].clone()
+    }
+
+    /// Starts a job, and perhaps ends it; whoever asked may not hear of it.
+    async fn ask_for_a_job(&mut self, world: &World) {
+        let Subject { id, tenant, .. } = self.any();
+        let (engine, job, cancelled) = (world.engine.clone(), self.job(world, tenant), self.chance.one_in(4));
+        let cancel_after = Duration::from_millis(self.chance.of(&[0, 100, 5_000]));
+        let asked = tokio::spawn(async move {
+            let Ok((job, _)) = engine.start_job(tenant, id, job, Meta::system()).await else { return };
+            if cancelled {
+                tokio::time::sleep(cancel_after).await;
+                drop(engine.cancel_job(tenant, id, job, Meta::system()).await);
+            }
+        });
+        if self.chance.one_in(2) {
+            drop(tokio::time::timeout(Duration::from_secs(20), asked).await);
+        }
     }
 
     /// A command, whose answer may be anything, and may not come before the crash.
@@ -406,6 +441,7 @@ impl Simulation {
     /// What must hold at every moment.
     fn check(&self) -> Ledger {
         let ledger = self.ledger();
+        ledger.assert_jobs_told();
         self.check_calls(&ledger);
         self.check_states();
         books::check(&self.memory, &self.events());
@@ -490,12 +526,15 @@ fn whatever_happens_every_message_is_accounted_for() {
         return;
     }
     let (mut failed, mut trips, mut skipped, mut ends) = (vec![], 0, 0, BTreeSet::new());
+    let (mut remade, mut backfilled) = (0, 0);
     for seed in 1..=variable("SIMULATION_SEEDS").unwrap_or(SEEDS) {
         match catch_unwind(|| simulate(seed)) {
             Ok(events) => {
                 for account in Ledger::of(&events, |clock_ms, _| clock_ms).accounts.values() {
                     trips += account.trips;
                     skipped += account.skipped;
+                    remade += account.remade.len();
+                    backfilled += account.backfilled.len();
                     ends.extend(account.deliveries.values().filter_map(|owed| owed.end));
                 }
             }
@@ -506,7 +545,8 @@ fn whatever_happens_every_message_is_accounted_for() {
     // Chance must have brought about what it is to be proof against.
     let expired = ends.contains(&End::Expired);
     assert!(trips > 0 && skipped > 0 && expired && ends.len() >= 4, "{trips} trips, {skipped} skipped, ends: {ends:?}");
-    println!("{trips} trips, {skipped} skipped, ends: {ends:?}");
+    assert!(remade > 0 && backfilled > 0, "jobs made {remade} again and backfilled {backfilled}");
+    println!("{trips} trips, {skipped} skipped, {remade} made again, {backfilled} backfilled, ends: {ends:?}");
 }
 
 #[test]

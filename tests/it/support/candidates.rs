@@ -1,17 +1,19 @@
 //! What jobs can be made of, in the simplest way: the whole log, read anew each time. In place of the read models.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use tidings::actors::{Candidates, Found, Pick, Unavailable, Wanted};
 use tidings::codec;
-use tidings::domain::event::{DeliveryEvent, Event};
-use tidings::domain::id::DeliveryId;
+use tidings::domain::event::{DeliveryEvent, Event, MessageEvent};
+use tidings::domain::id::{DeliveryId, MessageId};
 use tidings::domain::job::{Ended, Source};
-use tidings::event_store::EventReader;
-use tidings::execute;
+use tidings::event_store::{EventReader, Position, Recorded};
+use tidings::execute::history::Budget;
+use tidings::execute::{self, jobs};
 
 use super::watched_store::WatchedStore;
 
@@ -26,6 +28,45 @@ impl FromLog {
         Self { store, failing: AtomicUsize::new(0) }
     }
 
+    /// Every message behind the cursor that is picked, with whether the subscription has a delivery of it.
+    async fn missed(&self, wanted: &Wanted) -> Vec<(Pick, bool)> {
+        let memory = &self.store.memory;
+        let wants = jobs::wants(memory, wanted.subscription, &Budget::default()).await.unwrap();
+        let stream = execute::deliveries_stream(wanted.subscription);
+        let recorded = memory.read_stream(&stream, 1, usize::MAX).await.unwrap();
+        let owed: BTreeSet<MessageId> = recorded.iter().filter_map(message_owed).collect();
+        let after = Position { shard: wanted.shard, seq: wanted.cursor };
+        let mut missed = vec![];
+        for recorded in memory.read_log(after, usize::MAX).await.unwrap() {
+            let seq = recorded.position.seq;
+            if let Event::Message(MessageEvent::Published(message)) = codec::decode(&recorded).unwrap()
+                && (message.tenant, seq <= wanted.selection.through) == (wanted.tenant, true)
+                && wanted.selection.wants(&message.event_type)
+                && !wants.picked(seq, &message.event_type)
+            {
+                let pick = Pick { original: None, message: message.message, message_seq: seq, sequence: None };
+                missed.push((pick, owed.contains(&message.message)));
+            }
+        }
+        missed
+    }
+
+    async fn find_missed(&self, wanted: &Wanted) -> Found {
+        let mut found = Found { cursor: wanted.cursor, ..Found::default() };
+        for (pick, owed) in self.missed(wanted).await {
+            if found.deliveries.len() == wanted.most {
+                return found;
+            }
+            found.cursor = pick.message_seq;
+            if owed {
+                found.passed_over += 1;
+            } else {
+                found.deliveries.push(pick);
+            }
+        }
+        Found { cursor: wanted.selection.through, last: true, ..found }
+    }
+
     /// Every delivery by the number of the event that scheduled it, and how it ended.
     async fn deliveries(&self, wanted: &Wanted) -> BTreeMap<u64, (Pick, Option<Ended>)> {
         let stream = execute::deliveries_stream(wanted.subscription);
@@ -33,7 +74,10 @@ impl FromLog {
         let mut all: BTreeMap<u64, (Pick, Option<Ended>)> = BTreeMap::new();
         let end = |all: &mut BTreeMap<u64, (Pick, Option<Ended>)>, id: DeliveryId, how| {
             let found = all.values_mut().find(|(pick, _)| pick.original == Some(id));
-            found.unwrap().1 = Some(how);
+            // None: how it began is gone with its bucket.
+            if let Some((_, ended)) = found {
+                *ended = Some(how);
+            }
         };
         for recorded in recorded {
             let Event::Delivery(event) = codec::decode(&recorded).unwrap() else { continue };
@@ -66,10 +110,10 @@ impl Candidates for FromLog {
         if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
             return Err(Unavailable("as the test says".into()));
         }
-        let Source::Redelivery(statuses) = &wanted.selection.source else { panic!("backfills read no deliveries") };
+        let Source::Redelivery(statuses) = &wanted.selection.source else { return Ok(self.find_missed(wanted).await) };
         let all = self.deliveries(wanted).await;
         let mut found = Found { cursor: wanted.selection.through, last: true, ..Found::default() };
-        for (seq, (pick, ended)) in all.range(wanted.cursor + 1..=wanted.selection.through) {
+        for (seq, (pick, ended)) in all.range((Excluded(wanted.cursor), Included(wanted.selection.through))) {
             if ended.is_none_or(|ended| !statuses.contains(&ended)) {
                 continue;
             }
@@ -88,5 +132,14 @@ impl Candidates for FromLog {
         }
         found.cursor = wanted.selection.through;
         Ok(found)
+    }
+}
+
+/// The message of which this makes a delivery.
+fn message_owed(recorded: &Recorded) -> Option<MessageId> {
+    match codec::decode(recorded).unwrap() {
+        Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => Some(scheduled.message),
+        Event::Delivery(DeliveryEvent::Backfilled(backfilled)) => Some(backfilled.message),
+        Event::Delivery(_) | Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) => None,
     }
 }

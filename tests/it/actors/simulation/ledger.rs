@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tidings::codec;
 use tidings::domain::event::{
-    CarriedDelivery, DeliveryEvent, DeliveryScheduled, Event, MessageEvent, SubscriptionEvent,
+    CarriedDelivery, DeliveryBackfilled, DeliveryEvent, DeliveryScheduled, Event, MessageEvent, SubscriptionEvent,
 };
-use tidings::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
+use tidings::domain::id::{DeliveryId, JobId, MessageId, SubscriptionId, TenantId};
+use tidings::domain::job::Source;
 use tidings::event_store::{Position, Recorded};
 use tidings::execute::subscription_of;
 
@@ -34,6 +35,10 @@ pub(super) struct Account {
     sequence: u64,
     matched: BTreeSet<MessageId>,
     requested: BTreeSet<DeliveryId>,
+    jobs: BTreeMap<JobId, Job>,
+    /// What jobs made, by what it was made of.
+    pub(super) remade: BTreeSet<DeliveryId>,
+    pub(super) backfilled: BTreeSet<MessageId>,
     /// The deliveries that ended well, with when their last attempt began.
     pub(super) successes: Vec<(MessageId, u64)>,
     /// When nothing was to be sent, and why.
@@ -57,6 +62,13 @@ pub(super) enum End {
     Expired,
     Cancelled,
     Deleted,
+}
+
+/// What a job says of itself.
+struct Job {
+    is_backfill: bool,
+    scheduled: u64,
+    ended: bool,
 }
 
 /// Times are milliseconds that passed since [`START`], whatever the clock was set to.
@@ -110,10 +122,25 @@ impl Ledger {
         }
     }
 
+    /// Between any two appends: what jobs say that they did is what was done.
+    pub(super) fn assert_jobs_told(&self) {
+        for (id, account) in &self.accounts {
+            let told = |is_backfill: bool| {
+                let jobs = account.jobs.values().filter(|job| job.is_backfill == is_backfill);
+                jobs.map(|job| job.scheduled).sum::<u64>()
+            };
+            let done = (account.remade.len() as u64, account.backfilled.len() as u64);
+            assert_eq!(done, (told(false), told(true)), "what jobs of {id} made again and backfilled");
+        }
+    }
+
     /// Whether everybody has got everything, or given it up.
     pub(super) fn is_settled(&self) -> bool {
         let mut living = self.accounts.values().filter(|account| !account.deleted);
-        living.all(|account| account.waiting.is_empty() && account.deliveries.values().all(|owed| owed.end.is_some()))
+        living.all(|account| {
+            let jobs = account.jobs.values().all(|job| job.ended);
+            jobs && account.waiting.is_empty() && account.deliveries.values().all(|owed| owed.end.is_some())
+        })
     }
 
     /// Once there was time for everything: nothing is unaccounted for.
@@ -123,9 +150,11 @@ impl Ledger {
             let open = account.deliveries.iter().filter(|(_, delivery)| delivery.end.is_none());
             let open: Vec<_> = open.map(|(id, delivery)| (id.to_string(), delivery.message_seq)).collect();
             assert!(open.is_empty(), "{id} still owes {open:?}");
-            let first = account.deliveries.values().map(|delivery| delivery.message).collect::<BTreeSet<_>>();
+            let running = account.jobs.iter().find(|(_, job)| !job.ended).map(|(job, _)| job);
+            assert!(running.is_none(), "{running:?} of {id} has not ended");
+            let owed: BTreeSet<_> = account.deliveries.values().map(|delivery| delivery.message).collect();
             assert_eq!(
-                first.len() + account.skipped,
+                owed.difference(&account.backfilled).count() + account.skipped,
                 account.matched.len(),
                 "{id}: not all that matched is accounted for"
             );
@@ -146,6 +175,9 @@ impl Account {
             sequence: 0,
             matched: BTreeSet::new(),
             requested: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            remade: BTreeSet::new(),
+            backfilled: BTreeSet::new(),
             successes: vec![],
             silences: vec![],
             trips: 0,
@@ -202,6 +234,16 @@ impl Account {
             SubscriptionEvent::RedeliveryRequested(requested) => {
                 assert!(self.requested.insert(requested.delivery), "a redelivery was asked for twice");
             }
+            SubscriptionEvent::JobStarted(started) => {
+                assert!(self.jobs.values().all(|job| job.ended), "two jobs at a time");
+                let is_backfill = started.selection.source == Source::Backfill;
+                let new = Job { is_backfill, scheduled: 0, ended: false };
+                assert!(self.jobs.insert(started.job, new).is_none(), "a job was started twice");
+            }
+            SubscriptionEvent::JobEnded(ended) => {
+                self.job(ended.job).scheduled = ended.scheduled;
+                self.job(ended.job).ended = true;
+            }
             SubscriptionEvent::Deleted(_) => {
                 self.deleted = true;
                 self.fall_silent(Why::Deleted, at);
@@ -228,8 +270,6 @@ impl Account {
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
-            | SubscriptionEvent::JobStarted(_)
-            | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }
@@ -284,9 +324,25 @@ impl Account {
                 self.carry(&opened.carried);
             }
             DeliveryEvent::Carried(carried) => self.carry(&carried.carried),
-            DeliveryEvent::Backfilled(_) => panic!("nobody has asked for a backfill"),
-            DeliveryEvent::JobAdvanced(_) => {}
+            DeliveryEvent::Backfilled(backfilled) => {
+                let DeliveryBackfilled { delivery, message, message_seq, .. } = *backfilled;
+                assert!(!self.matched.contains(&message), "{message} is backfilled and matched");
+                assert!(self.backfilled.insert(message), "{message} is backfilled twice");
+                self.begin(delivery, Delivery { message, message_seq, sequence: None, attempts: 0, end: None });
+            }
+            DeliveryEvent::JobAdvanced(progress) => self.job(progress.job).scheduled = progress.scheduled,
         }
+    }
+
+    /// The job that runs.
+    fn job(&mut self, id: JobId) -> &mut Job {
+        let job = self.jobs.get_mut(&id).unwrap_or_else(|| panic!("{id} was never started"));
+        assert!(!job.ended, "something happens to {id} after its end");
+        job
+    }
+
+    fn begin(&mut self, id: DeliveryId, delivery: Delivery) {
+        assert!(self.deliveries.insert(id, delivery).is_none(), "{id} was scheduled twice");
     }
 
     fn owe(&mut self, scheduled: &DeliveryScheduled) {
@@ -299,14 +355,15 @@ impl Account {
                 assert_eq!(sequence, Some(self.sequence), "the place of {message_seq}");
             }
             Some(original) => {
-                assert!(self.requested.contains(&delivery), "nobody asked for {delivery}");
+                if !self.requested.contains(&delivery) {
+                    assert!(self.remade.insert(original), "a job makes {original} again, which one has done before");
+                }
                 let original = &self.deliveries[&original];
                 assert!(original.end.is_some(), "made again before its end");
                 assert_eq!((original.message, original.sequence), (message, sequence), "made again as another");
             }
         }
-        let new = Delivery { message, message_seq, sequence, attempts: 0, end: None };
-        assert!(self.deliveries.insert(delivery, new).is_none(), "{delivery} was scheduled twice");
+        self.begin(delivery, Delivery { message, message_seq, sequence, attempts: 0, end: None });
     }
 
     fn open(&mut self, id: DeliveryId) -> &mut Delivery {
