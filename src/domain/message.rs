@@ -97,6 +97,16 @@ impl Refusal {
             Self::NoTenant => ErrorCode::NotFound,
         }
     }
+
+    /// Which field of the message is to blame, or the parameter that names the tenant.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::InvalidType(_) | Self::UnknownType(_) | Self::ReservedType(_) => "type",
+            Self::InvalidData(_) | Self::NotAnObject | Self::TooLarge(_) => "data",
+            Self::InvalidIdempotencyKey | Self::IdempotencyKeyReused(_) => "idempotencyKey",
+            Self::NoTenant => "tenantId",
+        }
+    }
 }
 
 /// Checks what a publisher sends and makes its data canonical, as far as that needs no look at the tenant.

@@ -43,7 +43,7 @@ pub struct Caller {
 
 impl Caller {
     /// What the log remembers of whoever caused an event.
-    pub(super) fn meta(&self) -> Meta {
+    pub fn meta(&self) -> Meta {
         Meta {
             actor: Actor { kind: ActorKind::ApiKey, id: self.principal.key.to_string() },
             request: Some(self.request),

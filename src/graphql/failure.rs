@@ -6,7 +6,7 @@ use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
 
 use super::caller::MissingScope;
 use crate::actors::EngineError;
-use crate::domain::{message, subscription, tenant};
+use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
 use crate::event_store::ReadError;
 
@@ -96,7 +96,7 @@ impl From<MissingScope> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match UserErrorCode::of(error.code()) {
-            Some(code) => UserError::new(code, &error, place(&error)).into(),
+            Some(code) => UserError::new(code, &error, &place(&error)).into(),
             None if error.code() == ErrorCode::Overloaded => {
                 tracing::warn!("a request was turned away: {error}");
                 Self::Failed(fault(ErrorCode::Overloaded, "too much is under way; try again"))
@@ -204,8 +204,8 @@ user_error_codes! {
 }
 
 /// Which argument a refusal is about.
-fn place(error: &EngineError) -> &'static [&'static str] {
-    match error {
+fn place(error: &EngineError) -> Vec<&'static str> {
+    let path: &[&str] = match error {
         EngineError::Url(_) => &["input", "url"],
         EngineError::Secret(_) | EngineError::SecretNotSupplied(_) => &["input", "secret"],
         EngineError::Subscription(refusal) => match refusal {
@@ -245,28 +245,14 @@ fn place(error: &EngineError) -> &'static [&'static str] {
             | tenant::Refusal::TooManyEventTypes
             | tenant::Refusal::TooManyApiKeys => &[],
         },
-        EngineError::Message(refusal) => message_place(refusal),
+        EngineError::Message(refusal) => return vec!["input", refusal.field()],
         EngineError::Overloaded
         | EngineError::Unknown(_)
         | EngineError::Load(_)
         | EngineError::Append(_)
         | EngineError::Vault(_) => &[],
-    }
-}
-
-fn message_place(refusal: &message::Refusal) -> &'static [&'static str] {
-    match refusal {
-        message::Refusal::InvalidType(_) | message::Refusal::UnknownType(_) | message::Refusal::ReservedType(_) => {
-            &["input", "type"]
-        }
-        message::Refusal::InvalidData(_) | message::Refusal::NotAnObject | message::Refusal::TooLarge(_) => {
-            &["input", "data"]
-        }
-        message::Refusal::InvalidIdempotencyKey | message::Refusal::IdempotencyKeyReused(_) => {
-            &["input", "idempotencyKey"]
-        }
-        message::Refusal::NoTenant => &["input", "tenantId"],
-    }
+    };
+    path.to_vec()
 }
 
 #[cfg(test)]

@@ -90,6 +90,11 @@ impl Schema {
         self.0.data().expect("`schema` put it there")
     }
 
+    /// Carries out what other transports than GraphQL ask for.
+    pub fn engine(&self) -> &Engine {
+        &self.context().engine
+    }
+
     fn context(&self) -> &SchemaContext {
         self.0.data().expect("`schema` put it there")
     }

@@ -61,7 +61,7 @@ async fn get_answer(state: &AppState, request: Request) -> Result<Answer, Refusa
     Ok(execute(state, prepared, caller).await)
 }
 
-async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
+pub(super) async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
     let id = *parts.extensions.get::<RequestId>().expect("the layer around every route put it there");
     let principal =
         auth::authenticate(&parts.headers, state.schema.keys()).await.map_err(|denied| Refusal::Denied(denied, id))?;
@@ -69,7 +69,7 @@ async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
     Ok(Caller { principal, request: id, ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()) })
 }
 
-async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {
+pub(super) async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {
     match tokio::time::timeout(BODY_LIMIT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_length_limit(&error) => Err(Refusal::BodyTooLarge),
@@ -96,7 +96,7 @@ async fn execute(state: &AppState, prepared: Prepared, caller: Caller) -> Answer
 }
 
 /// Why a request is not executed.
-enum Refusal {
+pub(super) enum Refusal {
     Denied(Denied, RequestId),
     ContentType,
     BodyTooLarge,
@@ -138,16 +138,21 @@ impl Refusal {
     }
 }
 
-fn denied_response(denied: &Denied, request: RequestId, media_type: MediaType) -> Response {
-    let challenge = match denied {
-        Denied::Missing => "Bearer realm=\"tidings\"",
-        Denied::Invalid => "Bearer realm=\"tidings\", error=\"invalid_token\"",
+/// What a request without a valid credential is asked for; `None` if nobody can say whether it is valid, which is logged.
+pub(super) fn challenge(denied: &Denied) -> Option<&'static str> {
+    match denied {
+        Denied::Missing => Some("Bearer realm=\"tidings\""),
+        Denied::Invalid => Some("Bearer realm=\"tidings\", error=\"invalid_token\""),
         Denied::Unavailable(error) => {
             let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::error!("{error}: {source}");
-            return answered(&Answer::internal(request), media_type);
+            None
         }
-    };
+    }
+}
+
+fn denied_response(denied: &Denied, request: RequestId, media_type: MediaType) -> Response {
+    let Some(challenge) = challenge(denied) else { return answered(&Answer::internal(request), media_type) };
     let message = "a valid API key is needed: 'Authorization: Bearer tdk_…'";
     let mut response = answered(&Answer::refused(ErrorCode::Unauthenticated, message), media_type);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `POST /graphql`, `GET /graphql` | GraphQL: see [`graphql`](self) below |
 //! | `GET /graphql/schema.graphql` | the schema |
+//! | `POST /v1/messages` | publishing without GraphQL: see [`publish`] |
+//! | `GET /v1/openapi.json` | the same for programs |
 //! | `GET /` | the way to the playground |
 //! | `GET /playground` | a page to try the API on |
 //! | `GET /healthz` | 200 while the process answers at all |
@@ -25,6 +27,7 @@ mod listener;
 mod metrics;
 mod negotiate;
 mod playground;
+mod publish;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 pub use listener::serve;
 pub use metrics::{Measured, router as metrics_router};
@@ -69,6 +72,8 @@ pub fn router(state: AppState) -> Router {
         .route("/", get(|| async { Redirect::to("playground") }))
         .route("/playground", get(playground::page))
         .route("/playground/{file}", get(playground::file))
+        .route("/v1/messages", post(publish::post))
+        .route("/v1/openapi.json", get(publish::openapi))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .layer(middleware::from_fn_with_state(state.clone(), headers::frame))

@@ -75,12 +75,20 @@ fn range(text: &str) -> (&str, u16) {
 
 /// Whether the body of a POST is JSON in UTF-8. A form of a foreign page can send neither that type nor a preflight.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|essence| essence == "application/json")
+}
+
+/// The media type of a body in UTF-8, without its parameters and in small letters; `None` if it is none or in another
+/// encoding.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return false };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let (Some(value), None) = (types.next(), types.next()) else { return None };
+    let text = value.to_str().ok()?.to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
-    parts.next() == Some("application/json")
-        && parts.all(|part| part.strip_prefix("charset=").is_none_or(|charset| charset.trim_matches('"') == "utf-8"))
+    let essence = parts.next()?.to_owned();
+    let is_utf_8 =
+        |part: &str| part.strip_prefix("charset=").is_none_or(|charset| charset.trim_matches('"') == "utf-8");
+    parts.all(is_utf_8).then_some(essence)
 }
 
 /// The status of an answer.

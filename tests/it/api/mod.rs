@@ -10,6 +10,7 @@ mod gone;
 mod history;
 mod limits;
 mod operations;
+mod publishing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,120 @@
+//! Messages as lines: any number of them in one request, each answered by a line of its own.
+//!
+//! - Answers come in the order of the lines, each as soon as its message is on disk; so many are under way at a time.
+//! - A line that is no message is refused alone. One that is too long, or does not end in time, ends the request: what
+//!   was answered before stays accepted.
+//! - Answers that the client has not taken yet are kept up to a number; then no more lines are read. So a client that
+//!   reads only after it has written is served as well, as long as it writes no more than that.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use super::answer::{self, Problem};
+use super::{Publisher, item};
+use crate::error_code::ErrorCode;
+
+/// The most bytes of a line.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// Messages of one request that are under way at a time.
+const UNDER_WAY: usize = 100;
+/// Answers that are kept for a client that does not read.
+const MAX_ANSWERS: usize = 10_000;
+/// How long to wait for more of the body.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Answers at once; publishes while the body comes in.
+pub(super) fn publish(publisher: Publisher, body: Body) -> Response {
+    let (answers, taken) = mpsc::channel::<Bytes>(MAX_ANSWERS);
+    let publishing = async move {
+        let lines = lines(body.into_data_stream()).enumerate();
+        let answered = lines.map(|(index, line)| {
+            let publisher = &publisher;
+            async move {
+                let answer = match line.and_then(|line| item::plain(&line)) {
+                    Ok(publish) => publisher.publish(publish).await,
+                    Err(problem) => Err(problem),
+                };
+                let mut told = json!({ "line": index + 1 });
+                told.as_object_mut().expect("it was made as one").extend(match answer::result(&answer) {
+                    serde_json::Value::Object(result) => result,
+                    _ => unreachable!("a result is an object"),
+                });
+                Bytes::from(format!("{told}\n"))
+            }
+        });
+        let mut answered = std::pin::pin!(answered.buffered(UNDER_WAY));
+        while let Some(line) = answered.next().await {
+            if answers.send(line).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::spawn(publishing.in_current_span());
+    let told = stream::unfold(taken, |mut taken| async {
+        taken.recv().await.map(|line| (Ok::<_, std::convert::Infallible>(line), taken))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(told)).into_response()
+}
+
+/// The lines that are not empty; what ends the request is the last one.
+fn lines(body: BodyDataStream) -> impl Stream<Item = Result<Bytes, Problem>> {
+    let reading = Reading { body, buffer: BytesMut::new(), searched: 0, ended: false };
+    stream::unfold(reading, |mut reading| async {
+        loop {
+            let line = reading.next().await?;
+            if !line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
+                return Some((line, reading));
+            }
+        }
+    })
+}
+
+struct Reading {
+    body: BodyDataStream,
+    buffer: BytesMut,
+    /// In so many bytes of the buffer there is no end of a line.
+    searched: usize,
+    ended: bool,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<Bytes, Problem>> {
+        loop {
+            if let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + length + 1).freeze();
+                self.searched = 0;
+                return Some(Ok(line));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > MAX_LINE_BYTES {
+                let message = format!("a line has at most {MAX_LINE_BYTES} bytes; the request ends here");
+                return self.end(Problem::new(ErrorCode::QueryTooLarge, message));
+            }
+            if self.ended {
+                self.searched = 0;
+                let rest = std::mem::take(&mut self.buffer).freeze();
+                return (!rest.is_empty()).then_some(Ok(rest));
+            }
+            match tokio::time::timeout(IDLE_LIMIT, self.body.next()).await {
+                Ok(Some(Ok(more))) => self.buffer.extend_from_slice(&more),
+                Ok(None) => self.ended = true,
+                Ok(Some(Err(_))) => return self.end(Problem::new(ErrorCode::BadRequest, "the body broke off")),
+                Err(_) => return self.end(Problem::new(ErrorCode::BadRequest, "the body took too long")),
+            }
+        }
+    }
+
+    fn end(&mut self, problem: Problem) -> Option<Result<Bytes, Problem>> {
+        (self.ended, self.searched) = (true, 0);
+        self.buffer.clear();
+        Some(Err(problem))
+    }
+}
