@@ -352,6 +352,15 @@ impl<'a> Matcher<'a> {
         self.regions.send(subscription, SubscriptionMessage::Matched { matches, ack });
     }
 
+    /// Who waited for a circuit keeps nothing from being dropped, also not between its leaving and here.
+    async fn tell_what_is_gone(&mut self, subscription: SubscriptionId, from: u64, through: u64) {
+        let Ok(credits) = Arc::clone(&self.context.match_credits).acquire_owned().await else { return };
+        let batch = Batch { subscription, first_seq: from };
+        self.outstanding.insert(batch, 1);
+        let ack = MatchAck { batch, outcome: Verdict::Lost, verdicts: self.verdict_sender.clone(), _credits: credits };
+        self.regions.send(subscription, SubscriptionMessage::MatchesGone { through, ack });
+    }
+
     fn take_verdicts(&mut self) {
         while let Ok(verdict) = self.verdicts.try_recv() {
             self.judge(&verdict);
@@ -450,6 +459,11 @@ impl<'a> Matcher<'a> {
     /// Casts what a page of the log matches of one subscription.
     async fn lead(&mut self, subscription: SubscriptionId, from: u64) -> Result<Led, MatcherError> {
         let before = Position { seq: from - 1, ..self.position };
+        let floor = self.context.log.floor(self.position.shard);
+        if from <= floor {
+            self.tell_what_is_gone(subscription, from, floor).await;
+            return Ok(Led { from: floor + 1, blocked: None });
+        }
         let mut table = match Table::of_one(self.context, subscription, before).await {
             Ok(Some(table)) => table,
             Ok(None) => return Ok(Led { from: self.position.seq + 1, blocked: None }),

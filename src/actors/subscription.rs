@@ -49,6 +49,8 @@ pub(super) enum SubscriptionMessage {
     Timers(Box<TimersQuestion>),
     /// It matched messages, in log order.
     Matched { matches: Matches, ack: MatchAck },
+    /// What it matched up to there is gone, since it waited for longer than messages are kept.
+    MatchesGone { through: u64, ack: MatchAck },
     /// Something is due.
     Due(Generation),
     /// It may begin one of the attempts that it wants.
@@ -190,6 +192,10 @@ impl Actor for SubscriptionActor {
                 return Ok(());
             }
             SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
+            SubscriptionMessage::MatchesGone { through, ack } => {
+                state.carry_out(&me, Command::LoseMatches { gone_through: through })?;
+                state.gate.push(&state.loaded, Effect::Ack(ack));
+            }
             SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
             SubscriptionMessage::Due(_) => return Ok(()),
             SubscriptionMessage::Granted(permit) => {

@@ -122,6 +122,7 @@ registry! {
         CircuitReenabled = "subscription.circuit_reenabled", 1;
         CircuitProbing = "subscription.circuit_probing", 1;
         CircuitClosed = "subscription.circuit_closed", 1;
+        MatchesLost = "subscription.matches_lost", 1;
         JobStarted = "subscription.job_started", 1;
         JobEnded = "subscription.job_ended", 1;
         Deleted = "subscription.deleted", 1;

@@ -79,6 +79,8 @@ codes! {
     WebhookCircuitReenabled = "TENANT_WEBHOOK_CIRCUIT_REENABLED";
     /// A webhook whose circuit breaker had tripped tries again by itself.
     WebhookCircuitProbing = "TENANT_WEBHOOK_CIRCUIT_PROBING";
+    /// Messages that waited for a webhook's circuit breaker were older than messages are kept, and are gone.
+    WebhookMatchesLost = "TENANT_WEBHOOK_MATCHES_LOST";
     /// A webhook's endpoint is well again: everything is sent as before.
     WebhookCircuitClosed = "TENANT_WEBHOOK_CIRCUIT_CLOSED";
 }

@@ -180,6 +180,8 @@ pub enum SubscriptionEvent {
     CircuitProbing(CircuitProbing),
     /// The endpoint is well again.
     CircuitClosed(CircuitClosed),
+    /// Messages that waited in the log are gone.
+    MatchesLost(MatchesLost),
     /// Somebody started a job.
     JobStarted(JobStarted),
     /// Its job has ended.
@@ -390,6 +392,14 @@ pub struct CircuitProbing {
     /// As in [`CircuitReenabled`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_through: Option<u64>,
+}
+
+/// Messages that matched and waited in the log are older than messages are kept, and gone with their bucket: they went
+/// after the circuit was left, and before they were scheduled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatchesLost {
+    /// Up to this number of the shard's log.
+    pub through: u64,
 }
 
 /// The endpoint is well again: everything is sent as before.

@@ -243,6 +243,9 @@ impl Account {
                 self.leave_circuit(place.seq);
                 self.ended.lost += self.waiting.pass_over(probing.lost_through, waiting::Over::Lost);
             }
+            SubscriptionEvent::MatchesLost(lost) => {
+                self.ended.lost += self.waiting.pass_over(Some(lost.through), waiting::Over::Lost);
+            }
             SubscriptionEvent::Deleted(deleted) => self.delete(deleted, place.floor, findings),
             SubscriptionEvent::Restored(_) => (self.deleted, self.enabled) = (false, false),
             SubscriptionEvent::SecretsDestroyed(_)

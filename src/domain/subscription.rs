@@ -120,6 +120,7 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
             health::reenable(state, mode, skip_through, gone_through)
         }
         Command::Probe { gone_through, at } => health::probe(state, gone_through, at),
+        Command::LoseMatches { gone_through } => health::lose(state, gone_through),
         Command::Redeliver(request) => redeliver(state, request),
         Command::Reschedule(reschedule) => timers::reschedule(state, reschedule),
         Command::Cancel { delivery, reason } => timers::cancel(state, delivery, reason),
@@ -405,6 +406,7 @@ impl Subscription {
                 self.circuit.recover(true, at);
                 self.deliveries.pass_over(probing.lost_through);
             }
+            SubscriptionEvent::MatchesLost(lost) => self.deliveries.pass_over(Some(lost.through)),
             SubscriptionEvent::CircuitClosed(_) => self.circuit.close(),
             SubscriptionEvent::JobStarted(started) => self.start_job(started, at),
             SubscriptionEvent::JobEnded(_) => self.job = None,

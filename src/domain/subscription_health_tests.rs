@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::circuit::{Opened, Phase, TripCause};
 use crate::domain::event::{
-    CircuitClosed, CircuitProbing, CircuitReenabled, DeliveryCancelled, DisableCause, ReenableMode,
+    CircuitClosed, CircuitProbing, CircuitReenabled, DeliveryCancelled, DisableCause, MatchesLost, ReenableMode,
 };
 
 const MINUTE: u64 = 60 * SECOND;
@@ -360,6 +360,18 @@ mod coming_back {
         let probing = Event::Subscription(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: None }));
         let state = given(past()).when(probe(probe_at)).then([probing]);
         assert_eq!(due(&state, probe_at), [D1]);
+    }
+
+    #[test]
+    fn what_goes_between_the_leaving_and_the_scheduling_is_told_once_as_lost() {
+        let past = || [synapse(), tripped(7, None), reenabled(ReenableMode::Drain, None, 0, None)];
+        let lost = Event::Subscription(SubscriptionEvent::MatchesLost(MatchesLost { through: 9 }));
+        let gone = || Command::LoseMatches { gone_through: 9 };
+        let state = given(past()).when(gone()).then([lost.clone()]);
+        assert_eq!(state.deliveries.matched_through, 9);
+        given(past().into_iter().chain([lost])).when(gone()).then([]);
+        // Whoever leaves the circuit says so.
+        given([synapse(), tripped(7, None)]).when(gone()).then([]);
     }
 
     #[test]

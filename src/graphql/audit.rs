@@ -75,6 +75,9 @@ pub(super) enum AuditCode {
     /// A webhook whose circuit breaker had tripped tries again by itself.
     #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_PROBING")]
     WebhookCircuitProbing,
+    /// Messages that waited for a webhook's circuit breaker were older than messages are kept, and are gone.
+    #[graphql(name = "TENANT_WEBHOOK_MATCHES_LOST")]
+    WebhookMatchesLost,
     /// A webhook's endpoint is well again: everything is sent as before.
     #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_CLOSED")]
     WebhookCircuitClosed,

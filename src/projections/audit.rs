@@ -330,6 +330,7 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
         SubscriptionEvent::CircuitProbing(probing) => {
             (Code::WebhookCircuitProbing, none.to("lost_through", probing.lost_through))
         }
+        SubscriptionEvent::MatchesLost(lost) => (Code::WebhookMatchesLost, none.to("lost_through", lost.through)),
         SubscriptionEvent::CircuitClosed(_) => (Code::WebhookCircuitClosed, none),
         SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
         SubscriptionEvent::Restored(_) => (Code::WebhookRestored, none),

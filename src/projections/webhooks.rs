@@ -160,6 +160,7 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
             return Ok(());
         }
         SubscriptionEvent::Created(_)
+        | SubscriptionEvent::MatchesLost(_)
         | SubscriptionEvent::Deleted(_)
         | SubscriptionEvent::Restored(_)
         | SubscriptionEvent::SecretsDestroyed(_)

@@ -228,6 +228,7 @@ impl Table {
             | SubscriptionEvent::JobStarted(_)
             | SubscriptionEvent::JobEnded(_)
             | SubscriptionEvent::CircuitClosed(_)
+            | SubscriptionEvent::MatchesLost(_)
             | SubscriptionEvent::Restored(_)
             | SubscriptionEvent::SecretsDestroyed(_) => {}
         }

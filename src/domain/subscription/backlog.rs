@@ -48,6 +48,8 @@ pub struct Backlog {
     pub ordered: bool,
     /// When the subscription was deleted; `None` if it is there (again).
     pub deleted_at: Option<Timestamp>,
+    /// Whether it waited for the circuit, and was to be scheduled when that was left.
+    was_freed: bool,
 }
 
 impl Backlog {
@@ -61,6 +63,7 @@ impl Backlog {
             hold_until: None,
             ordered: false,
             deleted_at: None,
+            was_freed: false,
         }
     }
 
@@ -85,6 +88,9 @@ impl Backlog {
                 self.leave(at, reenabled.skipped_through.map(|through| (through, skipped)), reenabled.lost_through);
             }
             SubscriptionEvent::CircuitProbing(probing) => self.leave(at, None, probing.lost_through),
+            SubscriptionEvent::MatchesLost(lost) if self.message_seq <= lost.through && self.was_freed => {
+                self.passage = Passage::Lost { at };
+            }
             SubscriptionEvent::CircuitClosed(_) => self.open_since = None,
             SubscriptionEvent::Deleted(_) => {
                 self.open_since = None;
@@ -101,7 +107,8 @@ impl Backlog {
             SubscriptionEvent::Updated(updated) => {
                 self.ordered = updated.ordered.as_ref().map_or(self.ordered, |change| change.to);
             }
-            SubscriptionEvent::SecretsDestroyed(_)
+            SubscriptionEvent::MatchesLost(_)
+            | SubscriptionEvent::SecretsDestroyed(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::RedeliveryRequested(_)
@@ -127,6 +134,7 @@ impl Backlog {
         }
         let lost = lost_through.map(|through| (through, Passage::Lost { at }));
         let over = skipped.into_iter().chain(lost).find(|(through, _)| self.message_seq <= *through);
+        self.was_freed = over.is_none();
         self.passage = over.map_or(Passage::Free, |(_, passage)| passage);
     }
 }
@@ -136,7 +144,8 @@ mod tests {
     use super::*;
     use crate::domain::circuit::TripCause;
     use crate::domain::event::{
-        CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, SubscriptionDeleted, SubscriptionRestored,
+        CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, MatchesLost, SubscriptionDeleted,
+        SubscriptionRestored,
     };
     use crate::domain::id::DeliveryId;
     use crate::domain::outcome::FailureCode;
@@ -211,5 +220,14 @@ mod tests {
         assert_eq!(passage(9, &[tripped(7), late]), Passage::Lost { at: at(2) });
         let probing = SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: Some(8) });
         assert_eq!(passage(8, &[tripped(7), probing]), Passage::Lost { at: at(2) });
+        // Gone between the leaving and the scheduling.
+        let (drain, gone) = (reenabled(ReenableMode::Drain, None, None), || lost(9));
+        assert_eq!(passage(9, &[tripped(7), drain.clone(), gone()]), Passage::Lost { at: at(3) });
+        assert_eq!(passage(10, &[tripped(7), drain.clone(), gone()]), Passage::Free);
+        assert_eq!(passage(7, &[tripped(7), drain, gone()]), Passage::Free, "it never waited");
+    }
+
+    fn lost(through: u64) -> SubscriptionEvent {
+        SubscriptionEvent::MatchesLost(MatchesLost { through })
     }
 }

@@ -48,6 +48,11 @@ pub enum Command {
     Match(Matches),
     /// Remember how an attempt went.
     FinishAttempt(Finished),
+    /// Remember that messages which were to be scheduled are gone.
+    LoseMatches {
+        /// Up to this number of the shard's log.
+        gone_through: u64,
+    },
     /// Owe a message again.
     Redeliver(Redeliver),
     /// Make the next attempt of a delivery at another time.

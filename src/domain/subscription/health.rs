@@ -4,7 +4,8 @@ use super::{Finished, Refusal, Settings, Subscription};
 use crate::domain::circuit::{Failed, SOFT_PROBE_PAUSE_MS, TripCause};
 use crate::domain::event::{
     AttemptFailed, CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, DeliveryCancelled, DeliveryEvent,
-    DeliveryExhausted, DeliverySucceeded, DisableCause, Event, ReenableMode, SubscriptionDisabled, SubscriptionEvent,
+    DeliveryExhausted, DeliverySucceeded, DisableCause, Event, MatchesLost, ReenableMode, SubscriptionDisabled,
+    SubscriptionEvent,
 };
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::profile::{self, Profile, Tried};
@@ -164,6 +165,13 @@ pub(super) fn probe(state: &Subscription, gone_through: u64, now: Timestamp) -> 
     let probing =
         || life(SubscriptionEvent::CircuitProbing(CircuitProbing { lost_through: lost_through(state, gone_through) }));
     Ok(is_time.then(probing).into_iter().collect())
+}
+
+/// What waited went before it was scheduled. While the circuit is open nobody asks for it: leaving it says what is lost.
+pub(super) fn lose(state: &Subscription, gone_through: u64) -> Result<Vec<Event>, Refusal> {
+    state.settings()?;
+    let lost = lost_through(state, gone_through).filter(|_| !state.circuit.is_open());
+    Ok(lost.map(|through| life(SubscriptionEvent::MatchesLost(MatchesLost { through }))).into_iter().collect())
 }
 
 /// Up to where messages that waited in the log are gone; `None` if none is.

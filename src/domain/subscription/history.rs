@@ -144,6 +144,7 @@ impl Version {
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::MatchesLost(_)
             | SubscriptionEvent::CircuitClosed(_)
             | SubscriptionEvent::Deleted(_)
             | SubscriptionEvent::Restored(_)

@@ -136,6 +136,7 @@ impl Settings {
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::MatchesLost(_)
             | SubscriptionEvent::CircuitClosed(_)
             | SubscriptionEvent::Created(_)
             | SubscriptionEvent::Deleted(_)

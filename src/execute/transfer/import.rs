@@ -217,6 +217,7 @@ fn renumber_life(event: &mut SubscriptionEvent, messages: &Renumbered) -> bool {
             through(&mut reenabled.lost_through);
         }
         SubscriptionEvent::CircuitProbing(probing) => through(&mut probing.lost_through),
+        SubscriptionEvent::MatchesLost(lost) => lost.through = messages.through(lost.through),
         SubscriptionEvent::Restored(restored) => {
             restored.matched_through = messages.through(restored.matched_through);
         }
@@ -340,6 +341,7 @@ impl<'a> Import<'a> {
             | SubscriptionEvent::CircuitTripped(_)
             | SubscriptionEvent::CircuitReenabled(_)
             | SubscriptionEvent::CircuitProbing(_)
+            | SubscriptionEvent::MatchesLost(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
         }
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -165,6 +165,5 @@ fn named_tenant(parts: &Parts) -> Result<Option<String>, Problem> {
 
 /// `GET /v1/openapi.json`.
 pub(super) async fn openapi() -> Response {
-    ([(axum::http::header::CONTENT_TYPE, "application/json")], include_str!("../../../schema/openapi.json"))
-        .into_response()
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../../schema/openapi.json")).into_response()
 }

@@ -231,6 +231,7 @@ impl Account {
                 self.speak(Why::CircuitOpen, at);
                 self.pass_over(probing.lost_through);
             }
+            SubscriptionEvent::MatchesLost(lost) => self.pass_over(Some(lost.through)),
             SubscriptionEvent::RedeliveryRequested(requested) => {
                 assert!(self.requested.insert(requested.delivery), "a redelivery was asked for twice");
             }
