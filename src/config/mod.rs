@@ -106,6 +106,9 @@ pub struct Profiles {
 pub struct Server {
     /// Address and port of GraphQL, playground and health. Default: `127.0.0.1:8080`.
     pub listen: SocketAddr,
+    /// Whether there is a page to try the API on, at `/playground/`. Who may do what, keys say in either case.
+    /// Default: true.
+    pub playground: bool,
 }
 
 /// How secrets are sealed.
@@ -155,7 +158,7 @@ impl Default for Database {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), playground: true }
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `POST /v1/messages` | publishing without GraphQL: see [`publish`] |
 //! | `GET /v1/openapi.json` | the same for programs |
 //! | `GET /` | the way to the playground |
-//! | `GET /playground` | a page to try the API on |
+//! | `GET /playground/` | a page to try the API on: see [`playground`](self), unless it is switched off |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while it takes work, else 503 |
 //! | `GET /metrics`, on a listener of its own | numbers for Prometheus: see [`metrics`] |
@@ -37,7 +37,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 pub use listener::serve;
@@ -55,23 +55,28 @@ pub struct AppState {
     read_models: ReadModels,
     clock: Arc<dyn Clock>,
     ready: Arc<AtomicBool>,
+    playground: bool,
 }
 
 impl AppState {
     /// The state; `ready` is what `/readyz` says.
     pub fn new(schema: Schema, read_models: ReadModels, clock: Arc<dyn Clock>, ready: Arc<AtomicBool>) -> Self {
-        Self { schema, read_models, clock, ready }
+        Self { schema, read_models, clock, ready, playground: true }
+    }
+
+    /// Whether there is a playground.
+    #[must_use]
+    pub fn with_playground(self, playground: bool) -> Self {
+        Self { playground, ..self }
     }
 }
 
 /// Every route.
 pub fn router(state: AppState) -> Router {
-    Router::new()
+    let playground = if state.playground { playground::routes() } else { Router::new() };
+    playground
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/graphql/schema.graphql", get(sdl))
-        .route("/", get(|| async { Redirect::to("playground") }))
-        .route("/playground", get(playground::page))
-        .route("/playground/{file}", get(playground::file))
         .route("/v1/messages", post(publish::post))
         .route("/v1/openapi.json", get(publish::openapi))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -1,0 +1,83 @@
+import { useMemo } from 'react';
+import { GraphiQL, HISTORY_PLUGIN } from 'graphiql';
+import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
+
+import { fetcherFor, forgetKey } from './api.js';
+import { operations } from './operations.js';
+import { fill } from './placeholders.js';
+
+const EXAMPLES = { title: 'Examples', icon: ExamplesIcon, content: Examples };
+
+/** GraphiQL, and beside it the operations of docs/operations. */
+export function Playground({ apiKey, viewer }) {
+  const fetcher = useMemo(() => fetcherFor(apiKey), [apiKey]);
+  const leave = () => {
+    forgetKey();
+    location.reload();
+  };
+  return (
+    <GraphiQL
+      fetcher={fetcher}
+      // Variables can hold secrets, so nothing outlives the tab.
+      storage={sessionStorage}
+      plugins={[EXAMPLES, HISTORY_PLUGIN]}
+      visiblePlugin={EXAMPLES}
+      defaultTabs={[tabOf(operations[0])]}
+      defaultQuery=""
+      defaultEditorToolsVisibility="variables"
+      isHeadersEditorEnabled={false}
+      inputValueDeprecation
+      schemaDescription
+    >
+      <GraphiQL.Logo>
+        <span className="tidings-who">
+          {viewer.name}
+          {viewer.tenant && ` · ${viewer.tenant.name}`}
+        </span>
+        <button type="button" className="graphiql-un-styled tidings-leave" onClick={leave}>Other key</button>
+      </GraphiQL.Logo>
+    </GraphiQL>
+  );
+}
+
+function Examples() {
+  const actions = useGraphiQLActions();
+  const editors = useGraphiQL(({ queryEditor, variableEditor }) => ({ queryEditor, variableEditor }));
+  const open = (operation) => {
+    actions.addTab();
+    const { query, variables } = tabOf(operation);
+    editors.queryEditor?.setValue(query);
+    editors.variableEditor?.setValue(variables);
+  };
+  return (
+    <section aria-label="Examples" className="tidings-examples">
+      <h2>Examples</h2>
+      <p>Each opens in a tab of its own. Ids that answers have shown are put in by themselves.</p>
+      {Object.entries(Object.groupBy(operations, ({ group }) => group)).map(([group, members]) => (
+        <details key={group} open={group === operations[0].group}>
+          <summary>{group}</summary>
+          <ul>
+            {members.map((operation) => (
+              <li key={operation.title}>
+                <button type="button" title={operation.more} onClick={() => open(operation)}>{operation.title}</button>
+              </li>
+            ))}
+          </ul>
+        </details>
+      ))}
+    </section>
+  );
+}
+
+/** What a tab begins with. */
+function tabOf({ query, variables }) {
+  return { query, variables: variables && JSON.stringify(fill(JSON.parse(variables)), null, 2) };
+}
+
+function ExamplesIcon() {
+  return (
+    <svg viewBox="0 0 20 20" width="1em" fill="none" stroke="currentColor" strokeWidth="1.5" aria-hidden="true">
+      <path d="M3 4.5h2M3 10h2M3 15.5h2M8 4.5h9M8 10h9M8 15.5h9" />
+    </svg>
+  );
+}

@@ -1,0 +1,65 @@
+// How the page talks to the server.
+
+import { createClient } from 'graphql-sse';
+import { getOperationAST, parse } from 'graphql';
+
+import { fill, notice, unfilled } from './placeholders.js';
+
+const GRAPHQL = '../graphql';
+const KEY = 'tidings.key';
+
+/** The key of this tab: it survives a reload, and goes with the tab. */
+export const keptKey = () => sessionStorage.getItem(KEY) ?? '';
+export const keepKey = (key) => sessionStorage.setItem(KEY, key);
+export const forgetKey = () => sessionStorage.removeItem(KEY);
+
+const headersFor = (key) => ({ authorization: `Bearer ${key}` });
+
+/** Who the key stands for. Throws an error for people if the server refuses it. */
+export async function whoIs(key) {
+  const answer = await post(key, { query: 'query Viewer { viewer { name tenant { name } } }' });
+  const { data, errors } = JSON.parse(answer);
+  if (!data?.viewer) throw new Error(errors?.[0]?.message ?? 'the server does not know this key');
+  return data.viewer;
+}
+
+async function post(key, body) {
+  const response = await fetch(GRAPHQL, {
+    method: 'POST',
+    credentials: 'omit',
+    headers: {
+      ...headersFor(key),
+      accept: 'application/graphql-response+json, application/json;q=0.9',
+      'content-type': 'application/json',
+    },
+    body: JSON.stringify(body),
+  });
+  return response.text();
+}
+
+/** What GraphiQL runs operations with: queries and mutations by POST, subscriptions by server-sent events. */
+export function fetcherFor(key) {
+  const live = createClient({ url: new URL(GRAPHQL, location.href).href, headers: headersFor(key), retryAttempts: 5 });
+  return ({ query, variables, operationName }) => {
+    const filled = fill(variables);
+    const missing = unfilled(filled);
+    if (missing) return { errors: [{ message: missing }] };
+    const document = parse(query);
+    const named = getOperationAST(document, operationName);
+    // GraphiQL learns the name a moment late, and may still have that of the tab before.
+    const request = { query, variables: filled, operationName: named?.name?.value };
+    const operation = named ?? getOperationAST(document);
+    if (operation?.operation === 'subscription') return events(live, request);
+    return post(key, request).then((text) => {
+      notice(text);
+      return JSON.parse(text);
+    });
+  };
+}
+
+async function* events(live, request) {
+  for await (const result of live.iterate(request)) {
+    notice(JSON.stringify(result));
+    yield result;
+  }
+}
