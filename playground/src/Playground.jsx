@@ -1,4 +1,4 @@
-import { useMemo } from 'react';
+import { useEffect, useMemo } from 'react';
 import { GraphiQL, HISTORY_PLUGIN } from 'graphiql';
 import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 
@@ -42,12 +42,18 @@ export function Playground({ apiKey, viewer }) {
 
 function Examples() {
   const actions = useGraphiQLActions();
-  const editors = useGraphiQL(({ queryEditor, variableEditor }) => ({ queryEditor, variableEditor }));
+  const queryEditor = useGraphiQL((state) => state.queryEditor);
+  const variableEditor = useGraphiQL((state) => state.variableEditor);
+  const active = useGraphiQL((state) => state.activeTabIndex);
+  // GraphiQL leaves the newest of many tabs out of sight.
+  useEffect(() => {
+    document.querySelector('.graphiql-tab-active')?.scrollIntoView({ inline: 'nearest' });
+  }, [active]);
   const open = (operation) => {
     actions.addTab();
     const { query, variables } = tabOf(operation);
-    editors.queryEditor?.setValue(query);
-    editors.variableEditor?.setValue(variables);
+    queryEditor?.setValue(query);
+    variableEditor?.setValue(variables);
   };
   return (
     <section aria-label="Examples" className="tidings-examples">

@@ -44,17 +44,24 @@ export function fetcherFor(key) {
     const filled = fill(variables);
     const missing = unfilled(filled);
     if (missing) return { errors: [{ message: missing }] };
-    const document = parse(query);
-    const named = getOperationAST(document, operationName);
-    // GraphiQL learns the name a moment late, and may still have that of the tab before.
-    const request = { query, variables: filled, operationName: named?.name?.value };
-    const operation = named ?? getOperationAST(document);
+    const operation = operationOf(query, operationName);
+    const request = { query, variables: filled, operationName: operation?.name?.value };
     if (operation?.operation === 'subscription') return events(live, request);
     return post(key, request).then((text) => {
       notice(text);
       return JSON.parse(text);
     });
   };
+}
+
+/** The operation to run. GraphiQL learns its name a moment late, and may still have that of the tab before. */
+function operationOf(query, name) {
+  try {
+    const document = parse(query);
+    return getOperationAST(document, name) ?? getOperationAST(document);
+  } catch {
+    return undefined; // What is wrong, the server says.
+  }
 }
 
 async function* events(live, request) {

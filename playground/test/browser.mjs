@@ -4,8 +4,11 @@ import { chromium } from 'playwright-core';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
-/** Opens a page and runs `visit` with it; fails if the page asked elsewhere, complained, or broke its policy. */
-export async function browse(address, visit) {
+/**
+ * Opens a page and runs `visit` with it; fails if the page asked elsewhere, complained, or broke its policy, but for
+ * what is expected, which must come.
+ */
+export async function browse(address, { expected = [] }, visit) {
   const browser = await chromium.launch({
     executablePath: CHROMIUM,
     args: ['--no-sandbox', '--disable-background-networking', '--disable-component-update'],
@@ -27,8 +30,17 @@ export async function browse(address, visit) {
         window.policyBroken(`${event.effectiveDirective} ${event.blockedURI}`);
       });
     });
-    await visit(page);
-    if (faults.length > 0) throw new Error(faults.join('\n'));
+    try {
+      await visit(page);
+    } catch (error) {
+      const shown = await page.locator('body').innerText();
+      throw new Error([error.message, ...faults, 'the page:', shown].join('\n'), { cause: error });
+    }
+    const unexpected = faults.filter((fault) => !expected.some((pattern) => pattern.test(fault)));
+    if (unexpected.length > 0) throw new Error(unexpected.join('\n'));
+    for (const pattern of expected) {
+      if (!faults.some((fault) => pattern.test(fault))) throw new Error(`never came: ${pattern}`);
+    }
   } finally {
     await browser.close();
   }
@@ -73,14 +85,26 @@ export class Visitor {
     await editor.click();
     await this.page.keyboard.press('ControlOrMeta+A');
     await this.page.keyboard.insertText(JSON.stringify(variables));
+    // The editor has closed quotes and brackets by itself, behind the cursor.
+    await this.page.keyboard.press('ControlOrMeta+Shift+End');
+    await this.page.keyboard.press('Delete');
   }
 
   /** Runs the operation of the open tab; its answer, which the page must show as well. */
   async run() {
     const answered = this.page.waitForResponse((response) => new URL(response.url()).pathname === '/graphql');
-    await this.page.getByRole('button', { name: 'Execute query' }).click();
+    await this.execute();
     const answer = await (await answered).json();
-    await this.page.locator('.result-window .view-lines', { hasText: answer.errors ? 'errors' : 'data' }).waitFor();
+    await this.shows(answer.errors ? 'errors' : 'data');
     return answer;
+  }
+
+  async execute() {
+    await this.page.getByRole('button', { name: 'Execute query' }).click();
+  }
+
+  /** Waits until the answer shows that text. */
+  async shows(text) {
+    await this.page.locator('.result-window .view-lines', { hasText: text }).waitFor();
   }
 }

@@ -153,6 +153,7 @@ fn of_pending(delivery: &DeliveryRow, backlog: &Backlog, now: Timestamp) -> (Del
             "its first attempt comes when all older messages have had their turn".into()
         }
         Some(at) if delivery.attempts == 0 => format!("the first attempt is due since {}", text(at)),
+        Some(at) if delivery.attempts == 1 => format!("1 attempt failed, and the next is due at {}", text(at)),
         Some(at) => format!("{} attempts failed, and the next is due at {}", delivery.attempts, text(at)),
         None => "an attempt is under way".into(),
     };

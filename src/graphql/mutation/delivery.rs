@@ -213,7 +213,10 @@ async fn redeliver(ctx: &Context<'_>, input: RedeliverDeliveryInput) -> Result<R
     let original = read.ok_or_else(missing)?;
     let failed = match original.status {
         DeliveryStatus::Pending => {
-            return Err(refused(UserErrorCode::NotRedeliverable, "the delivery is still under way"));
+            return Err(refused(
+                UserErrorCode::NotRedeliverable,
+                "the delivery has not ended: rescheduleDelivery makes its next attempt now",
+            ));
         }
         DeliveryStatus::Failed => true,
         DeliveryStatus::Succeeded | DeliveryStatus::Cancelled => false,

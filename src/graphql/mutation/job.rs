@@ -314,7 +314,10 @@ async fn redeliver_one(
     let refused = |code, message: &str| Failure::from(UserError::new(code, message, &path));
     let original = original.ok_or_else(|| refused(UserErrorCode::NotFound, "there is no such delivery"))?;
     if original.status == DeliveryStatus::Pending {
-        return Err(refused(UserErrorCode::NotRedeliverable, "the delivery is still under way"));
+        return Err(refused(
+            UserErrorCode::NotRedeliverable,
+            "the delivery has not ended: rescheduleDelivery makes its next attempt now",
+        ));
     }
     let delivery = state(ctx).clock.delivery_id();
     let request = Redeliver {

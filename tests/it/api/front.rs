@@ -121,13 +121,13 @@ async fn only_a_key_that_works_is_let_in() {
 async fn every_answer_is_guarded_and_can_be_found_in_the_logs() {
     let api = Api::start().await;
     let mut ids = vec![];
-    for path in ["/graphql", "/graphql/schema.graphql", "/playground", "/healthz", "/readyz", "/nowhere"] {
+    for path in ["/graphql", "/graphql/schema.graphql", "/playground/", "/healthz", "/readyz", "/nowhere"] {
         let answer = api.client.get(api.url(path)).send().await.unwrap();
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
         assert!(header("x-request-id").starts_with("req_"), "{path}");
         assert_eq!(header("x-content-type-options"), "nosniff");
         assert_eq!(header("referrer-policy"), "no-referrer");
-        assert_eq!(header("cache-control"), "no-store");
+        assert_eq!(header("cache-control"), if path == "/playground/" { "no-cache" } else { "no-store" });
         assert!(header("content-security-policy").starts_with("default-src 'none'"));
         ids.push(header("x-request-id"));
     }
@@ -145,20 +145,8 @@ async fn health_readiness_schema_and_playground_need_no_key() {
     assert_eq!(get("/readyz").await.status().as_u16(), 503);
     assert_eq!(get("/healthz").await.status().as_u16(), 200);
     assert_eq!(get("/graphql/schema.graphql").await.text().await.unwrap(), tidings::graphql::sdl());
-    for file in ["", "/app.js", "/style.css", "/examples.json"] {
-        assert_eq!(get(&format!("/playground{file}")).await.status().as_u16(), 200, "{file}");
+    for page in ["/", "/playground", "/playground/"] {
+        assert_eq!(get(page).await.status().as_u16(), 200, "{page}");
     }
     assert_eq!(get("/playground/../graphql.rs").await.status().as_u16(), 404);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_example_of_the_playground_fits_the_schema() {
-    let api = Api::start().await;
-    let examples = api.client.get(api.url("/playground/examples.json")).send().await.unwrap().bytes().await.unwrap();
-    let examples: Vec<Value> = serde_json::from_slice(&examples).unwrap();
-    assert!(examples.len() > 10);
-    for example in examples {
-        let answer = api.answer(&api.key, example["query"].as_str().unwrap(), &example["variables"]).await;
-        assert!(answer.get("errors").is_none(), "{}: {answer}", example["name"]);
-    }
 }

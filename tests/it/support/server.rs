@@ -60,6 +60,16 @@ impl Server {
         Self::start_over(None, ca_file, more)
     }
 
+    /// The same without a page to try the API on.
+    pub(crate) fn start_without_playground(ca_file: &Path) -> Self {
+        let mut server = Self::start(ca_file);
+        server.terminate();
+        let text = std::fs::read_to_string(&server.config).unwrap();
+        std::fs::write(&server.config, text.replace("[server]\n", "[server]\nplayground = false\n")).unwrap();
+        server.restart();
+        server
+    }
+
     /// The same over a log in a database of that kind.
     pub(crate) async fn start_on(kind: Kind, ca_file: &Path) -> Self {
         Self::start_on_with(kind, ca_file, "").await

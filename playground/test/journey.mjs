@@ -1,0 +1,72 @@
+// The way of somebody new, in a real browser: node journey.mjs ADDRESS KEY ENDPOINT. tests/it/playground.rs runs it.
+
+import assert from 'node:assert/strict';
+
+import { browse, Visitor } from './browser.mjs';
+
+const [address, key, endpoint] = process.argv.slice(2);
+
+await browse(address, { expected: [/^console: .*401 \(Unauthorized\)/] }, async (page) => {
+  const visitor = new Visitor(page, address);
+  await isAskedForAKey(page, visitor);
+  await visitor.enter(key);
+  await visitor.arrive();
+  await makesAWebhook(visitor);
+  await sendsAMessage(visitor);
+  await isTold(visitor);
+  await readsTheSchema(page);
+  await comesBackAndLeaves(page, visitor);
+});
+
+async function isAskedForAKey(page, visitor) {
+  await visitor.open();
+  await page.getByText('An API key is needed').waitFor();
+  await visitor.enter('tdk_wrong');
+  await page.getByRole('alert').filter({ hasText: /key/i }).waitFor();
+}
+
+async function makesAWebhook(visitor) {
+  const { viewer } = (await visitor.run()).data;
+  assert.equal(viewer.name, 'bootstrap');
+  const input = { url: endpoint, eventFilters: ['user.*'], enabled: false };
+  await visitor.example('Begin', 'Create a webhook', { input });
+  const { createWebhook } = (await visitor.run()).data;
+  assert.deepEqual(createWebhook.userErrors, []);
+  assert.equal(createWebhook.webhook.url, endpoint);
+  await visitor.example('Begin', 'Send a test');
+  assert.equal((await visitor.run()).data.testWebhookDelivery.result.verified, true);
+  await visitor.example('Begin', 'Enable a webhook');
+  assert.equal((await visitor.run()).data.enableWebhook.webhook.id, createWebhook.webhook.id);
+}
+
+async function sendsAMessage(visitor) {
+  await visitor.example('Begin', 'Publish a message');
+  const { publishMessage } = (await visitor.run()).data;
+  assert.equal(publishMessage.duplicate, false);
+  await visitor.example('Messages', 'See a message');
+  let { message } = (await visitor.run()).data;
+  while (message === null) ({ message } = (await visitor.run()).data);
+  assert.equal(message.id, publishMessage.message.id);
+}
+
+/** What stands for an id that no answer has shown is not sent. */
+async function isTold(visitor) {
+  await visitor.example('Jobs', 'End a job');
+  await visitor.execute();
+  await visitor.shows('stands for the id of a job');
+}
+
+async function readsTheSchema(page) {
+  await page.getByRole('button', { name: /Show Documentation Explorer/ }).click();
+  await page.getByRole('link', { name: 'Mutation', exact: true }).first().click();
+  await page.getByRole('link', { name: 'createWebhook', exact: true }).waitFor();
+}
+
+async function comesBackAndLeaves(page, visitor) {
+  await page.reload();
+  await page.getByRole('button', { name: 'Other key' }).waitFor();
+  assert.equal(await page.evaluate(() => localStorage.length), 0);
+  await page.getByRole('button', { name: 'Other key' }).click();
+  await visitor.page.getByLabel('API key', { exact: true }).waitFor();
+  assert.equal(await page.evaluate(() => JSON.stringify(sessionStorage).includes('tdk_')), false);
+}
