@@ -50,6 +50,7 @@ function Examples() {
     document.querySelector('.graphiql-tab-active')?.scrollIntoView({ inline: 'nearest' });
   }, [active]);
   const open = (operation) => {
+    actions.stop();
     actions.addTab();
     const { query, variables } = tabOf(operation);
     queryEditor?.setValue(query);

@@ -64,8 +64,7 @@ impl AppState {
         Self { schema, read_models, clock, ready, playground: true }
     }
 
-    /// Whether there is a playground.
-    #[must_use]
+    /// The same with a playground or without.
     pub fn with_playground(self, playground: bool) -> Self {
         Self { playground, ..self }
     }
