@@ -46,6 +46,7 @@ fn page(built: Option<EmbeddedFile>) -> Response {
         None => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], NOT_BUILT).into_response(),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
 
@@ -58,7 +59,8 @@ fn licences() -> Response {
 }
 
 fn asset(name: &str) -> Response {
-    let Some(file) = Files::get(&format!("assets/{name}.gz")) else { return StatusCode::NOT_FOUND.into_response() };
+    let file = if name.contains('/') { None } else { Files::get(&format!("assets/{name}.gz")) };
+    let Some(file) = file else { return StatusCode::NOT_FOUND.into_response() };
     let content_type = match name.rsplit('.').next() {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
@@ -76,6 +78,7 @@ fn compressed(file: EmbeddedFile, content_type: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CONTENT_ENCODING, "gzip"),
+        // Workers go by the policy that came with their own script.
         (header::CONTENT_SECURITY_POLICY, POLICY),
     ];
     (headers, Body::from(file.data)).into_response()
@@ -92,8 +95,7 @@ mod tests {
         let answer = page(None);
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-cache");
-        // The policy of all answers without one of their own forbids everything, so the page may need nothing.
-        assert!(!answer.headers().contains_key(header::CONTENT_SECURITY_POLICY));
+        assert_eq!(answer.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
         let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert!(text.contains("scripts/build-playground"));
         for forbidden in ["<script", "<style", "style=", "src=", "https://"] {
