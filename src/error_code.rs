@@ -64,7 +64,7 @@ error_codes! {
     /// The thing was changed since the version that the caller expects.
     VersionConflict = "VERSION_CONFLICT", 409;
     /// A limit on the number of things is reached.
-    LimitExceeded = "LIMIT_EXCEEDED", 422;
+    LimitExceeded = "LIMIT_EXCEEDED", 429;
     /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
     WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
     /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
@@ -77,6 +77,8 @@ error_codes! {
     InvalidInput = "INVALID_INPUT", 422;
     /// A paging cursor is damaged or belongs to another list.
     InvalidCursor = "INVALID_CURSOR", 400;
+    /// What follows the cursor of a live stream is kept no more: read the list, then watch without `after`.
+    CursorExpired = "CURSOR_EXPIRED", 410;
     /// No valid credential was sent.
     Unauthenticated = "UNAUTHENTICATED", 401;
     /// The credential does not carry the scope that the operation needs.
@@ -110,6 +112,8 @@ impl ErrorCode {
             Self::StorageFull => Some(30),
             // As long as a database takes to restart, or to give way to its standby.
             Self::StorageUnavailable => Some(5),
+            // Where it ends a request, it is about live streams, and others end.
+            Self::LimitExceeded => Some(5),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout
@@ -122,13 +126,13 @@ impl ErrorCode {
             | Self::IdempotencyKeyReused
             | Self::NotFound
             | Self::VersionConflict
-            | Self::LimitExceeded
             | Self::WebhookCircuitOpen
             | Self::WebhookNotRestorable
             | Self::NotRedeliverable
             | Self::DeliveryNotWaiting
             | Self::InvalidInput
             | Self::InvalidCursor
+            | Self::CursorExpired
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::BadRequest

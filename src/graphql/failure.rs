@@ -199,7 +199,7 @@ user_error_codes! {
     /// An argument does not have the form or range that its description gives.
     InvalidInput
     ;
-    InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
+    InvalidCursor CursorExpired Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
     QueryTooLarge Overloaded StorageFull StorageUnavailable Internal
 }
 

@@ -51,8 +51,7 @@ impl AuditWatch {
     async fn rows(&mut self, applied: u64) -> Result<Vec<(Key, AuditRow)>, WatchError> {
         // The list begins with the newest: its end between the two keys are the oldest rows that were not told.
         let newer = Key(integer(self.front.packed(applied)).saturating_add(1), String::new());
-        let page =
-            Page { after: Some(newer), before: Some(self.front.key(self.told)), limit: PAGE, from_end: true };
+        let page = Page { after: Some(newer), before: Some(self.front.key(self.told)), limit: PAGE, from_end: true };
         let slice = self.front.read_models.audit(self.scope, &self.filter, &page).await?;
         let mut rows = slice.rows;
         rows.reverse();

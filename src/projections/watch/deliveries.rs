@@ -137,7 +137,8 @@ impl DeliveryWatch {
     /// Whose stream it is, if what stands there can have something to tell.
     fn subscription(&self, stream: &str) -> Option<SubscriptionId> {
         let (category, _) = stream.split_once('-')?;
-        let id = [DELIVERIES_CATEGORY, SUBSCRIPTION_CATEGORY].contains(&category).then(|| execute::subscription_of(stream));
+        let id =
+            [DELIVERIES_CATEGORY, SUBSCRIPTION_CATEGORY].contains(&category).then(|| execute::subscription_of(stream));
         id?.filter(|id| self.filter.subscription.is_none_or(|wanted| wanted == *id))
     }
 
