@@ -22,6 +22,7 @@ mod history;
 mod jobs;
 mod ledger;
 mod listen;
+mod live;
 mod ordered;
 mod outbound;
 mod profiles;

@@ -9,7 +9,7 @@ pub(crate) mod full;
 mod gone;
 mod history;
 mod limits;
-mod live;
+pub(crate) mod live;
 mod operations;
 mod publishing;
 

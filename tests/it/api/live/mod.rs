@@ -133,7 +133,7 @@ impl Api {
 }
 
 impl Events {
-    async fn heard(&mut self) {
+    pub(crate) async fn heard(&mut self) {
         while !self.text.starts_with(":\n\n") {
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a beginning in time");
             self.text.push_str(std::str::from_utf8(&chunk.unwrap().expect("a beginning")).unwrap());
