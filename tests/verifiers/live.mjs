@@ -80,19 +80,22 @@ const sockets = createSocketClient({
 });
 const seenBySocket = await tried('graphql-ws', sockets);
 const made = (await once(sockets, makeKey)).data.createApiKey;
-const withdrawn = new Promise((resolve) => {
-  const brief = createSocketClient({
+let revoked;
+seenBySocket.closedOnRevocation = await new Promise((resolve) => {
+  createSocketClient({
     url: socketUrl,
     webSocketImpl: WebSocket,
     connectionParams: { authorization: `Bearer ${made.token}` },
     lazy: false,
     retryAttempts: 0,
     onNonLazyError: () => {},
-    on: { connected: () => once(sockets, revoke, { id: made.apiKey.id }), closed: (event) => resolve(event.code) },
+    on: {
+      connected: () => (revoked = once(sockets, revoke, { id: made.apiKey.id })),
+      closed: (event) => resolve(event.code),
+    },
   });
-  return brief;
 });
-seenBySocket.closedOnRevocation = await withdrawn;
+await revoked;
 await sockets.dispose();
 console.log(JSON.stringify(seenBySocket));
 

@@ -127,6 +127,8 @@ struct Session {
 enum End {
     /// We close the socket.
     Close(Close),
+    /// The client has closed it, and waits for the answer to that.
+    Closed,
     /// There is nobody to be told.
     Gone,
 }
@@ -141,13 +143,18 @@ impl Session {
     async fn run(mut self, mut incoming: SplitStream<WebSocket>, mut waiting: mpsc::Receiver<Out>) {
         let end = self.talk(&mut incoming, &mut waiting).await;
         self.tasks.abort_all();
-        let End::Close(Close { code, reason }) = end else { return };
         let bye = async {
-            let frame = CloseFrame { code, reason: reason.into() };
-            if self.sink.send(Frame::Close(Some(frame))).await.is_ok() {
-                // Its answer is the last thing that comes.
-                while let Some(Ok(_)) = incoming.next().await {}
+            match end {
+                End::Close(Close { code, reason }) => {
+                    let frame = CloseFrame { code, reason: reason.into() };
+                    self.sink.send(Frame::Close(Some(frame))).await.ok()?;
+                }
+                // The answer is written below us, by whoever reads on.
+                End::Closed => {}
+                End::Gone => return None,
             }
+            while let Some(Ok(_)) = incoming.next().await {}
+            Some(())
         };
         drop(timeout(END_LIMIT, bye).await);
     }
@@ -198,7 +205,7 @@ impl Session {
             Frame::Binary(_) => Err(Close::new(4400, "Invalid message: messages are text").into()),
             // Answered below us.
             Frame::Ping(_) | Frame::Pong(_) => Ok(()),
-            Frame::Close(_) => Err(End::Gone),
+            Frame::Close(_) => Err(End::Closed),
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tidings::domain::scope::Scope;
 use tidings::event_store::MemoryStore;
 use tidings::http::LiveConfig;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{AUDIT, Api, DELIVERIES, URL};
@@ -100,6 +101,16 @@ async fn every_kind_of_operation_runs_beside_the_others() {
     socket.send(json!({ "id": "live", "type": "complete" })).await;
     socket.subscribe("live", ANY, &Value::Null).await;
     assert_eq!(socket.message_of("live").await["payload"]["data"], json!({ "viewer": { "name": "test" } }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_is_answered() {
+    let api = Api::start().await;
+    let mut socket = api.ready_socket(&api.key).await;
+    socket.subscribe("live", AUDIT, &json!({})).await;
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
+    socket.socket.send(Message::Close(Some(frame))).await.unwrap();
+    assert_eq!(socket.closed().await.0, 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
