@@ -150,17 +150,20 @@ fn failed(error: WatchError) -> Error {
     }
 }
 
+/// What is told at a time, each with its place.
+type Told<T> = Result<Vec<(Key, T)>, WatchError>;
+
 /// What has something to tell again and again.
 trait Watch: Send + 'static {
     type Row: Send + 'static;
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<(Key, Self::Row)>, WatchError>>;
+    fn next(&mut self) -> BoxFuture<'_, Told<Self::Row>>;
 }
 
 impl Watch for DeliveryWatch {
     type Row = projections::rows::DeliveryRow;
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<(Key, Self::Row)>, WatchError>> {
+    fn next(&mut self) -> BoxFuture<'_, Told<Self::Row>> {
         Box::pin(self.next())
     }
 }
@@ -168,7 +171,7 @@ impl Watch for DeliveryWatch {
 impl Watch for AuditWatch {
     type Row = AuditRow;
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<(Key, Self::Row)>, WatchError>> {
+    fn next(&mut self) -> BoxFuture<'_, Told<Self::Row>> {
         Box::pin(self.next())
     }
 }
@@ -193,7 +196,7 @@ impl WebhookWatch {
 impl Watch for WebhookWatch {
     type Row = (AuditRow, Option<WebhookRow>);
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<(Key, Self::Row)>, WatchError>> {
+    fn next(&mut self) -> BoxFuture<'_, Told<Self::Row>> {
         Box::pin(async {
             let mut rows = self.watch.next().await?;
             rows.retain(|(_, row)| row.target.parse::<SubscriptionId>().is_ok());
