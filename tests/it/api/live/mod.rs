@@ -102,7 +102,7 @@ impl Api {
         created["webhook"]["id"].clone()
     }
 
-    async fn publish(&self) -> Value {
+    async fn publish_any(&self) -> Value {
         let input = json!({ "input": { "type": "user.created", "data": {} } });
         self.data(PUBLISH, input).await["publishMessage"]["message"]["id"].take()
     }

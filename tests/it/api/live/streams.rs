@@ -22,7 +22,7 @@ async fn a_delivery_is_told_with_a_cursor_behind_which_the_rest_follows() {
     let mut live = api.events(&api.key, DELIVERIES, &json!({})).await;
     let mut cursors = vec![];
     for _ in 0..3 {
-        let message = api.publish().await;
+        let message = api.publish_any().await;
         loop {
             let item = live.item().await;
             let delivery = &item["delivery"];
@@ -59,7 +59,7 @@ async fn a_deletion_tells_every_delivery_that_it_cancels() {
     let mut live = api.events(&api.key, DELIVERIES, &json!({ "filter": { "webhookId": webhook } })).await;
     let mut pending = BTreeSet::new();
     for _ in 0..3 {
-        api.publish().await;
+        api.publish_any().await;
     }
     while pending.len() < 3 {
         pending.insert(live.item().await["delivery"]["id"].to_string());
@@ -144,7 +144,7 @@ async fn another_tenant_sees_only_its_own() {
     let mut deliveries = api.events(&key, DELIVERIES, &json!({})).await;
     let mut own = api.events(&api.key, DELIVERIES, &json!({})).await;
     let foreign = api.create(json!({ "url": URL, "eventFilters": ["**"], "enabled": true })).await;
-    api.publish().await;
+    api.publish_any().await;
     let cursor = own.item().await["cursor"].take();
     let create = "mutation($url: String!) { createWebhook(input: { url: $url, eventFilters: [\"**\"], enabled: true }) { webhook { id } } }";
     let created = api.answer(&key, create, &json!({ "url": URL })).await;
