@@ -64,7 +64,7 @@ error_codes! {
     /// The thing was changed since the version that the caller expects.
     VersionConflict = "VERSION_CONFLICT", 409;
     /// A limit on the number of things is reached.
-    LimitExceeded = "LIMIT_EXCEEDED", 429;
+    LimitExceeded = "LIMIT_EXCEEDED", 422;
     /// The webhook's circuit breaker has tripped: nothing is sent until it is enabled again.
     WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
     /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
@@ -93,6 +93,8 @@ error_codes! {
     QueryTooComplex = "QUERY_TOO_COMPLEX", 400;
     /// The request body is larger than the limit.
     QueryTooLarge = "QUERY_TOO_LARGE", 413;
+    /// Too many live streams are open, of this key or in all; try again after the time in `Retry-After`.
+    TooManyStreams = "TOO_MANY_STREAMS", 429;
     /// A queue is full; try again after the time in `Retry-After`.
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
@@ -112,8 +114,8 @@ impl ErrorCode {
             Self::StorageFull => Some(30),
             // As long as a database takes to restart, or to give way to its standby.
             Self::StorageUnavailable => Some(5),
-            // Where it ends a request, it is about live streams, and others end.
-            Self::LimitExceeded => Some(5),
+            // Others end.
+            Self::TooManyStreams => Some(5),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout
@@ -126,6 +128,7 @@ impl ErrorCode {
             | Self::IdempotencyKeyReused
             | Self::NotFound
             | Self::VersionConflict
+            | Self::LimitExceeded
             | Self::WebhookCircuitOpen
             | Self::WebhookNotRestorable
             | Self::NotRedeliverable

@@ -200,7 +200,7 @@ user_error_codes! {
     InvalidInput
     ;
     InvalidCursor CursorExpired Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
-    QueryTooLarge Overloaded StorageFull StorageUnavailable Internal
+    QueryTooLarge TooManyStreams Overloaded StorageFull StorageUnavailable Internal
 }
 
 /// Which argument a refusal is about.

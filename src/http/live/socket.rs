@@ -258,7 +258,7 @@ impl Session {
     }
 
     fn admit(&self, incoming: Incoming, principal: &Principal) -> Result<(Prepared, Option<Seat>), Answer> {
-        let too_many = |what: &str| Answer::refused(ErrorCode::LimitExceeded, what);
+        let too_many = |what: &str| Answer::refused(ErrorCode::TooManyStreams, what);
         if self.operations.len() >= MAX_OPERATIONS {
             return Err(too_many(&format!("a socket has {MAX_OPERATIONS} operations at most")));
         }

@@ -31,7 +31,7 @@ pub(in crate::http) fn respond(
         Ok(prepared) => {
             let seat = (prepared.kind() == Kind::Subscription).then(|| state.live.streams.take(&caller.principal));
             if matches!(seat, Some(None)) {
-                return Err(Answer::refused(ErrorCode::LimitExceeded, "too many live streams are open"));
+                return Err(Answer::refused(ErrorCode::TooManyStreams, "too many live streams are open"));
             }
             (answers(&state.schema, prepared, caller.clone()), seat.flatten())
         }

@@ -166,7 +166,7 @@ async fn operations_and_sockets_are_bounded() {
     }
     let refused = socket.message_of("3").await;
     let extensions = &refused["payload"][0]["extensions"];
-    assert_eq!(*extensions, json!({ "code": "LIMIT_EXCEEDED", "retryAfterSeconds": 5 }), "{refused}");
+    assert_eq!(*extensions, json!({ "code": "TOO_MANY_STREAMS", "retryAfterSeconds": 5 }), "{refused}");
     socket.send(json!({ "id": "1", "type": "complete" })).await;
     let again = async {
         loop {

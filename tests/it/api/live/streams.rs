@@ -210,7 +210,7 @@ async fn streams_are_bounded_and_make_room_when_they_end() {
     let refused = api.ask_for_events(&api.key, AUDIT, &json!({})).await;
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "5"));
     let refused: Value = serde_json::from_slice(&refused.bytes().await.unwrap()).unwrap();
-    assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "LIMIT_EXCEEDED", "retryAfterSeconds": 5 }));
+    assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "TOO_MANY_STREAMS", "retryAfterSeconds": 5 }));
     // Answers that come once need no seat.
     api.events(&api.key, ANY, &json!({})).await;
     let other = api.key(api.tenant, &[Scope::AuditRead]).await;
