@@ -77,6 +77,8 @@ error_codes! {
     InvalidInput = "INVALID_INPUT", 422;
     /// A paging cursor is damaged or belongs to another list.
     InvalidCursor = "INVALID_CURSOR", 400;
+    /// What follows the cursor of a live stream is kept no more: read the list, then watch without `after`.
+    CursorExpired = "CURSOR_EXPIRED", 410;
     /// No valid credential was sent.
     Unauthenticated = "UNAUTHENTICATED", 401;
     /// The credential does not carry the scope that the operation needs.
@@ -91,6 +93,8 @@ error_codes! {
     QueryTooComplex = "QUERY_TOO_COMPLEX", 400;
     /// The request body is larger than the limit.
     QueryTooLarge = "QUERY_TOO_LARGE", 413;
+    /// Too many live streams are open, of this key or in all; try again after the time in `Retry-After`.
+    TooManyStreams = "TOO_MANY_STREAMS", 429;
     /// A queue is full; try again after the time in `Retry-After`.
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
@@ -110,6 +114,8 @@ impl ErrorCode {
             Self::StorageFull => Some(30),
             // As long as a database takes to restart, or to give way to its standby.
             Self::StorageUnavailable => Some(5),
+            // Others end.
+            Self::TooManyStreams => Some(5),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout
@@ -129,6 +135,7 @@ impl ErrorCode {
             | Self::DeliveryNotWaiting
             | Self::InvalidInput
             | Self::InvalidCursor
+            | Self::CursorExpired
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::BadRequest

@@ -115,7 +115,7 @@ impl App {
             ledger,
             clock: Arc::clone(&clock),
         });
-        let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready));
+        let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
         let router = http::router(state.with_playground(config.server.playground));
         let (stop_serving, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(http::serve(listener, router, async move {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
 use crate::execute::retention;
-use crate::{actors, event_store, outbound};
+use crate::{actors, event_store, http, outbound};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
 pub const ENV_PREFIX: &str = "TIDINGS_";
@@ -40,6 +40,8 @@ pub struct Config {
     pub actors: actors::Config,
     /// What is kept how long.
     pub retention: retention::Config,
+    /// Bounds of live streams.
+    pub live: http::LiveConfig,
     /// What is told about it.
     pub telemetry: Telemetry,
     /// Where its numbers are told.

@@ -143,6 +143,11 @@ impl Budget {
         Self(AtomicUsize::new(events))
     }
 
+    /// Allows as many as a request may read, however many were read before: for what answers again and again.
+    pub fn renew(&self) {
+        self.0.store(MAX_EVENTS_READ, Ordering::Relaxed);
+    }
+
     /// How many may be read at once; none if the budget is spent.
     fn page(&self) -> Result<usize, HistoryError> {
         match self.0.load(Ordering::Relaxed) {

@@ -103,6 +103,19 @@ pub(super) struct AuditFilter {
     target_id: Option<ID>,
 }
 
+impl AuditFilter {
+    /// The list that it picks, and the conditions as the read models take them.
+    pub(super) fn list(self, scope: TenantScope) -> (List, projections::AuditFilter) {
+        let mut codes: Vec<_> =
+            self.codes.unwrap_or_default().into_iter().map(|code| Code::from(code).as_str().to_owned()).collect();
+        codes.sort();
+        codes.dedup();
+        let target = self.target_id.map(|id| id.0);
+        let conditions = [("codes", (!codes.is_empty()).then(|| codes.join(" "))), ("target", target.clone())];
+        (List::new(Some(scope.0), "auditLog", &conditions), projections::AuditFilter { codes, target })
+    }
+}
+
 /// Kinds of actors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub(super) enum ActorKind {
@@ -206,15 +219,8 @@ pub(super) async fn list(
     filter: AuditFilter,
     page: PageArgs,
 ) -> Result<Connection<AuditEntry>> {
-    let mut codes: Vec<_> =
-        filter.codes.unwrap_or_default().into_iter().map(|code| Code::from(code).as_str().to_owned()).collect();
-    codes.sort();
-    codes.dedup();
-    let target = filter.target_id.map(|id| id.0);
-    let conditions = [("codes", (!codes.is_empty()).then(|| codes.join(" "))), ("target", target.clone())];
-    let list = List::new(Some(scope.0), "auditLog", &conditions);
+    let (list, filter) = filter.list(scope);
     let page = page.of(&list)?;
-    let filter = projections::AuditFilter { codes, target };
     let slice = state(ctx).read_models.audit(scope, &filter, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, AuditEntry))
 }

@@ -2,9 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_graphql::{Context, Enum, Error, Result};
 use lru::LruCache;
+use tokio::sync::watch;
 
 use super::failure::{Failure, UserError, UserErrorCode, fault};
 use crate::clock::Clock;
@@ -109,12 +111,17 @@ const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 /// A key is looked up anew when what is known of it is older than this, in milliseconds.
 const FRESH_MS: u64 = 1_000;
 
+/// How often is looked whether a key still works that something long is answered for.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Checks API keys. Remembers a key for a second, so that a withdrawal elsewhere takes effect within it; a withdrawal
 /// by this process takes effect at once.
 pub struct KeyRing {
     read_models: ReadModels,
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
+    /// Sent to with every withdrawal.
+    withdrawn: watch::Sender<()>,
 }
 
 struct Known {
@@ -126,7 +133,7 @@ impl KeyRing {
     /// A ring that knows no key yet.
     pub fn new(read_models: ReadModels, clock: Arc<dyn Clock>) -> Self {
         let known = Known { keys: LruCache::new(CACHED_KEYS), revoked: LruCache::new(CACHED_KEYS) };
-        Self { read_models, clock, known: Mutex::new(known) }
+        Self { read_models, clock, known: Mutex::new(known), withdrawn: watch::Sender::new(()) }
     }
 
     /// Whose key this is.
@@ -147,6 +154,32 @@ impl KeyRing {
     /// Accepts a key no more, whatever the read model still says.
     pub(super) fn revoke(&self, id: ApiKeyId) {
         self.lock().revoked.put(id, ());
+        self.withdrawn.send_replace(());
+    }
+
+    /// Resolves when the principal may go on no more: its key was withdrawn, which is seen at once, or has expired. What
+    /// is answered for long asks here again and again; a key that cannot be looked up works as long as nobody can say.
+    pub async fn ended(&self, principal: &Principal) {
+        let mut withdrawn = self.withdrawn.subscribe();
+        loop {
+            let Some(look_again) = self.works_for(principal.key).await else { return };
+            tokio::select! {
+                _ = withdrawn.changed() => {}
+                () = tokio::time::sleep(look_again) => {}
+            }
+        }
+    }
+
+    /// For how long a key works at least; `None` if it does no more.
+    async fn works_for(&self, id: ApiKeyId) -> Option<Duration> {
+        if self.is_revoked(id) {
+            return None;
+        }
+        let Ok(row) = self.row(id).await else { return Some(LOOK_AGAIN) };
+        let row = row.filter(|row| row.revoked_at.is_none())?;
+        let Some(expires_at) = row.expires_at else { return Some(LOOK_AGAIN) };
+        let left_ms = expires_at.ms_since(self.clock.now());
+        (left_ms > 0).then(|| LOOK_AGAIN.min(Duration::from_millis(left_ms)))
     }
 
     async fn row(&self, id: ApiKeyId) -> Result<Option<Arc<ApiKeyRow>>, NotAuthenticated> {

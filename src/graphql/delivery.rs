@@ -107,6 +107,30 @@ pub(super) struct DeliveryFilter {
     pub(super) statuses: Option<Vec<DeliveryStatus>>,
 }
 
+/// Conditions in the words of a cursor.
+pub(super) type Conditions = [(&'static str, Option<String>); 3];
+
+impl DeliveryFilter {
+    /// The conditions in words, and as the read models take them; `None` if an id can be that of nothing.
+    pub(super) fn conditions(self) -> (Conditions, Option<projections::DeliveryFilter>) {
+        let mut statuses: Vec<_> =
+            self.statuses.unwrap_or_default().into_iter().map(rows::DeliveryStatus::from).collect();
+        statuses.sort_by_key(|status| *status as u8);
+        statuses.dedup();
+        let conditions = [
+            ("webhook", self.webhook_id.as_ref().map(|id| id.0.clone())),
+            ("message", self.message_id.as_ref().map(|id| id.0.clone())),
+            ("statuses", (!statuses.is_empty()).then(|| format!("{statuses:?}"))),
+        ];
+        let subscription = self.webhook_id.map(|id| id.parse::<SubscriptionId>()).transpose();
+        let message = self.message_id.map(|id| id.parse::<MessageId>()).transpose();
+        let filter = subscription.ok().zip(message.ok());
+        let filter =
+            filter.map(|(subscription, message)| projections::DeliveryFilter { subscription, message, statuses });
+        (conditions, filter)
+    }
+}
+
 /// Picks deliveries of one webhook or message.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct DeliveryStatusFilter {
@@ -325,24 +349,13 @@ pub(super) async fn list(
     filter: DeliveryFilter,
     page: PageArgs,
 ) -> Result<Connection<Delivery>> {
-    let mut statuses: Vec<_> =
-        filter.statuses.unwrap_or_default().into_iter().map(rows::DeliveryStatus::from).collect();
-    statuses.sort_by_key(|status| *status as u8);
-    statuses.dedup();
-    let conditions = [
-        ("webhook", filter.webhook_id.as_ref().map(|id| id.0.clone())),
-        ("message", filter.message_id.as_ref().map(|id| id.0.clone())),
-        ("statuses", (!statuses.is_empty()).then(|| format!("{statuses:?}"))),
-    ];
+    let (conditions, filter) = filter.conditions();
     let list = List::new(Some(scope.0), "deliveries", &conditions);
     let page = page.of(&list)?;
-    let subscription = filter.webhook_id.map(|id| id.parse::<SubscriptionId>()).transpose();
-    let message = filter.message_id.map(|id| id.parse::<MessageId>()).transpose();
-    let (Ok(subscription), Ok(message)) = (subscription, message) else {
+    let Some(filter) = filter else {
         let nothing = projections::Slice { rows: vec![], has_more: false };
         return Ok(Connection::new(&list, &page, nothing, Delivery));
     };
-    let filter = projections::DeliveryFilter { subscription, message, statuses };
     let slice = state(ctx).read_models.deliveries(scope, &filter, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, Delivery))
 }

@@ -199,8 +199,8 @@ user_error_codes! {
     /// An argument does not have the form or range that its description gives.
     InvalidInput
     ;
-    InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
-    QueryTooLarge Overloaded StorageFull StorageUnavailable Internal
+    InvalidCursor CursorExpired Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
+    QueryTooLarge TooManyStreams Overloaded StorageFull StorageUnavailable Internal
 }
 
 /// Which argument a refusal is about.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::parser::types::{ExecutableDocument, OperationDefinition, Selection, SelectionSet};
 use async_graphql::{Name, ObjectType, SchemaBuilder, SubscriptionType};
 
 /// The most selections and directives of a document with all its fragments spread out, over all its operations.
@@ -64,6 +64,12 @@ pub(super) fn measure(document: &ExecutableDocument) -> Result<usize, TooComplex
         measuring.fragment(name, 0)?;
     }
     Ok(size)
+}
+
+/// Whether a subscription asks for one field. The library would pass over fragments, and mix the items of several.
+pub(super) fn has_one_root(operation: &OperationDefinition) -> bool {
+    let [selection] = operation.selection_set.node.items.as_slice() else { return false };
+    matches!(selection.node, Selection::Field(_))
 }
 
 fn within(size: usize) -> Result<usize, TooComplex> {

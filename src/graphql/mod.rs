@@ -43,14 +43,15 @@ mod quarantine;
 mod node;
 mod query;
 mod mutation;
+mod live;
 mod request;
 
 use std::sync::Arc;
 
-use async_graphql::{Context, EmptySubscription};
+use async_graphql::Context;
 
 pub use caller::{Caller, KeyRing, NotAuthenticated, Principal};
-pub use request::{Answer, Incoming, Outcome, Prepared, prepare};
+pub use request::{Answer, Incoming, Kind, Outcome, Prepared, prepare};
 
 use crate::actors::Engine;
 use crate::clock::Clock;
@@ -72,7 +73,7 @@ pub struct SchemaContext {
     pub clock: Arc<dyn Clock>,
 }
 
-type Inner = async_graphql::Schema<query::Query, mutation::Mutation, EmptySubscription>;
+type Inner = async_graphql::Schema<query::Query, mutation::Mutation, live::Live>;
 
 /// The schema with everything behind it. Cheap to clone.
 #[derive(Clone)]
@@ -107,8 +108,8 @@ pub fn sdl() -> String {
         .sdl_with_options(async_graphql::SDLExportOptions::new().prefer_single_line_descriptions().use_space_ident())
 }
 
-fn builder() -> async_graphql::SchemaBuilder<query::Query, mutation::Mutation, EmptySubscription> {
-    Inner::build(query::Query, mutation::Mutation::default(), EmptySubscription)
+fn builder() -> async_graphql::SchemaBuilder<query::Query, mutation::Mutation, live::Live> {
+    Inner::build(query::Query, mutation::Mutation::default(), live::Live)
 }
 
 fn state<'a>(ctx: &Context<'a>) -> &'a SchemaContext {

@@ -52,9 +52,16 @@ impl List {
         Self(serde_json::to_string(&(owner, name, filter)).expect("texts are always JSON"))
     }
 
-    fn cursor(&self, key: &Key) -> String {
+    /// The cursor of an item.
+    pub(super) fn cursor(&self, key: &Key) -> String {
         let body = [&key.0.to_be_bytes()[..], key.1.as_bytes()].concat();
         URL_SAFE_NO_PAD.encode([&[FORMAT], &self.check(&body)[..], &body].concat())
+    }
+
+    /// The key that a cursor of this list holds.
+    pub(super) fn key_of(&self, cursor: &str) -> Result<Key> {
+        let damaged = || fault(ErrorCode::InvalidCursor, "the cursor is damaged or belongs to another list");
+        self.key(cursor).ok_or_else(damaged)
     }
 
     fn key(&self, cursor: &str) -> Option<Key> {
@@ -88,13 +95,7 @@ impl PageArgs {
             Some(Ok(count @ 1..=MAX_PAGE)) => count,
             Some(_) => return invalid("'first' and 'last' are 1 to 100"),
         };
-        let key = |cursor: Option<String>| match cursor {
-            None => Ok(None),
-            Some(text) => list
-                .key(&text)
-                .map(Some)
-                .ok_or_else(|| fault(ErrorCode::InvalidCursor, "the cursor is damaged or belongs to another list")),
-        };
+        let key = |cursor: Option<String>| cursor.map(|cursor| list.key_of(&cursor)).transpose();
         Ok(Page { after: key(self.after)?, before: key(self.before)?, limit, from_end: self.last.is_some() })
     }
 }
@@ -148,9 +149,14 @@ impl<T> Connection<T> {
             true => (page.before.is_some(), slice.has_more),
             false => (slice.has_more, page.after.is_some()),
         };
-        let edges =
-            slice.rows.into_iter().map(|(key, row)| Edge { cursor: list.cursor(&key), node: node(row) }).collect();
+        let edges = slice.rows.into_iter().map(|(key, row)| Edge::new(list, &key, node(row))).collect();
         Self { edges, has_next_page, has_previous_page }
+    }
+}
+
+impl<T> Edge<T> {
+    pub(super) fn new(list: &List, key: &Key, node: T) -> Self {
+        Self { cursor: list.cursor(key), node }
     }
 }
 

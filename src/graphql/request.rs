@@ -1,9 +1,12 @@
 //! From a request's text to an answer's bytes: what every transport calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::parser::types::{OperationType, VariableDefinition};
+use async_graphql::parser::types::{OperationDefinition, OperationType, VariableDefinition};
 use async_graphql::{Request, Response, ServerError, Value, Variables};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -36,7 +39,18 @@ pub struct Incoming {
 /// A request that was parsed and is small enough to be executed.
 pub struct Prepared {
     request: Request,
-    is_query: bool,
+    kind: Kind,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It changes nothing, whichever of its operations is meant.
+    Query,
+    /// It may change something.
+    Mutation,
+    /// It is answered again and again.
+    Subscription,
 }
 
 /// An answer.
@@ -124,7 +138,7 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
         .filter(|(name, _)| chosen(name.map(|name| name.as_str())))
         .map(|(_, operation)| &operation.node)
         .collect();
-    let is_query = operations.iter().all(|operation| operation.ty == OperationType::Query);
+    let kind = kind(&operations)?;
     let definitions: Vec<_> = match operations.as_slice() {
         [operation] => operation.variable_definitions.iter().map(|definition| definition.node.clone()).collect(),
         _ => vec![],
@@ -132,7 +146,24 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
     for definition in definitions {
         complete(&mut request.variables, definition)?;
     }
-    Ok(Prepared { request, is_query })
+    Ok(Prepared { request, kind })
+}
+
+fn kind(operations: &[&OperationDefinition]) -> Result<Kind, Answer> {
+    let any = |ty| operations.iter().any(|operation| operation.ty == ty);
+    if any(OperationType::Mutation) {
+        return Ok(Kind::Mutation);
+    }
+    if !any(OperationType::Subscription) {
+        return Ok(Kind::Query);
+    }
+    match operations {
+        [operation] if limits::has_one_root(operation) => Ok(Kind::Subscription),
+        _ => {
+            let message = "a subscription asks for one field of the root, and not by a fragment";
+            Err(Answer::refused(ErrorCode::GraphqlValidationFailed, message))
+        }
+    }
 }
 
 /// Does with a variable that was left out what the library does not.
@@ -169,19 +200,26 @@ fn unparsed(error: &ServerError) -> Answer {
 }
 
 impl Prepared {
-    /// Whether it changes nothing, whichever of its operations is meant.
-    pub fn is_query(&self) -> bool {
-        self.is_query
+    /// What it does.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 }
 
 impl Schema {
-    /// Carries out a request.
+    /// Carries out a request that is answered once.
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Answer {
-        let limit = if prepared.is_query { QUERY_LIMIT } else { MUTATION_LIMIT };
+        let limit = match prepared.kind {
+            Kind::Query => QUERY_LIMIT,
+            Kind::Mutation => MUTATION_LIMIT,
+            Kind::Subscription => {
+                let message = "a subscription needs 'accept: text/event-stream', or a WebSocket";
+                return Answer::refused(ErrorCode::BadRequest, message);
+            }
+        };
         let request_id = caller.request;
         let loader = loader::loader(self.context().read_models.clone());
-        let request = prepared.request.data(caller).data(loader).data(Budget::default());
+        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
         match tokio::time::timeout(limit, self.0.execute(request)).await {
             Ok(response) => finish(response, request_id),
             Err(_) => {
@@ -194,6 +232,26 @@ impl Schema {
             }
         }
     }
+}
+
+impl Schema {
+    /// Answers a subscription, until the answers are dropped. An answer that is refused is the last one.
+    pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
+        let request_id = caller.request;
+        let loader = loader::loader(self.context().read_models.clone());
+        // An item shows how things stand when it comes, not how they stood at an earlier one.
+        loader.enable_all_cache(false);
+        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
+        self.0.execute_stream(request).map(move |response| finish_item(response, request_id)).boxed()
+    }
+}
+
+/// Without an item there is no place in one for the errors: they are the request's.
+fn finish_item(mut response: Response, request: RequestId) -> Answer {
+    if response.data == Value::Null {
+        response.errors.iter_mut().for_each(|error| error.path.clear());
+    }
+    finish(response, request)
 }
 
 fn finish(mut response: Response, request: RequestId) -> Answer {

@@ -3,6 +3,8 @@
 //! A snapshot is a value without an id, so that no client's cache takes it for the webhook as it is now. It comes from the
 //! log itself ([`history`] says why), also for a webhook that was deleted.
 
+use std::sync::Arc;
+
 use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, SimpleObject};
 
 use super::audit::Actor;
@@ -248,7 +250,7 @@ fn moment(as_of: WebhookSnapshotAsOf) -> Result<AsOf> {
 
 /// What the request may still read of the log.
 pub(super) fn budget<'a>(ctx: &Context<'a>) -> &'a Budget {
-    ctx.data_unchecked()
+    ctx.data_unchecked::<Arc<Budget>>()
 }
 
 /// The past cannot be told.

@@ -21,7 +21,12 @@ pub(super) enum Denied {
 pub(super) async fn authenticate(headers: &HeaderMap, keys: &KeyRing) -> Result<Arc<Principal>, Denied> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(Denied::Missing) };
-    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Denied::Missing)?;
+    principal(value.to_str().map_err(|_| Denied::Missing)?, keys).await
+}
+
+/// Whose `Bearer …` it is.
+pub(super) async fn principal(authorization: &str, keys: &KeyRing) -> Result<Arc<Principal>, Denied> {
+    let (scheme, token) = authorization.split_once(' ').ok_or(Denied::Missing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Denied::Missing);
     }

@@ -1,20 +1,24 @@
-//! GraphQL over HTTP: POST for everything, GET for queries.
+//! GraphQL over HTTP: POST for everything, GET for queries. What is live goes on in [`super::live`].
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::auth::{self, Denied};
+use super::listener::Connection;
+use super::live::socket::{self, Client};
+use super::live::sse;
 use super::negotiate::{self, MediaType};
 use crate::domain::id::RequestId;
 use crate::error_code::ErrorCode;
-use crate::graphql::{self, Answer, Caller, Incoming, Outcome, Prepared};
+use crate::graphql::{self, Answer, Caller, Incoming, Kind, Outcome, Prepared, Schema};
 
 /// The most bytes of a body. A message's data has 256 KiB at most.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -23,50 +27,98 @@ const BODY_LIMIT: Duration = Duration::from_secs(15);
 
 /// `POST /graphql`.
 pub(super) async fn post(State(state): State<AppState>, request: Request) -> Response {
-    let Some(media_type) = negotiate::negotiate(request.headers()) else { return not_acceptable() };
-    match post_answer(&state, request).await {
-        Ok(answer) => answered(&answer, media_type),
-        Err(refusal) => refusal.respond(media_type),
-    }
+    respond(&state, request, post_prepared).await
 }
 
 /// `GET /graphql`.
 pub(super) async fn get(State(state): State<AppState>, request: Request) -> Response {
-    let Some(media_type) = negotiate::negotiate(request.headers()) else { return not_acceptable() };
-    match get_answer(&state, request).await {
-        Ok(answer) => answered(&answer, media_type),
-        Err(refusal) => refusal.respond(media_type),
+    if socket::is_wanted(request.headers()) {
+        return upgrade(state, request).await.unwrap_or_else(|refusal| refusal.respond(MediaType::Json));
     }
+    respond(&state, request, get_prepared).await
 }
 
-async fn post_answer(state: &AppState, request: Request) -> Result<Answer, Refusal> {
+/// Whether a request may be executed, or what of it may not.
+type Prepare = Result<Result<Prepared, Answer>, Refusal>;
+
+async fn respond<F: Future<Output = Prepare>>(
+    state: &AppState,
+    request: Request,
+    prepare: impl FnOnce(Parts, Body) -> F,
+) -> Response {
+    let events = negotiate::wants_events(request.headers());
+    let Some(media_type) = negotiate::negotiate(request.headers()).or(events.then_some(MediaType::GraphqlResponse))
+    else {
+        return not_acceptable();
+    };
     let (parts, body) = request.into_parts();
-    let caller = caller(state, &parts).await?;
+    let answered = async {
+        let caller = caller(state, &parts).await?;
+        let connection = connection(&parts);
+        let prepared = prepare(parts, body).await?;
+        match events {
+            true => Ok(sse::respond(state, prepared, caller, connection)?),
+            false => Ok(answered(&execute(&state.schema, prepared?, caller).await, media_type)),
+        }
+    };
+    answered.await.unwrap_or_else(|refusal: Refusal| refusal.respond(media_type))
+}
+
+async fn post_prepared(parts: Parts, body: Body) -> Prepare {
     if !negotiate::is_json(&parts.headers) {
         return Err(Refusal::ContentType);
     }
     let body = read(body).await?;
-    let prepared = graphql::prepare(Incoming::from_json(&body)?)?;
-    Ok(execute(state, prepared, caller).await)
+    Ok(graphql::prepare(Incoming::from_json(&body)?))
 }
 
-async fn get_answer(state: &AppState, request: Request) -> Result<Answer, Refusal> {
-    let (parts, _) = request.into_parts();
-    let caller = caller(state, &parts).await?;
+async fn get_prepared(parts: Parts, _: Body) -> Prepare {
     let parameters = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
-    let prepared = graphql::prepare(Incoming::from_parameters(parameters.into_owned())?)?;
-    if !prepared.is_query() {
-        return Err(Refusal::NotByGet);
+    let prepared = graphql::prepare(Incoming::from_parameters(parameters.into_owned())?);
+    let read_only = |prepared: &Prepared| match prepared.kind() {
+        Kind::Query => true,
+        Kind::Subscription => negotiate::wants_events(&parts.headers),
+        Kind::Mutation => false,
+    };
+    if prepared.as_ref().is_ok_and(|prepared| !read_only(prepared)) { Err(Refusal::NotByGet) } else { Ok(prepared) }
+}
+
+/// Makes a WebSocket of the connection.
+async fn upgrade(state: AppState, request: Request) -> Result<Response, Refusal> {
+    let refused = |message: &str| Refusal::Answer(Answer::refused(ErrorCode::BadRequest, message));
+    if !socket::is_of_our_origin(request.headers()) {
+        let message = "pages of another origin may not open a socket";
+        return Err(Refusal::Answer(Answer::refused(ErrorCode::Forbidden, message)));
     }
-    Ok(execute(state, prepared, caller).await)
+    if !socket::speaks_ours(request.headers()) {
+        return Err(refused("the subprotocol is 'graphql-transport-ws'"));
+    }
+    let (mut parts, _) = request.into_parts();
+    let principal = match caller(&state, &parts).await {
+        Ok(caller) => Some(caller.principal),
+        // It may still come with `connection_init`.
+        Err(Refusal::Denied(Denied::Missing, _)) if !parts.headers.contains_key(header::AUTHORIZATION) => None,
+        Err(refusal) => return Err(refusal),
+    };
+    let (client, connection) = (Client { principal, ip: ip(&parts) }, connection(&parts));
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &state).await;
+    let upgrade = upgrade.map_err(|rejection| refused(&rejection.body_text()))?;
+    Ok(socket::respond(state, upgrade, client, connection))
+}
+
+fn connection(parts: &Parts) -> Connection {
+    parts.extensions.get::<Connection>().expect("the listener put it there").clone()
+}
+
+fn ip(parts: &Parts) -> Option<String> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical().to_string())
 }
 
 pub(super) async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
     let id = *parts.extensions.get::<RequestId>().expect("the layer around every route put it there");
     let principal =
         auth::authenticate(&parts.headers, state.schema.keys()).await.map_err(|denied| Refusal::Denied(denied, id))?;
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    Ok(Caller { principal, request: id, ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()) })
+    Ok(Caller { principal, request: id, ip: ip(parts) })
 }
 
 pub(super) async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {
@@ -84,9 +136,9 @@ fn is_length_limit(error: &axum::Error) -> bool {
 }
 
 /// In a task of its own: a client that goes away must not leave a mutation half done, and a panic ends alone.
-async fn execute(state: &AppState, prepared: Prepared, caller: Caller) -> Answer {
+pub(super) async fn execute(schema: &Schema, prepared: Prepared, caller: Caller) -> Answer {
     use tracing::Instrument;
-    let schema = state.schema.clone();
+    let schema = schema.clone();
     let request = caller.request;
     let executing = async move { schema.execute(prepared, caller).await };
     tokio::spawn(executing.in_current_span()).await.unwrap_or_else(|error| {

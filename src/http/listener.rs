@@ -1,5 +1,6 @@
 //! Takes connections, and lets them end in order.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -12,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Connections at one time; further ones wait to be taken.
@@ -26,6 +27,27 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long to wait when no connection can be taken, as when file handles have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A connection, for what lives longer than a request on it. While a clone is held the connection counts as open.
+#[derive(Clone)]
+pub(super) struct Connection {
+    closing: watch::Receiver<bool>,
+    cut: Arc<Notify>,
+    _open: mpsc::Sender<Infallible>,
+    _slot: Arc<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    /// Resolves when the server stops: what lives long is to end.
+    pub(super) async fn closing(&mut self) {
+        drop(self.closing.wait_for(|closing| *closing).await);
+    }
+
+    /// Ends the connection at once, whatever is under way on it: for a client that does not read.
+    pub(super) fn cut(&self) {
+        self.cut.notify_one();
+    }
+}
+
 /// Serves until `shutdown` resolves; then takes no more connections and lets requests under way end.
 ///
 /// # Errors
@@ -34,19 +56,31 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     let mut shutdown = pin!(shutdown);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (closing, closed) = watch::channel(false);
+    let (open, mut all_closed) = mpsc::channel(1);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             (stream, peer, slot) = accept(&listener, &slots) => {
-                connections.spawn(connection(stream, peer, slot, router.clone(), closed.clone()));
+                let open = Connection {
+                    closing: closed.clone(),
+                    cut: Arc::new(Notify::new()),
+                    _open: open.clone(),
+                    _slot: Arc::new(slot),
+                };
+                connections.spawn(connection(stream, peer, open, router.clone()));
             }
         }
     }
     drop(listener);
     closing.send_replace(true);
-    let ended = async { while connections.join_next().await.is_some() {} };
+    drop(open);
+    let ended = async {
+        while connections.join_next().await.is_some() {}
+        // WebSockets have left their connections' tasks.
+        let _: Option<Infallible> = all_closed.recv().await;
+    };
     if tokio::time::timeout(GRACE, ended).await.is_err() {
         tracing::warn!("requests were still under way after {GRACE:?}, and are cut off");
     }
@@ -66,29 +100,30 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, S
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    _slot: OwnedSemaphorePermit,
-    router: Router,
-    mut closed: watch::Receiver<bool>,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, open: Connection, router: Router) {
     // Answers are small and wanted at once.
     drop(stream.set_nodelay(true));
-    let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let (mut closed, cut) = (open.clone(), Arc::clone(&open.cut));
+    let router = router.layer(Extension(ConnectInfo(peer))).layer(Extension(open));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
         .max_buf_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
     let mut connection = pin!(connection);
-    let closing = async { drop(closed.wait_for(|closed| *closed).await) };
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = closing => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ended = async {
+        tokio::select! {
+            ended = &mut connection => ended,
+            () = closed.closing() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
+    };
+    let ended = tokio::select! {
+        ended = ended => ended,
+        () = cut.notified() => return,
     };
     if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");

@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! | --- | --- |
-//! | `POST /graphql`, `GET /graphql` | GraphQL: see [`graphql`](self) below |
+//! | `POST /graphql`, `GET /graphql` | GraphQL; with `accept: text/event-stream` over SSE, upgraded over a WebSocket |
 //! | `GET /graphql/schema.graphql` | the schema |
 //! | `POST /v1/messages` | publishing without GraphQL: see [`publish`] |
 //! | `GET /v1/openapi.json` | the same for programs |
@@ -24,6 +24,7 @@ mod auth;
 mod graphql;
 mod headers;
 mod listener;
+mod live;
 mod metrics;
 mod negotiate;
 mod playground;
@@ -41,6 +42,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 pub use listener::serve;
+pub use live::Config as LiveConfig;
 pub use metrics::{Measured, router as metrics_router};
 
 use crate::clock::Clock;
@@ -55,18 +57,25 @@ pub struct AppState {
     read_models: ReadModels,
     clock: Arc<dyn Clock>,
     ready: Arc<AtomicBool>,
+    live: Arc<live::Live>,
     playground: bool,
 }
 
 impl AppState {
     /// The state; `ready` is what `/readyz` says.
     pub fn new(schema: Schema, read_models: ReadModels, clock: Arc<dyn Clock>, ready: Arc<AtomicBool>) -> Self {
-        Self { schema, read_models, clock, ready, playground: true }
+        let live = Arc::new(live::Live::new(&LiveConfig::default()));
+        Self { schema, read_models, clock, ready, live, playground: true }
     }
 
     /// The same with a playground or without.
     pub fn with_playground(self, playground: bool) -> Self {
         Self { playground, ..self }
+    }
+
+    /// The same with these bounds of live streams.
+    pub fn with_live(self, config: &LiveConfig) -> Self {
+        Self { live: Arc::new(live::Live::new(config)), ..self }
     }
 }
 

@@ -65,6 +65,17 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Option<MediaType> {
     }
 }
 
+/// Whether the client names events, and likes nothing that it names better.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    let accept: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(",").to_ascii_lowercase();
+    let liked = |wanted: &str| {
+        accept.split(',').map(range).filter(|(range, _)| *range == wanted).map(|(_, liking)| liking).max()
+    };
+    let others = ["application/json", "application/graphql-response+json"].into_iter().filter_map(liked).max();
+    liked("text/event-stream").is_some_and(|events| events > 0 && others.is_none_or(|others| events >= others))
+}
+
 /// A range and its liking in thousandths. A liking that cannot be read is none.
 fn range(text: &str) -> (&str, u16) {
     let mut parts = text.split(';').map(str::trim);
@@ -139,6 +150,22 @@ mod tests {
             assert_eq!(negotiate(&with(header::ACCEPT, accept)), answered, "{accept}");
         }
         assert_eq!(negotiate(&HeaderMap::new()), Some(Json));
+    }
+
+    #[test]
+    fn events_are_sent_to_whoever_names_them() {
+        for (accept, wanted) in [
+            ("text/event-stream", true),
+            ("text/event-stream, */*;q=0.1", true),
+            ("application/json, text/event-stream", true),
+            ("application/json, text/event-stream;q=0.9", false),
+            ("text/event-stream;q=0", false),
+            ("text/*", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(wants_events(&with(header::ACCEPT, accept)), wanted, "{accept}");
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod stops;
 mod tables;
 mod tenants;
 mod verify;
+mod watch;
 mod webhooks;
 
 use std::collections::HashMap;
@@ -71,6 +72,7 @@ pub use projection::Name;
 pub use rebuild::RebuildError;
 pub use runner::Followers;
 pub use verify::{Difference, Verified, Wrong};
+pub use watch::{AuditWatch, DeliveryWatch, WatchError};
 pub use webhooks::{WebhookCounts, WebhookFilter};
 
 /// Whose rows a query may see.

@@ -139,6 +139,14 @@ impl Progress {
         all
     }
 
+    /// Waits until one projection has come further than the position.
+    pub(super) async fn pass(&self, name: Name, position: Position) {
+        let shard = usize::from(position.shard);
+        let passed = |places: &Vec<Place>| places.get(shard).is_some_and(|place| place.applied > position.seq);
+        // The sender lives as long as `self`.
+        drop(self.of(name).subscribe().wait_for(passed).await);
+    }
+
     pub(super) fn applied_by(&self, name: Name, shard: u16) -> u64 {
         self.of(name).borrow().get(usize::from(shard)).map_or(0, |place| place.applied)
     }

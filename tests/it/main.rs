@@ -22,6 +22,7 @@ mod history;
 mod jobs;
 mod ledger;
 mod listen;
+mod live;
 mod operations;
 mod ordered;
 mod outbound;

@@ -175,6 +175,32 @@ const FIELDS: [(&str, Option<Scope>, &str); 51] = [
     ),
 ];
 
+/// Every field of the root `Subscription` with the scope it needs, and a call that is refused for its cursor only.
+const LIVE_FIELDS: [(&str, Scope, &str); 3] = [
+    (
+        "deliveryUpdates",
+        Scope::DeliveriesRead,
+        "subscription { deliveryUpdates(after: \"x\") { cursor delivery { id } } }",
+    ),
+    ("webhookUpdates", Scope::WebhooksRead, "subscription { webhookUpdates(after: \"x\") { cursor webhookId } }"),
+    ("auditLog", Scope::AuditRead, "subscription { auditLog(after: \"x\") { cursor node { id } } }"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_live_field_has_its_row_here_and_needs_its_scope() {
+    let api = Api::start().await;
+    let data = api.data("{ __schema { subscriptionType { fields { name } } } }", Value::Null).await;
+    let fields = data["__schema"]["subscriptionType"]["fields"].as_array().unwrap();
+    let fields: BTreeSet<_> = fields.iter().map(|field| field["name"].as_str().unwrap()).collect();
+    assert_eq!(fields, LIVE_FIELDS.iter().map(|(name, ..)| *name).collect());
+    for (name, scope, call) in LIVE_FIELDS {
+        let others: Vec<_> = Scope::ALL.into_iter().filter(|other| *other != scope).collect();
+        let (without, only) = (api.key(api.tenant, &others).await, api.key(api.tenant, &[scope]).await);
+        assert_eq!(api.events(&without, call, &json!({})).await.refusal().await, "FORBIDDEN", "{name}");
+        assert_eq!(api.events(&only, call, &json!({})).await.refusal().await, "INVALID_CURSOR", "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_root_field_has_its_row_here() {
     let api = Api::start().await;

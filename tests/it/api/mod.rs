@@ -9,6 +9,7 @@ pub(crate) mod full;
 mod gone;
 mod history;
 mod limits;
+pub(crate) mod live;
 mod operations;
 mod publishing;
 
@@ -73,6 +74,10 @@ impl Api {
     }
 
     async fn over(store: Arc<dyn EventStore>) -> Self {
+        Self::over_with(store, http::LiveConfig::default()).await
+    }
+
+    async fn over_with(store: Arc<dyn EventStore>, live: http::LiveConfig) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
         let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
@@ -98,6 +103,7 @@ impl Api {
         });
         let ready = Arc::new(AtomicBool::new(true));
         let state = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
+        let state = state.with_live(&live);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(http::serve(listener, http::router(state), std::future::pending()));

@@ -1,6 +1,6 @@
 //! What the log dropped has no rows, however they came to be.
 
-use tidings::projections::{DeliveryFilter, MessageFilter, Name, Page, ReadModels, TenantScope};
+use tidings::projections::{DeliveryFilter, Key, MessageFilter, Name, Page, ReadModels, TenantScope, WatchError};
 
 use super::history::History;
 use super::{Folder, caught_up, dump, following, rebuilt};
@@ -74,6 +74,34 @@ async fn what_is_asked_for_after_its_time_is_not_there() {
     assert_eq!(models.attempts(scope, delivery, &all).await.unwrap().rows, []);
     assert!(models.webhook(scope, subscription).await.unwrap().unwrap().last_delivery_at.is_some());
     assert_eq!(models.stopped(), []);
+    followers.stop().await;
+}
+
+#[tokio::test]
+async fn who_watches_from_before_the_floor_is_told_that_something_is_gone() {
+    let (folder, mut history) = (Folder::new(), History::new(46).await);
+    let (models, followers) = following(&folder, &history).await;
+    let tenant = history.tenant().await;
+    let subscription = history.subscription(tenant).await;
+    caught_up(&models, &history).await;
+    let (scope, all) = (TenantScope(tenant), DeliveryFilter::default());
+    let mut watch = models.watch_deliveries(scope, all.clone(), None).unwrap();
+    let (message, seq) = history.publish(tenant, "order.created").await;
+    let delivery = history.schedule(subscription, message, seq).await;
+    let told = watch.next().await.unwrap();
+    assert_eq!(told.iter().map(|(_, row)| row.id).collect::<Vec<_>>(), [delivery]);
+    let key = told[0].0.clone();
+    history.attempt_all(subscription, Some(500)).await;
+    history.next_bucket();
+    let (late, late_seq) = history.publish(tenant, "order.created").await;
+    history.schedule(subscription, late, late_seq).await;
+    caught_up(&models, &history).await;
+    assert!(models.watch_deliveries(scope, all.clone(), Some(&key)).is_ok());
+    history.drop_old_buckets().await;
+    assert!(matches!(watch.next().await, Err(WatchError::Dropped)));
+    assert!(matches!(models.watch_deliveries(scope, all.clone(), Some(&key)), Err(WatchError::Dropped)));
+    let ahead = Key(key.0 + 1_000, String::new());
+    assert!(matches!(models.watch_deliveries(scope, all, Some(&ahead)), Err(WatchError::Foreign)));
     followers.stop().await;
 }
 

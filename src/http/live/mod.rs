@@ -1,0 +1,138 @@
+//! Live streams: what both transports share.
+//!
+//! - [`sse`]: GraphQL over SSE in distinct connections mode, one request for each operation.
+//! - [`socket`]: `graphql-transport-ws`, many operations over one connection.
+//!
+//! Both bound what one principal and all together may hold open, wait for a client that does not read for
+//! [`SEND_LIMIT`] at most, and end at once when the principal's credential does or the server stops.
+
+pub(super) mod protocol;
+pub(super) mod socket;
+pub(super) mod sse;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::ApiKeyId;
+use crate::graphql::{Caller, Kind, Prepared, Principal, Schema};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use crate::graphql::Answer;
+
+/// How long a client may take to read what it is sent.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to see that a stream has ended.
+const END_LIMIT: Duration = Duration::from_secs(1);
+/// What is sent to a client at least so often, so that either side notices when the other is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Answers that wait for a client to read them.
+const WAITING_ANSWERS: usize = 16;
+
+/// Bounds of live streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Live streams at one time, of all keys together; beyond it callers get 429. As many WebSockets may be open.
+    /// Default: 512.
+    pub max_streams: usize,
+    /// Live streams of one API key at one time, and WebSockets. Default: 64.
+    pub max_streams_per_key: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_streams: 512, max_streams_per_key: 64 }
+    }
+}
+
+/// Who holds what.
+pub(super) struct Live {
+    pub(super) streams: Arc<Seats>,
+    pub(super) sockets: Arc<Seats>,
+}
+
+impl Live {
+    pub(super) fn new(config: &Config) -> Self {
+        let seats = || Arc::new(Seats { config: config.clone(), taken: Mutex::default() });
+        Self { streams: seats(), sockets: seats() }
+    }
+}
+
+/// A bounded number of things, for each key and in all.
+pub(super) struct Seats {
+    config: Config,
+    taken: Mutex<HashMap<ApiKeyId, usize>>,
+}
+
+/// One of them; given back when it is dropped.
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    key: ApiKeyId,
+}
+
+impl Seats {
+    /// `None` if the key, or all together, have as many as they may.
+    pub(super) fn take(self: &Arc<Self>, principal: &Principal) -> Option<Seat> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, own) = (taken.values().sum::<usize>(), taken.get(&principal.key).copied().unwrap_or(0));
+        if all >= self.config.max_streams || own >= self.config.max_streams_per_key {
+            return None;
+        }
+        taken.insert(principal.key, own + 1);
+        Some(Seat { seats: Arc::clone(self), key: principal.key })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = taken.get_mut(&self.key) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// The answers to any operation: one to a query or a mutation, any number to a subscription.
+fn answers(schema: &Schema, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
+    match prepared.kind() {
+        Kind::Subscription => schema.subscribe(prepared, caller),
+        Kind::Query | Kind::Mutation => {
+            let schema = schema.clone();
+            stream::once(async move { super::graphql::execute(&schema, prepared, caller).await }).boxed()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::TenantId;
+
+    #[test]
+    fn seats_are_bounded_for_each_key_and_in_all_and_come_back() {
+        let live = Live::new(&Config { max_streams: 3, max_streams_per_key: 2 });
+        let of = |key| Principal {
+            key: ApiKeyId::from_parts(key, 1),
+            name: String::new(),
+            tenant: TenantId::from_parts(1, 1),
+            scopes: vec![],
+        };
+        let first = live.streams.take(&of(1));
+        let second = live.streams.take(&of(1));
+        assert!(first.is_some() && second.is_some() && live.streams.take(&of(1)).is_none());
+        let third = live.streams.take(&of(2));
+        assert!(third.is_some() && live.streams.take(&of(2)).is_none());
+        assert!(live.sockets.take(&of(1)).is_some());
+        drop(first);
+        assert!(live.streams.take(&of(1)).is_some());
+        drop((second, third));
+        assert!(live.streams.taken.lock().unwrap().is_empty());
+    }
+}
