@@ -290,11 +290,15 @@ impl Log {
         self.reader().shards()
     }
 
-    /// How many appends wait, and how many may, those with a place among them.
+    /// How many appends wait, and how many may; those with a [`Place`] are not among them.
     pub fn queued(&self) -> (usize, usize) {
+        (self.inner.queue_appends.saturating_sub(self.inner.room.available_permits()), self.inner.queue_appends)
+    }
+
+    /// How many appends have a place, and how many may.
+    pub fn placed(&self) -> (usize, usize) {
         let most = self.inner.queue_appends;
-        let placed = self.inner.shards.first().map_or(0, |shard| shard.places.taken(most));
-        (most.saturating_sub(self.inner.room.available_permits()) + placed, 2 * most)
+        (self.inner.shards.first().map_or(0, |shard| shard.places.taken(most)), most)
     }
 
     /// How long commits took, of all shards, since this handle was made.
