@@ -3,6 +3,8 @@
 //! Prints what it measured and asserts nothing but completeness. All share the machine, so the figures are those of the
 //! whole; processor time and memory are the server process's own, from the operating system.
 //!
+//! With POSTGRES_TEST_URL the log is kept at that server, in a database for each start; else in SQLite.
+//!
 //! Arguments name the parts: `rates` (the default), `memory`, `restart`, `overload`, `black-holes`, `many`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its result")]

@@ -15,7 +15,8 @@ const RAW_AT_A_TIME: u64 = 16;
 /// Prints a table of them.
 pub(crate) async fn measure() {
     let messages = setting("BENCH_MESSAGES", 20_000);
-    println!("end to end on loopback, TLS, SQLite synchronous=FULL, ~1 KB bodies; {messages} messages\n");
+    let store = if std::env::var("POSTGRES_TEST_URL").is_ok() { "PostgreSQL" } else { "SQLite synchronous=FULL" };
+    println!("end to end on loopback, TLS, {store}, ~1 KB bodies; {messages} messages\n");
     let raw = Receivers::start(1).await.raw_limit(messages, RAW_AT_A_TIME).await;
     println!("raw limit: {raw:.0} requests/s by a bare client, {RAW_AT_A_TIME} at a time\n");
     println!(

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -53,8 +55,9 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ca.pem"), &receivers.authority).unwrap();
         let config = folder.path().join("tidings.toml");
+        let database = database(&folder.path().display().to_string()).await;
         let text = format!(
-            "[database]\nurl = \"sqlite://{0}/log.db\"\n[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{0}/ca.pem\"]\n{more}",
+            "[database]\nurl = \"{database}\"\n[secrets]\nkey_file = \"{0}/key\"\n[projections]\npath = \"{0}/read-models\"\n[server]\nlisten = \"127.0.0.1:0\"\n[egress]\nallow_cidrs = [\"127.0.0.0/8\"]\nextra_ca = [\"{0}/ca.pem\"]\n{more}",
             folder.path().display()
         );
         fs::write(&config, text).unwrap();
@@ -101,6 +104,19 @@ impl Drop for Server {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// A database of its own: with POSTGRES_TEST_URL at that server, else in a file of the folder.
+async fn database(folder: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let Ok(server) = std::env::var("POSTGRES_TEST_URL") else { return format!("sqlite://{folder}/log.db") };
+    let name = format!("bench_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::query(create).execute(&mut connection).await.unwrap();
+    let mut url = url::Url::parse(&server).unwrap();
+    url.set_path(&name);
+    url.into()
 }
 
 /// Starts the server and waits until it serves: its process, address and bootstrap key.

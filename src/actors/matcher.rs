@@ -15,6 +15,7 @@
 //!   subscription, for a message the subscriptions of its tenant that were enabled there. They are behind, and go on
 //!   from there when it can be read, which is tried now and then.
 
+mod behind;
 mod entries;
 mod table;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use self::behind::{Behind, Laggards};
 use self::table::{Batches, Block, Table};
 use super::Context;
 use super::quarantine::Holder;
@@ -146,7 +148,7 @@ struct Matcher<'a> {
     outstanding: Outstanding,
     /// The newest match cast to each subscription since this matcher began.
     cast_through: HashMap<SubscriptionId, u64>,
-    behind: BTreeMap<SubscriptionId, Behind>,
+    behind: Laggards,
     /// Whether others wait for unreadable events than the quarantine says.
     untold: bool,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
@@ -181,19 +183,13 @@ impl Outstanding {
         self.batches.range((subscription, 0)..=(subscription, u64::MAX)).map(|(_, matches)| matches).sum()
     }
 
+    fn is_settled(&self, subscription: SubscriptionId) -> bool {
+        self.batches.range((subscription, 0)..=(subscription, u64::MAX)).next().is_none()
+    }
+
     fn first(&self) -> Option<u64> {
         self.by_position.first().map(|(seq, _)| *seq)
     }
-}
-
-/// A subscription that is led through the log by itself.
-struct Behind {
-    /// The first position that is still to be read for it.
-    from: u64,
-    /// Not before this, and not before all that it has under way has ended.
-    next_at: Instant,
-    /// What it waits for, if that is an event that cannot be read.
-    blocked: Option<Arc<Unreadable>>,
 }
 
 /// How far a subscription that is behind was led.
@@ -216,7 +212,7 @@ impl<'a> Matcher<'a> {
             position,
             outstanding: Outstanding::default(),
             cast_through: HashMap::new(),
-            behind: BTreeMap::new(),
+            behind: Laggards::default(),
             untold: true,
             verdicts,
             verdict_sender,
@@ -244,7 +240,7 @@ impl<'a> Matcher<'a> {
                 continue;
             }
             let unsaved = self.low_water() > self.saved;
-            let lead_at = self.ready().map(|(next_at, _)| next_at).min();
+            let lead_at = self.behind.next_at();
             // In a fixed order, so that a simulation repeats; each turn of the loop asks for all of them.
             tokio::select! {
                 biased;
@@ -274,11 +270,11 @@ impl<'a> Matcher<'a> {
         for subscription in self.table.tripped.drain(..).chain(freed.keys().copied()) {
             // Whatever was found or lost of it before: it is led from where it tripped.
             batches.0.remove(&subscription);
-            self.behind.remove(&subscription);
+            self.behind.remove(subscription);
             self.cast_through.remove(&subscription);
         }
         for (subscription, mut found) in batches.0 {
-            if self.behind.contains_key(&subscription) {
+            if self.behind.contains(subscription) {
                 continue;
             }
             if let Some(block) = blocked.get(&subscription) {
@@ -287,12 +283,14 @@ impl<'a> Matcher<'a> {
             let room = self.share().saturating_sub(self.outstanding.of(subscription)).min(found.len());
             self.cast(subscription, &found[..room]).await;
             if let Some((_, from)) = found.get(room) {
-                self.behind.insert(subscription, Behind { from: *from, next_at: Instant::now(), blocked: None });
+                self.leave(subscription, Behind { from: *from, next_at: Instant::now(), blocked: None });
             }
         }
         self.leave_behind(blocked);
         for (subscription, from) in freed {
-            self.behind.entry(subscription).or_insert(Behind { from, next_at: Instant::now(), blocked: None });
+            if !self.behind.contains(subscription) {
+                self.leave(subscription, Behind { from, next_at: Instant::now(), blocked: None });
+            }
         }
         self.position.seq = last.seq;
         Ok(true)
@@ -305,9 +303,14 @@ impl<'a> Matcher<'a> {
         let next = self.position.seq + 1;
         for (subscription, Block { from, event }) in blocked {
             self.untold = true;
-            let behind = Behind { from: from.max(next), next_at, blocked: Some(event) };
-            self.behind.entry(subscription).or_insert(behind);
+            if !self.behind.contains(subscription) {
+                self.leave(subscription, Behind { from: from.max(next), next_at, blocked: Some(event) });
+            }
         }
+    }
+
+    fn leave(&mut self, subscription: SubscriptionId, behind: Behind) {
+        self.behind.put(subscription, behind, self.outstanding.is_settled(subscription));
     }
 
     /// Says which events somebody waits for.
@@ -317,8 +320,7 @@ impl<'a> Matcher<'a> {
         }
         let now = self.context.clock.now();
         let mut waited_for = BTreeSet::new();
-        for Behind { next_at, blocked, .. } in self.behind.values() {
-            let Some(event) = blocked else { continue };
+        for (_, next_at, event) in self.behind.blocked() {
             if waited_for.insert(event.position) {
                 let wait_ms = next_at.saturating_duration_since(Instant::now()).as_millis() as u64;
                 let holder = Holder::Matching(event.position);
@@ -369,35 +371,46 @@ impl<'a> Matcher<'a> {
 
     fn judge(&mut self, verdict: &Verdict) {
         match verdict {
-            Verdict::Durable(batch) => self.outstanding.remove(*batch),
+            Verdict::Durable(batch) => self.end(*batch),
             Verdict::Lost(batch) => self.put_back(*batch, RETRY_LOST_AFTER),
             Verdict::Full(batch) => self.put_back(*batch, RETRY_FULL_AFTER),
             Verdict::Room(subscription) => {
-                if let Some(behind) = self.behind.get_mut(subscription).filter(|behind| behind.blocked.is_none()) {
-                    behind.next_at = Instant::now();
+                if self.behind.get(*subscription).is_some_and(|behind| behind.blocked.is_none()) {
+                    self.behind.lead_at(*subscription, Instant::now());
                 }
             }
         }
     }
 
-    fn put_back(&mut self, batch: Batch, rest: Duration) {
+    fn end(&mut self, batch: Batch) {
         self.outstanding.remove(batch);
+        if self.outstanding.is_settled(batch.subscription) {
+            self.behind.settle(batch.subscription);
+        }
+    }
+
+    fn put_back(&mut self, batch: Batch, rest: Duration) {
+        self.end(batch);
         self.cast_through.remove(&batch.subscription);
         // Its circuit is open: it is led from where it tripped, when the time has come.
         if self.table.held.contains_key(&batch.subscription) {
             return;
         }
         let next_at = Instant::now() + rest;
-        let new = Behind { from: batch.first_seq, next_at, blocked: None };
-        let behind = self.behind.entry(batch.subscription).or_insert(new);
-        behind.from = behind.from.min(batch.first_seq);
-        behind.next_at = next_at;
+        let known = self.behind.get(batch.subscription);
+        let from = known.map_or(batch.first_seq, |behind| behind.from.min(batch.first_seq));
+        let blocked = known.and_then(|behind| behind.blocked.clone());
+        self.leave(batch.subscription, Behind { from, next_at, blocked });
     }
 
     /// Every match at or before this position is durable.
     fn low_water(&self) -> u64 {
-        let first_behind = self.behind.values().map(|behind| behind.from).min();
-        self.outstanding.first().into_iter().chain(first_behind).min().map_or(self.position.seq, |seq| seq - 1)
+        self.outstanding
+            .first()
+            .into_iter()
+            .chain(self.behind.first_from())
+            .min()
+            .map_or(self.position.seq, |seq| seq - 1)
     }
 
     async fn save_if_time(&mut self) {
@@ -418,22 +431,14 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Those behind whose batches have all come to an end, with the time that is theirs.
-    fn ready(&self) -> impl Iterator<Item = (Instant, SubscriptionId)> {
-        let settled = |id: &SubscriptionId| self.outstanding.of(*id) == 0;
-        self.behind.iter().filter(move |(id, _)| settled(id)).map(|(id, behind)| (behind.next_at, *id))
-    }
-
     /// Leads some of those who are behind a page further; `false` if it is nobody's time.
     async fn lead_behind(&mut self) -> Result<bool, MatcherError> {
         let now = Instant::now();
-        let mut ready: Vec<_> = self.ready().filter(|(next_at, _)| *next_at <= now).collect();
-        ready.sort_unstable();
-        ready.truncate(LED_AT_A_TIME);
-        for (_, subscription) in &ready {
+        let ready = self.behind.due(now, LED_AT_A_TIME);
+        for subscription in ready.iter().copied() {
             let Some(behind) = self.behind.get(subscription).filter(|behind| behind.next_at <= now) else { continue };
             let waited_for = behind.blocked.clone();
-            let Led { from, blocked } = self.lead(*subscription, behind.from).await?;
+            let Led { from, blocked } = self.lead(subscription, behind.from).await?;
             // All who wait for the same event go on together, or wait together: it is tried once for all of them.
             let next_at = if blocked.is_some() { now + RETRY_UNREADABLE_AFTER } else { now };
             for event in [&waited_for, &blocked].into_iter().flatten() {
@@ -442,17 +447,17 @@ impl<'a> Matcher<'a> {
             }
             match from > self.position.seq {
                 true => self.behind.remove(subscription),
-                false => self.behind.insert(*subscription, Behind { from, next_at, blocked }),
-            };
+                false => self.leave(subscription, Behind { from, next_at, blocked }),
+            }
         }
         Ok(!ready.is_empty())
     }
 
     fn retry_together(&mut self, position: Position, next_at: Instant) {
         self.untold = true;
-        let waits = |behind: &&mut Behind| behind.blocked.as_ref().is_some_and(|event| event.position == position);
-        for behind in self.behind.values_mut().filter(waits) {
-            behind.next_at = next_at;
+        let waiting = self.behind.blocked().filter(|(_, _, event)| event.position == position);
+        for subscription in waiting.map(|(id, ..)| id).collect::<Vec<_>>() {
+            self.behind.lead_at(subscription, next_at);
         }
     }
 

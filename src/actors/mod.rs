@@ -130,6 +130,8 @@ pub(crate) struct Context {
     match_credits: Arc<Semaphore>,
     /// What jobs can be made of; `None`: no job goes on.
     candidates: Option<Arc<dyn Candidates>>,
+    /// One permit for each subscription whose state is being read.
+    loads: Semaphore,
     /// One permit for each step of a job that is looked for.
     job_looks: Semaphore,
     stopping: AtomicBool,

@@ -7,7 +7,7 @@
 //! - Whatever is sent to one that is leaving waits in the slot and wakes it again.
 //! - A child's end never ends the region: the framework's default would take every sibling along.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -22,8 +22,11 @@ use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::execute::Unreadable;
 
-/// Subscriptions that one tick may wake, so that a backlog after a restart does not block the mailbox.
+/// Timers that one tick may take, so that a backlog after a restart does not block the mailbox.
 const WAKES_PER_TICK: usize = 256;
+/// Subscriptions whose state is loaded at a time because something of theirs is due: those behind them find the machine
+/// as free as the first ones did, and whoever else asks the log need not wait behind all of them.
+const WOKEN_AT_A_TIME: usize = 8;
 /// The ticker looks at the wall clock at least this often, so that a step of the clock delays nothing for long.
 const MAX_SLEEP_MS: u64 = 1_000;
 /// First delay before a failed subscription is tried again; doubles up to the longest.
@@ -117,6 +120,10 @@ pub(super) struct State {
     slots: BTreeMap<SubscriptionId, Slot>,
     children: HashMap<ActorId, SubscriptionId>,
     timers: Timers,
+    /// Those not in memory for whom something is due, the longest waiting first.
+    to_wake: VecDeque<(SubscriptionId, Generation)>,
+    /// Those of them who are being loaded.
+    waking: HashSet<SubscriptionId>,
     /// Failures in a row of those that are resting, or have just been tried again.
     failures: HashMap<SubscriptionId, u32>,
     next_tick: watch::Sender<Option<Timestamp>>,
@@ -152,6 +159,8 @@ impl Actor for RegionActor {
             slots: BTreeMap::new(),
             children: HashMap::new(),
             timers: Timers::default(),
+            to_wake: VecDeque::new(),
+            waking: HashSet::new(),
             failures: HashMap::new(),
             next_tick,
         })
@@ -178,6 +187,7 @@ impl Actor for RegionActor {
             RegionMessage::StartFailed { id, actor, error, unreadable } => {
                 state.children.remove(&actor);
                 state.failed(id, LONGEST_REST_UNLOADED_MS, &error, unreadable);
+                state.wake_waiting(&me);
             }
             RegionMessage::Flush(waiter) => state.flush(&waiter),
         }
@@ -192,7 +202,10 @@ impl Actor for RegionActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorStarted(actor) => state.started(actor.get_id()),
+            SupervisionEvent::ActorStarted(actor) => {
+                state.started(actor.get_id());
+                state.wake_waiting(&me);
+            }
             SupervisionEvent::ActorTerminated(actor, _, _) => {
                 if let Some(id) = state.children.remove(&actor.get_id()) {
                     state.left(&me, id);
@@ -277,6 +290,7 @@ impl State {
     fn started(&mut self, actor: ActorId) {
         let now = self.now();
         let Some(id) = self.children.get(&actor) else { return };
+        self.waking.remove(id);
         if let Some(slot) = self.slots.get_mut(id)
             && let Slot::Starting(actor) = slot
         {
@@ -287,6 +301,7 @@ impl State {
 
     fn failed(&mut self, id: SubscriptionId, longest_rest_ms: u64, error: &str, unreadable: Option<Unreadable>) {
         let now = self.now();
+        self.waking.remove(&id);
         let failures = self.failures.entry(id).or_default();
         *failures += 1;
         let rest_ms = FIRST_REST_MS.saturating_mul(1 << (*failures - 1).min(16)).min(longest_rest_ms);
@@ -314,8 +329,30 @@ impl State {
                     self.deliver(me, id, SubscriptionMessage::Due(generation));
                 }
                 Some(Slot::Resting(until)) if *until > now => {}
+                Some(Slot::Resting(_)) | None => self.to_wake.push_back((id, generation)),
+            }
+        }
+        self.wake_waiting(me);
+    }
+
+    /// Loads some of those for whom something is due.
+    fn wake_waiting(&mut self, me: &ActorRef<RegionMessage>) {
+        let now = self.now();
+        while self.waking.len() < WOKEN_AT_A_TIME
+            && let Some((id, generation)) = self.to_wake.pop_front()
+        {
+            match self.slots.get(&id) {
+                // Woken by something else meanwhile.
+                Some(Slot::Starting(_) | Slot::Live { .. } | Slot::Leaving(_)) => {
+                    self.deliver(me, id, SubscriptionMessage::Due(generation));
+                }
+                Some(Slot::Resting(until)) if *until > now => {}
                 // A start finds by itself what is due.
-                Some(Slot::Resting(_)) | None => drop(self.activate(me, id)),
+                Some(Slot::Resting(_)) | None => {
+                    if self.activate(me, id).is_some() {
+                        self.waking.insert(id);
+                    }
+                }
             }
         }
     }

@@ -24,6 +24,9 @@ use crate::event_store::ReadError;
 use crate::execute::vault::Vault;
 use crate::outbound::{Gate, Transport};
 
+/// Subscriptions whose state is read at a time: more keep no more connections busy, and would keep others waiting who
+/// ask the log.
+const LOADS_AT_A_TIME: usize = 64;
 /// Wake-ups read at a time.
 const PAGE: usize = 1_000;
 /// How long attempts under way may go on after shutdown began, in milliseconds.
@@ -76,6 +79,7 @@ pub async fn start(
         dispatcher,
         match_credits,
         candidates,
+        loads: Semaphore::new(LOADS_AT_A_TIME),
         job_looks: Semaphore::new(jobs::LOOKS_AT_A_TIME),
         stopping,
         quarantine: Quarantine::default(),

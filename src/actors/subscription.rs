@@ -9,6 +9,7 @@
 mod deletion;
 mod gate;
 mod job;
+mod outbox;
 mod rest;
 mod sending;
 mod timers;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::gate::{Effect, Gate};
 use self::job::Looking;
+use self::outbox::Outbox;
 use self::rest::Wakeup;
 pub(super) use self::timers::TimersQuestion;
 use super::dispatcher::{self, Permit};
@@ -34,7 +36,7 @@ use crate::domain::event::{DeliveryEvent, Event, ExpiryReason, SubscriptionEvent
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Command, Finished, Life, Matches, Open, Refusal, Step};
 use crate::domain::time::Timestamp;
-use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime};
+use crate::event_store::{Append, AppendError, Appended, Bucket, Lifetime, Place};
 use crate::execute::vault::VaultError;
 use crate::execute::{self, Loaded, Meta};
 
@@ -68,6 +70,8 @@ pub(super) enum SubscriptionMessage {
     /// Begin a new period, if the open one begins in this bucket or an older one: it is about to be dropped, with all
     /// messages up to this number.
     OpenPeriod { through: Bucket, gone_through: u64 },
+    /// There is room in the log's queue, which it asked for.
+    Place(Result<Place, AppendError>),
     /// Its `number`th append is durable, or failed.
     Appended { number: u64, result: Result<Appended, AppendError> },
     /// Leave memory, if there is nothing to do.
@@ -110,6 +114,7 @@ pub(super) struct State {
     arguments: Arguments,
     loaded: Loaded,
     gate: Gate,
+    outbox: Outbox,
     /// Whether the log could be written, as far as this actor has reason to ask.
     may_record: bool,
     /// Numbers of the attempts under way.
@@ -147,7 +152,11 @@ impl Actor for SubscriptionActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Self::Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let loaded = execute::load_subscription(&arguments.context.log, arguments.id).await?;
+        let loaded = {
+            // Nobody closes it.
+            let _load = arguments.context.loads.acquire().await;
+            execute::load_subscription(&arguments.context.log, arguments.id).await?
+        };
         let gate = Gate::of(&loaded);
         let never_created = loaded.life_version == 0;
         let place = arguments.context.dispatcher.place(arguments.id, me.clone());
@@ -157,6 +166,7 @@ impl Actor for SubscriptionActor {
             arguments,
             loaded,
             gate,
+            outbox: Outbox::default(),
             in_flight: HashMap::new(),
             ended_version: 0,
             place,
@@ -213,6 +223,7 @@ impl Actor for SubscriptionActor {
             SubscriptionMessage::OpenPeriod { through, gone_through } => {
                 state.open_period(&me, through, gone_through)?;
             }
+            SubscriptionMessage::Place(place) => state.take_place(&me, place?)?,
             SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
             SubscriptionMessage::Rest => return state.rest(&me),
             SubscriptionMessage::Flush(waiter) => state.gate.push(&state.loaded, Effect::Flushed(waiter)),
@@ -423,16 +434,6 @@ impl State {
         self.send(me, append)
     }
 
-    fn send(&mut self, me: &ActorRef<SubscriptionMessage>, append: Append) -> Result<(), ActorProcessingErr> {
-        let number = self.gate.next(&self.loaded);
-        let me = me.clone();
-        let ack = Box::new(move |result| {
-            // A dead actor has nothing to let out.
-            drop(me.cast(SubscriptionMessage::Appended { number, result }));
-        });
-        Ok(self.arguments.context.log.try_append(self.shard()?, append, ack)?)
-    }
-
     /// Where everything of it stands.
     fn shard(&self) -> Result<u16, NeverCreated> {
         self.loaded.shard(self.arguments.context.log.shards()).ok_or(NeverCreated)
@@ -448,8 +449,8 @@ impl State {
     /// timer for what is due later.
     fn start_due(&mut self) {
         let mut permits = std::mem::take(&mut self.permits);
-        // A change of the settings that is not durable must not be acted on.
-        if !self.may_record || self.gate.life_version < self.loaded.life_version {
+        // What cannot be recorded now is not begun, and a change of the settings that is not durable is not acted on.
+        if !self.may_record || !self.outbox.is_empty() || self.gate.life_version < self.loaded.life_version {
             return self.place.want(0);
         }
         let now = self.arguments.context.clock.now();

@@ -31,8 +31,10 @@ use store::Store;
 pub use store::reader;
 pub use tools::{backup, export, import, state, verify};
 
-/// How long a start waits for the read models to catch up with the log.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a start waits until all API keys are known as the log has them.
+const KEYS_LIMIT: Duration = Duration::from_secs(30);
+/// How long a start waits for all read models: mostly they lack no more than what the last moment brought.
+const CATCH_UP_LIMIT: Duration = Duration::from_millis(250);
 
 /// The running program.
 pub struct App {
@@ -90,11 +92,17 @@ impl App {
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
         let bounds = config.actors.clone();
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
+        // Before the system takes up what it owes: that takes all that the machine has, and answers would be old for long.
+        let heads = heads(&log);
+        if !caught_up(&read_models, &Name::ALL, &heads, CATCH_UP_LIMIT).await {
+            tracing::info!("the read models are behind the log; answers say how far they have come");
+        }
         let running = actors::start(log.clone(), Arc::clone(&clock), vault, ports, bounds, retention).await?;
         let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
-        if !caught_up(&read_models, &log).await {
-            tracing::warn!("the read models are still behind the log; answers will be old until they have caught up");
+        let heads = if bootstrap_key.is_some() { self::heads(&log) } else { heads };
+        if !caught_up(&read_models, &[Name::Tenants], &heads, KEYS_LIMIT).await {
+            tracing::warn!("the read models are still behind the log; API keys are those of an earlier time");
         }
         let ready = Arc::new(AtomicBool::new(true));
         let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
@@ -180,9 +188,15 @@ async fn serve_metrics(listener: TcpListener, measured: http::Measured) {
     }
 }
 
-async fn caught_up(read_models: &ReadModels, log: &Log) -> bool {
+/// The newest position of each shard that holds events.
+fn heads(log: &Log) -> Vec<Position> {
     let heads = (0..log.shards()).map(|shard| Position { shard, seq: log.head(shard) });
-    let waits = heads.filter(|head| head.seq > 0).map(|head| read_models.wait_for(head, CATCH_UP_LIMIT));
+    heads.filter(|head| head.seq > 0).collect()
+}
+
+async fn caught_up(read_models: &ReadModels, names: &[Name], heads: &[Position], limit: Duration) -> bool {
+    let waits =
+        heads.iter().flat_map(|head| names.iter().map(move |name| read_models.wait_for_one(*name, *head, limit)));
     join_all(waits).await.into_iter().all(|caught_up| caught_up)
 }
 

@@ -150,6 +150,9 @@ impl Filter {
     /// Walks both side by side. Where they part, the last `**` takes one more segment and the walk goes on behind it;
     /// an earlier `**` never has to be asked again, for whatever it could still take, the later one can take as well.
     pub fn matches(&self, event_type: &EventType) -> bool {
+        if self.is_exact() {
+            return self.0 == event_type.0;
+        }
         let (mut pattern, mut name) = (self.segments(), event_type.segments());
         let mut resume = None;
         loop {

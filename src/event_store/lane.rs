@@ -25,6 +25,8 @@ pub(super) struct Queued {
     pub(super) ack: Ack,
     /// Given back when the append leaves the queue.
     pub(super) _room: OwnedSemaphorePermit,
+    /// The same, of one that was waited for.
+    pub(super) _place: Option<OwnedSemaphorePermit>,
 }
 
 /// What a lane shows to readers.
@@ -109,6 +111,10 @@ pub(super) struct Lane {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) config: Config,
     pub(super) queue: mpsc::Receiver<Queued>,
+    /// Appends of those who waited for a place.
+    pub(super) placed: mpsc::UnboundedReceiver<Queued>,
+    /// Whether one of those is next.
+    pub(super) placed_next: bool,
     pub(super) closing: watch::Receiver<bool>,
     pub(super) published: Arc<Published>,
     pub(super) tails: Arc<Tails>,
@@ -120,7 +126,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Runs until the queue is closed and empty.
+    /// Runs until both queues are closed and empty.
     pub(super) async fn run(mut self) {
         while let Some(first) = self.next().await {
             let batch = self.gather(first).await;
@@ -134,11 +140,35 @@ impl Lane {
                 biased;
                 // Also when every handle is gone; the queue is then closed already.
                 _ = self.closing.changed() => {}
-                queued = self.queue.recv() => return queued,
+                Some(queued) = self.queue.recv() => {
+                    self.placed_next = true;
+                    return Some(queued);
+                }
+                Some(queued) = self.placed.recv() => return Some(queued),
             }
         }
         self.queue.close();
-        self.queue.recv().await
+        self.placed.close();
+        match self.queue.recv().await {
+            Some(queued) => Some(queued),
+            None => self.placed.recv().await,
+        }
+    }
+
+    /// What is queued, from both queues in turn: a crowd in one keeps nobody waiting in the other.
+    fn take(&mut self) -> Option<Queued> {
+        if std::mem::take(&mut self.placed_next)
+            && let Ok(queued) = self.placed.try_recv()
+        {
+            return Some(queued);
+        }
+        match self.queue.try_recv() {
+            Ok(queued) => {
+                self.placed_next = true;
+                Some(queued)
+            }
+            Err(_) => self.placed.try_recv().ok(),
+        }
     }
 
     /// What is queued, up to the first append that reaches a bound. Patient appends alone wait for others to come.
@@ -148,13 +178,13 @@ impl Lane {
         let mut patient = first.append.patient;
         let mut batch = vec![first];
         while events < self.config.batch_events && bytes < self.config.batch_bytes {
-            let queued = match self.queue.try_recv() {
-                Ok(queued) => queued,
-                Err(_) if patient => match self.company(linger_until).await {
+            let queued = match self.take() {
+                Some(queued) => queued,
+                None if patient => match self.company(linger_until).await {
                     Some(queued) => queued,
                     None => break,
                 },
-                Err(_) => break,
+                None => break,
             };
             let (more_events, more_bytes) = size(&queued.append);
             events += more_events;
@@ -173,7 +203,8 @@ impl Lane {
         tokio::select! {
             biased;
             _ = self.closing.changed() => None,
-            queued = self.queue.recv() => queued,
+            Some(queued) = self.queue.recv() => Some(queued),
+            Some(queued) = self.placed.recv() => Some(queued),
             () = sleep_until(until) => None,
         }
     }

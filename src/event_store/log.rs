@@ -1,6 +1,7 @@
 //! What the rest of the program holds of the log.
 //!
-//! - Appends are queued for the lane of their shard, which groups them into few commits; the queue is bounded.
+//! - Appends are queued for the lane of their shard, which groups them into few commits; the queue is bounded. Who is waited
+//!   for is refused when it is full; who has nobody to tell takes a [`Place`], and waits for it.
 //! - Who follows the log is woken by the head and reads the newest events from memory; whatever memory does not hold
 //!   comes from the database. A reader never skips: a missing number is an error.
 //! - The head is told before the append is acknowledged: who was acknowledged and then reads finds their events.
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::ahead::Ahead;
 use super::lane::{Lane, Published, Queued};
 use super::latency::{Latencies, Latency};
+use super::place::{Place, Places};
 use super::tail::Entry;
 use super::tails::Tails;
 use super::{
@@ -31,8 +33,9 @@ pub type Ack = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many appends may wait to be written; past it writers are told that the log is overloaded. At least 1. Where
-    /// there are several shards, one alone may fill half of it.
+    /// How many publications and changes of tenants may wait to be written; past it their callers are told that the log
+    /// is overloaded. As many appends of subscriptions may wait beside them; further ones wait with their subscription. At
+    /// least 1. Where there are several shards, one alone may fill half of it.
     pub queue_appends: usize,
     /// How many events are committed together. A commit ends with the append that reaches it.
     pub batch_events: usize,
@@ -83,6 +86,7 @@ struct Inner {
 
 struct Shard {
     queue: mpsc::Sender<Queued>,
+    places: Places,
     published: Arc<Published>,
 }
 
@@ -107,15 +111,19 @@ impl Log {
         let queue_appends = config.queue_appends.clamp(1, Semaphore::MAX_PERMITS);
         let share = if reader.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
         let latencies = Arc::new(Latencies::default());
+        let all_places = Arc::new(Semaphore::new(queue_appends));
         let mut shards = Vec::new();
         let mut lanes = Vec::new();
         for (shard, published) in (0..).zip(tails.published()) {
             let (sender, queue) = mpsc::channel(share);
+            let (places, placed) = Places::new(share, Arc::clone(&all_places));
             let lane = Lane {
                 shard,
                 store: Arc::clone(&store),
                 config: config.clone(),
                 queue,
+                placed,
+                placed_next: false,
                 closing: closing.subscribe(),
                 published: Arc::clone(published),
                 tails: Arc::clone(&tails),
@@ -124,7 +132,7 @@ impl Log {
                 unsettled: false,
             };
             lanes.push(tokio::spawn(lane.run()));
-            shards.push(Shard { queue: sender, published: Arc::clone(published) });
+            shards.push(Shard { queue: sender, places, published: Arc::clone(published) });
         }
         let room = Arc::new(Semaphore::new(queue_appends));
         let lanes = Mutex::new(lanes);
@@ -146,7 +154,7 @@ impl Log {
         let Ok(room) = Arc::clone(&self.inner.room).try_acquire_owned() else {
             return refuse(ack, AppendError::Overloaded);
         };
-        match lane.queue.try_send(Queued { append, ack, _room: room }) {
+        match lane.queue.try_send(Queued { append, ack, _room: room, _place: None }) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(queued)) => refuse(queued.ack, AppendError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(queued)) => refuse(queued.ack, closed()),
@@ -161,8 +169,19 @@ impl Log {
         let room = Arc::clone(&self.inner.room).acquire_owned().await.map_err(|_| closed())?;
         let (sender, answer) = oneshot::channel();
         // The caller may have gone away.
-        place.send(Queued { append, ack: Box::new(move |result| drop(sender.send(result))), _room: room });
+        let ack = Box::new(move |result| drop(sender.send(result)));
+        place.send(Queued { append, ack, _room: room, _place: None });
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// A place in the queue of a shard, if there is one and nobody waits for it. Fails if the log is closed.
+    pub fn try_place(&self, shard: u16) -> Result<Option<Place>, AppendError> {
+        self.inner.shards.get(usize::from(shard)).ok_or_else(|| no_shard(shard))?.places.try_take()
+    }
+
+    /// A place in the queue of a shard, when there is one. Fails if the log is closed.
+    pub async fn place(&self, shard: u16) -> Result<Place, AppendError> {
+        self.inner.shards.get(usize::from(shard)).ok_or_else(|| no_shard(shard))?.places.take().await
     }
 
     /// The events after `after`, at most `limit`, without a hole above the floor: from memory if it holds the next one,
@@ -271,9 +290,15 @@ impl Log {
         self.reader().shards()
     }
 
-    /// How many appends wait, and how many may.
+    /// How many appends wait, and how many may; those with a [`Place`] are not among them.
     pub fn queued(&self) -> (usize, usize) {
         (self.inner.queue_appends.saturating_sub(self.inner.room.available_permits()), self.inner.queue_appends)
+    }
+
+    /// How many appends have a place, and how many may.
+    pub fn placed(&self) -> (usize, usize) {
+        let most = self.inner.queue_appends;
+        (self.inner.shards.first().map_or(0, |shard| shard.places.taken(most)), most)
     }
 
     /// How long commits took, of all shards, since this handle was made.
@@ -303,6 +328,7 @@ impl Log {
     /// Reading goes on.
     pub async fn close(&self) {
         self.inner.closing.send_replace(true);
+        self.inner.shards.iter().for_each(|shard| shard.places.close());
         // Held while waiting, so that a second caller returns no earlier.
         let mut lanes = self.inner.lanes.lock().await;
         for lane in lanes.drain(..) {
@@ -410,6 +436,6 @@ fn no_shard(shard: u16) -> AppendError {
     AppendError::Unavailable(format!("there is no shard {shard}"))
 }
 
-fn closed() -> AppendError {
+pub(super) fn closed() -> AppendError {
     AppendError::Unavailable("the log is closed".to_owned())
 }

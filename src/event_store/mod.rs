@@ -24,6 +24,7 @@ mod lane;
 mod latency;
 mod log;
 mod memory;
+mod place;
 mod plan;
 pub mod postgres;
 mod row;
@@ -34,6 +35,7 @@ mod tails;
 pub use latency::{BOUNDS_US, Latency};
 pub use log::{Ack, Config, Log, without_holes};
 pub use memory::MemoryStore;
+pub use place::Place;
 pub use postgres::{PostgresReader, PostgresStore};
 pub use sqlite::{OpenError, Options, SqliteReader, SqliteStore};
 

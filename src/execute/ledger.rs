@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::subscription_of;
 use crate::domain::event::{Event, MessageEvent, SubscriptionEvent};
+use crate::domain::filter::EventType;
 use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::ledger::{Account, Counts, Finding, Place};
 use crate::event_store::{Position, Recorded};
@@ -19,9 +20,52 @@ pub type Entry = (SubscriptionId, Finding);
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     accounts: BTreeMap<SubscriptionId, Account>,
-    /// Who is not deleted.
-    by_tenant: HashMap<TenantId, BTreeSet<SubscriptionId>>,
+    by_tenant: HashMap<TenantId, Owners>,
     listed: usize,
+}
+
+/// Event types of one tenant of which it is remembered who matches them: more than are in use at a time.
+const REMEMBERED_TYPES: usize = 1_024;
+
+/// The subscriptions of a tenant.
+#[derive(Clone, Debug, Default)]
+struct Owners {
+    /// Who is not deleted.
+    ids: BTreeSet<SubscriptionId>,
+    /// Who matches a type, for types that messages had: a message costs what it matches, however many there are.
+    by_type: HashMap<EventType, BTreeSet<SubscriptionId>>,
+}
+
+impl Owners {
+    /// Who matches messages of this type.
+    fn of(
+        &mut self,
+        event_type: &EventType,
+        accounts: &BTreeMap<SubscriptionId, Account>,
+    ) -> &BTreeSet<SubscriptionId> {
+        if !self.by_type.contains_key(event_type) {
+            if self.by_type.len() >= REMEMBERED_TYPES {
+                self.by_type.clear();
+            }
+            let wants = |id: &&SubscriptionId| accounts.get(id).is_some_and(|account| account.wants(event_type));
+            self.by_type.insert(event_type.clone(), self.ids.iter().filter(wants).copied().collect());
+        }
+        &self.by_type[event_type]
+    }
+
+    /// An account has come, or something has happened to its subscription.
+    fn put(&mut self, id: SubscriptionId, account: &Account) {
+        match account.is_deleted() {
+            true => self.ids.remove(&id),
+            false => self.ids.insert(id),
+        };
+        for (event_type, matching) in &mut self.by_type {
+            match account.wants(event_type) {
+                true => matching.insert(id),
+                false => matching.remove(&id),
+            };
+        }
+    }
 }
 
 impl Books {
@@ -37,9 +81,11 @@ impl Books {
         let owner = match event {
             Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_)) => None,
             Event::Message(MessageEvent::Published(message)) => {
-                for id in self.by_tenant.get(&message.tenant).into_iter().flatten() {
-                    if let Some(account) = self.accounts.get_mut(id) {
-                        account.publish(message.message, &message.event_type, seq, self.listed);
+                if let Some(owners) = self.by_tenant.get_mut(&message.tenant) {
+                    for id in owners.of(&message.event_type, &self.accounts) {
+                        if let Some(account) = self.accounts.get_mut(id) {
+                            account.publish(message.message, &message.event_type, seq, self.listed);
+                        }
                     }
                 }
                 None
@@ -67,18 +113,14 @@ impl Books {
 
     fn live(&mut self, id: SubscriptionId, event: &SubscriptionEvent, place: Place, findings: &mut Vec<Finding>) {
         if let SubscriptionEvent::Created(created) = event {
-            self.by_tenant.entry(created.tenant).or_default().insert(id);
             let account = Account::new(created.tenant, created.filters.clone(), created.enabled);
+            self.by_tenant.entry(created.tenant).or_default().put(id, &account);
             self.accounts.insert(id, account);
             return;
         }
         let Some(account) = self.accounts.get_mut(&id) else { return };
         account.live(event, place, findings);
-        let ids = self.by_tenant.entry(account.tenant).or_default();
-        match account.is_deleted() {
-            true => ids.remove(&id),
-            false => ids.insert(id),
-        };
+        self.by_tenant.entry(account.tenant).or_default().put(id, account);
     }
 
     /// No event is missing of the append that was entered last.
@@ -160,5 +202,45 @@ pub fn describe(shard: u16, id: SubscriptionId, finding: Finding) -> (String, St
             "nothing after its end".into(),
             "an event: it is accounted for twice".into(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Change, SubscriptionDisabled, SubscriptionEnabled, SubscriptionUpdated};
+
+    #[test]
+    fn who_is_remembered_to_match_a_type_follows_every_change() {
+        let tenant = TenantId::from_parts(1, 1);
+        let [one, two] = [1, 2].map(|n| SubscriptionId::from_parts(1, n));
+        let (mut accounts, mut owners) = (BTreeMap::new(), Owners::default());
+        for (id, filter, enabled) in [(one, "user.*", true), (two, "user.created", false)] {
+            let account = Account::new(tenant, vec![filter.parse().unwrap()], enabled);
+            owners.put(id, &account);
+            accounts.insert(id, account);
+        }
+        let created: EventType = "user.created".parse().unwrap();
+        assert_eq!(owners.of(&created, &accounts), &BTreeSet::from([one]));
+
+        let filters = Change { from: vec!["user.*".parse().unwrap()], to: vec!["order.*".parse().unwrap()] };
+        let updated = SubscriptionUpdated { filters: Some(filters), ..SubscriptionUpdated::default() };
+        let enabled = SubscriptionEvent::Enabled(SubscriptionEnabled {});
+        let disabled = SubscriptionEvent::Disabled(SubscriptionDisabled { reason: None, cause: None });
+        let place = Place { seq: 1, version: 1, floor: 0 };
+        for (id, event, matching) in [
+            (two, enabled, vec![one, two]),
+            (one, SubscriptionEvent::Updated(updated), vec![two]),
+            (two, disabled, vec![]),
+        ] {
+            let account = accounts.get_mut(&id).unwrap();
+            account.live(&event, place, &mut vec![]);
+            owners.put(id, account);
+            assert_eq!(owners.of(&created, &accounts).iter().copied().collect::<Vec<_>>(), matching);
+        }
+        for n in 0..2 * REMEMBERED_TYPES {
+            owners.of(&format!("order.n{n}").parse().unwrap(), &accounts);
+        }
+        assert!(owners.by_type.len() <= REMEMBERED_TYPES);
     }
 }

@@ -21,7 +21,7 @@ use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
 use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
-use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, Recorded, Snapshot, StreamWrite};
+use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
 const STATE_VERSION: u32 = 5;
@@ -172,22 +172,23 @@ impl Loaded {
     }
 }
 
+/// A life that has fewer events is read at one go.
+const SHORT_LIFE: usize = 32;
+
 /// Loads a subscription, the quickest way that there is.
 pub async fn load_subscription(log: &Log, id: SubscriptionId) -> Result<Loaded, LoadError> {
     let reader = log.reader();
-    // Says in which shard it is; a life has few events where deliveries have many.
-    let Some(first) = reader.read_stream(&subscription_stream(id), 1, 1).await?.pop() else {
-        return Ok(Loaded::default());
-    };
+    let begin = Begin::read(reader, id).await?;
+    let Some(first) = begin.events.first() else { return Ok(Loaded::default()) };
     let stored = match reader.snapshot(first.position.shard, &id.to_string()).await {
         Ok(Some(stored)) => stored.snapshot,
-        Ok(None) => return fold_subscription(reader, id).await,
+        Ok(None) => return fold_from(reader, id, Pages::begun(reader, subscription_stream(id), begin)).await,
         Err(error) => {
             tracing::warn!(subscription.id = %id, "its snapshot cannot be read, everything else is: {error}");
             return fold_subscription(reader, id).await;
         }
     };
-    match continue_from(reader, id, &stored).await {
+    match continue_from(reader, id, begin, &stored).await {
         Ok(loaded) => Ok(loaded),
         Err(Unusable::Load(error)) => Err(error),
         Err(reason @ (Unusable::Form | Unusable::Old)) => {
@@ -203,8 +204,12 @@ pub async fn load_subscription(log: &Log, id: SubscriptionId) -> Result<Loaded, 
 
 /// Folds a subscription from its two streams, in the order of the log, and believes no snapshot.
 pub async fn fold_subscription(reader: &dyn EventReader, id: SubscriptionId) -> Result<Loaded, LoadError> {
+    fold_from(reader, id, Pages::new(reader, subscription_stream(id), 1)).await
+}
+
+async fn fold_from(reader: &dyn EventReader, id: SubscriptionId, mut life: Pages<'_>) -> Result<Loaded, LoadError> {
     let period = reader.period(&deliveries_stream(id)).await?;
-    let mut life = Pages::new(reader, subscription_stream(id), 1).all().await?;
+    let mut life = life.all().await?;
     let mut loaded = Loaded { period, ..Loaded::default() };
     // One that was deleted owes nothing, and parts of what it owed may be gone.
     if let Some(last) = life.pop() {
@@ -222,7 +227,12 @@ pub async fn fold_subscription(reader: &dyn EventReader, id: SubscriptionId) -> 
     Ok(loaded)
 }
 
-async fn continue_from(reader: &dyn EventReader, id: SubscriptionId, stored: &Snapshot) -> Result<Loaded, Unusable> {
+async fn continue_from(
+    reader: &dyn EventReader,
+    id: SubscriptionId,
+    begin: Begin,
+    stored: &Snapshot,
+) -> Result<Loaded, Unusable> {
     if stored.fingerprint != fingerprint() {
         return Err(Unusable::Form);
     }
@@ -234,8 +244,11 @@ async fn continue_from(reader: &dyn EventReader, id: SubscriptionId, stored: &Sn
     if read_through < first_version && first_version > 1 {
         return Err(Unusable::Old);
     }
-    let mut life = Pages::behind(reader, life_stream, Some(saved.life)).await?;
-    let life = life.all().await?;
+    let life = match begin.whole {
+        true => behind(Pages::begun(reader, life_stream.clone(), begin).all().await?, saved.life)
+            .ok_or(Unusable::OtherPast(life_stream))?,
+        false => Pages::behind(reader, life_stream, Some(saved.life)).await?.all().await?,
+    };
     if let Life::Deleted(_) = saved.state.life {
         if life.last().map(codec::decode).transpose().map_err(LoadError::from)?.is_some_and(|last| !ends_deleted(&last))
         {
@@ -250,6 +263,34 @@ async fn continue_from(reader: &dyn EventReader, id: SubscriptionId, stored: &Sn
     let mut loaded = Loaded::restored(saved, period);
     fold(&mut loaded, life, deliveries).await?;
     Ok(loaded)
+}
+
+/// How the life of a subscription began. It says in which shard that is, and is mostly all of it: a life has few events
+/// where deliveries have many.
+struct Begin {
+    events: Vec<Recorded>,
+    /// Whether there are no more.
+    whole: bool,
+}
+
+impl Begin {
+    async fn read(reader: &dyn EventReader, id: SubscriptionId) -> Result<Self, ReadError> {
+        let stream = subscription_stream(id);
+        match reader.read_stream(&stream, 1, SHORT_LIFE).await {
+            Ok(events) => Ok(Self { whole: events.len() < SHORT_LIFE, events }),
+            // A snapshot may stand behind the one that is damaged.
+            Err(ReadError::Damaged { .. }) => {
+                Ok(Self { events: reader.read_stream(&stream, 1, 1).await?, whole: false })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The events behind a snapshot's, if that is among them.
+fn behind(mut events: Vec<Recorded>, place: Place) -> Option<Vec<Recorded>> {
+    let found = events.iter().position(|event| (event.version, event.id) == (place.version, place.event))?;
+    Some(events.split_off(found + 1))
 }
 
 /// Whether a life whose last event this is has ended: nothing else happens to a deleted subscription but its return.
@@ -282,11 +323,18 @@ struct Pages<'a> {
     stream: String,
     next_version: u64,
     ended: bool,
+    /// What was read of it already.
+    begin: Option<Begin>,
 }
 
 impl<'a> Pages<'a> {
     fn new(reader: &'a dyn EventReader, stream: String, next_version: u64) -> Self {
-        Self { reader, stream, next_version, ended: false }
+        Self { reader, stream, next_version, ended: false, begin: None }
+    }
+
+    /// One whose first events are known.
+    fn begun(reader: &'a dyn EventReader, stream: String, begin: Begin) -> Self {
+        Self { begin: Some(begin), ..Self::new(reader, stream, 1) }
     }
 
     /// Those behind a snapshot's event, which has to be there.
@@ -305,8 +353,17 @@ impl<'a> Pages<'a> {
         if self.ended {
             return Ok(None);
         }
-        let page = self.reader.read_stream(&self.stream, self.next_version, PAGE).await?;
-        self.ended = page.len() < PAGE;
+        let page = match self.begin.take() {
+            Some(Begin { events, whole }) => {
+                self.ended = whole;
+                events
+            }
+            None => {
+                let page = self.reader.read_stream(&self.stream, self.next_version, PAGE).await?;
+                self.ended = page.len() < PAGE;
+                page
+            }
+        };
         for recorded in &page {
             if recorded.version != self.next_version {
                 let (stream, before) = (self.stream.clone(), recorded.position);

@@ -137,8 +137,8 @@ impl Measured {
     }
 
     fn queues(&self, text: &mut Text) {
-        let (depth, limit) = self.log.queued();
-        let mut queues = vec![("appends", depth, limit)];
+        let ((depth, limit), (placed, places)) = (self.log.queued(), self.log.placed());
+        let mut queues = vec![("appends", depth, limit), ("webhook_appends", placed, places)];
         queues.extend(self.engine.depths().map(|queue| (queue.queue, queue.depth, queue.limit)));
         text.family("tidings_queue_depth", "gauge", "How many wait in a bounded queue or are under way.");
         for (queue, depth, _) in &queues {

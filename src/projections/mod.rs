@@ -127,7 +127,12 @@ impl ReadModels {
     /// Waits until every read model has applied the position; `false` if that takes longer than `limit`, or if one of
     /// them cannot apply an event before it.
     pub async fn wait_for(&self, position: Position, limit: Duration) -> bool {
-        timeout(limit, self.inner.progress.reach(position)).await.unwrap_or(false)
+        timeout(limit, self.inner.progress.reach(&Name::ALL, position)).await.unwrap_or(false)
+    }
+
+    /// The same of one of them.
+    pub async fn wait_for_one(&self, projection: Name, position: Position, limit: Duration) -> bool {
+        timeout(limit, self.inner.progress.reach(&[projection], position)).await.unwrap_or(false)
     }
 
     /// How far every read model has come in a shard: the number of the last event that the slowest has applied. 0

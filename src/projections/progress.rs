@@ -126,13 +126,13 @@ impl Progress {
         });
     }
 
-    /// Waits until every projection has applied the position; `false` if one of them cannot.
-    pub(super) async fn reach(&self, position: Position) -> bool {
+    /// Waits until these projections have applied the position; `false` if one of them cannot.
+    pub(super) async fn reach(&self, names: &[Name], position: Position) -> bool {
         let shard = usize::from(position.shard);
         let reached = |places: &Vec<Place>| places.get(shard).is_some_and(|place| place.applied >= position.seq);
         let settled = |places: &Vec<Place>| reached(places) || places.get(shard).is_some_and(|place| place.stuck);
         let mut all = true;
-        for sender in &self.0 {
+        for sender in names.iter().map(|name| self.of(*name)) {
             // The sender lives as long as `self`.
             all &= sender.subscribe().wait_for(settled).await.is_ok_and(|places| reached(&places));
         }

@@ -26,8 +26,8 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{Log, Position, ReadError};
 use crate::execute::MATCHER;
 
-/// Events entered at a time.
-const PAGE: usize = 500;
+/// Events entered at a time: few, since nothing else is done by the thread that enters them.
+const PAGE: usize = 200;
 /// Matches of one subscription that wait one by one; behind those they are counted.
 const LISTED: usize = 256;
 /// Behind the head it rests so many times as long as it worked.

@@ -3,6 +3,7 @@
 mod breaker;
 mod changes;
 mod controls;
+mod crowds;
 mod fairness;
 mod faults;
 mod idempotency;

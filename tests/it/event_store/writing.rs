@@ -134,6 +134,54 @@ async fn the_bound_of_the_queue_holds_for_all_shards_together() {
     assert!(log.append(2, append("subscription-2", 2, 1)).await.is_ok());
 }
 
+#[tokio::test]
+async fn who_may_wait_gets_a_place_when_there_is_room_and_none_once_the_log_is_closed() {
+    let store = Faulty::held(Arc::new(MemoryStore::new(1)));
+    let log = Log::start(store.clone(), Config { queue_appends: 2, ..Config::default() }).await.unwrap();
+    let mut acks = Acks::new();
+    log.try_append(0, append("subscription-1", 1, 1), acks.of(1)).unwrap();
+    handed_over(&store, 1).await;
+    for version in [1, 2] {
+        log.try_place(0).unwrap().unwrap().put(append("subscription-2", version, 1), acks.of(1 + version));
+    }
+
+    assert!(log.try_place(0).unwrap().is_none());
+    let waiting = tokio::spawn({
+        let log = log.clone();
+        async move { log.place(0).await }
+    });
+    store.commits.add_permits(9);
+    waiting.await.unwrap().unwrap().put(append("subscription-2", 3, 1), acks.of(4));
+
+    let answers = acks.next(4).await;
+    assert_eq!(answers, (1..=4).map(|number| (number, Ok(Appended { last: at(number) }))).collect::<Vec<_>>());
+    log.close().await;
+    assert!(matches!(log.try_place(0), Err(AppendError::Unavailable(_))));
+    assert!(matches!(log.place(0).await, Err(AppendError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_crowd_with_places_keeps_nobody_else_waiting_nor_the_other_way_round() {
+    let store = Faulty::held(Arc::new(MemoryStore::new(1)));
+    let config = Config { queue_appends: 8, batch_events: 2, ..Config::default() };
+    let log = Log::start(store.clone(), config).await.unwrap();
+    let mut acks = Acks::new();
+    log.try_append(0, append("subscription-1", 1, 1), acks.of(0)).unwrap();
+    handed_over(&store, 1).await;
+    for number in 1..=8 {
+        let stream = format!("deliveries-{number}");
+        log.try_place(0).unwrap().unwrap().put(append(&stream, 1, 1), acks.of(number));
+    }
+    for number in 11..=14 {
+        log.try_append(0, append(&format!("messages-{number}"), 1, 1), acks.of(number)).unwrap();
+    }
+
+    store.commits.add_permits(9);
+
+    let order: Vec<_> = acks.next(13).await.into_iter().map(|(number, _)| number).collect();
+    assert_eq!(order, [0, 11, 1, 12, 2, 13, 3, 14, 4, 5, 6, 7, 8]);
+}
+
 async fn a_refused_append_does_not_touch_those_beside_it<D: Database>() {
     let database = D::fresh().await;
     let store = Faulty::held(database.store());

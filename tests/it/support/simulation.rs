@@ -252,6 +252,17 @@ impl World {
         world
     }
 
+    /// A new system whose log has room for so many appends of subscriptions, and of others, at a time; with several
+    /// shards one alone has half of that.
+    pub(crate) async fn with_room_for(queue_appends: usize) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START, 1));
+        let bounds = event_store::Config { queue_appends, linger_ms: 0, ..event_store::Config::default() };
+        let config = actors::Config::default();
+        let world = Self::within(MemoryStore::new(SHARDS), clock, config, Retention::default(), bounds).await;
+        world.found_tenant("axie-v1").await;
+        world
+    }
+
     pub(crate) async fn over(store: MemoryStore, clock: Arc<dyn Clock>, config: actors::Config) -> Self {
         // What was recorded when is told to the millisecond.
         let bounds = event_store::Config { linger_ms: 0, ..event_store::Config::default() };
