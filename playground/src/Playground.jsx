@@ -2,15 +2,18 @@ import { useEffect, useMemo } from 'react';
 import { GraphiQL, HISTORY_PLUGIN } from 'graphiql';
 import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 
-import { fetcherFor, forgetKey } from './api.js';
+import { fetcherFor, forgetKey, liveFor } from './api.js';
+import { LiveDeliveries } from './LiveDeliveries.jsx';
 import { operations } from './operations.js';
 import { fill } from './placeholders.js';
 
-const EXAMPLES = { title: 'Examples', icon: ExamplesIcon, content: Examples };
-
 /** GraphiQL, and beside it the operations of docs/operations. */
 export function Playground({ apiKey, viewer }) {
-  const fetcher = useMemo(() => fetcherFor(apiKey), [apiKey]);
+  const { fetcher, plugins } = useMemo(() => {
+    const live = liveFor(apiKey);
+    const examples = { title: 'Examples', icon: ExamplesIcon, content: () => <Examples live={live} /> };
+    return { fetcher: fetcherFor(apiKey, live), plugins: [examples, HISTORY_PLUGIN] };
+  }, [apiKey]);
   const leave = () => {
     forgetKey();
     location.reload();
@@ -20,8 +23,8 @@ export function Playground({ apiKey, viewer }) {
       fetcher={fetcher}
       // Variables can hold secrets, so nothing outlives the tab.
       storage={sessionStorage}
-      plugins={[EXAMPLES, HISTORY_PLUGIN]}
-      visiblePlugin={EXAMPLES}
+      plugins={plugins}
+      visiblePlugin={plugins[0]}
       defaultTabs={[tabOf(operations[0])]}
       defaultQuery=""
       defaultEditorToolsVisibility="variables"
@@ -40,7 +43,7 @@ export function Playground({ apiKey, viewer }) {
   );
 }
 
-function Examples() {
+function Examples({ live }) {
   const actions = useGraphiQLActions();
   const queryEditor = useGraphiQL((state) => state.queryEditor);
   const variableEditor = useGraphiQL((state) => state.variableEditor);
@@ -72,6 +75,7 @@ function Examples() {
           </ul>
         </details>
       ))}
+      <LiveDeliveries live={live} />
     </section>
   );
 }

@@ -37,9 +37,11 @@ async function post(key, body) {
   return response.text();
 }
 
-/** What GraphiQL runs operations with: queries and mutations by POST, subscriptions by server-sent events. */
-export function fetcherFor(key) {
-  const live = createClient({ url: new URL(GRAPHQL, location.href).href, headers: headersFor(key), retryAttempts: 5 });
+/** For subscriptions, which come as server-sent events. */
+export const liveFor = (key) => createClient({ url: new URL(GRAPHQL, location.href).href, headers: headersFor(key) });
+
+/** What GraphiQL runs operations with. */
+export function fetcherFor(key, live) {
   return ({ query, variables, operationName }) => {
     const filled = fill(variables);
     const missing = unfilled(filled);

@@ -14,6 +14,7 @@ await browse(address, { expected: [/^console: .*401 \(Unauthorized\)/] }, async 
   await makesAWebhook(visitor);
   await sendsAMessage(visitor);
   await isTold(visitor);
+  await watches(page, visitor);
   await readsTheSchema(page);
   await comesBackAndLeaves(page, visitor);
 });
@@ -47,6 +48,26 @@ async function sendsAMessage(visitor) {
   let { message } = (await visitor.run()).data;
   while (message === null) ({ message } = (await visitor.run()).data);
   assert.equal(message.id, publishMessage.message.id);
+}
+
+/** Beside the examples, while they are tried. */
+async function watches(page, visitor) {
+  const live = page.locator('details', { has: page.locator('summary', { hasText: 'Deliveries, live' }) });
+  await live.locator('summary').click();
+  await live.getByText('Listening').waitFor();
+  const arrived = live.getByText(/succeeded · user.created · 200/).first();
+  // Nobody knows when the server has begun to listen, and only what comes later is told.
+  do {
+    await visitor.example('Begin', 'Publish a message');
+    await visitor.run();
+  } while (!(await appears(arrived)));
+  await visitor.example('Begin', 'Watch deliveries live');
+  await visitor.execute();
+  await page.getByRole('button', { name: 'Stop query' }).click();
+}
+
+async function appears(element) {
+  return element.waitFor({ timeout: 2000 }).then(() => true, () => false);
 }
 
 /** What stands for an id that no answer has shown is not sent. */
