@@ -180,6 +180,22 @@ CREATE TABLE last_delivery (
     at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Counts, each the sum over rows of `delivery` and `attempt`: they go with the rows that they count. `subject` is a
+-- subscription or a tenant, `grain` how many seconds of time a row stands for, from `start_ms` on; 0: of all time. What
+-- `measure` counts: deliveries by `status` (0 to 3; of a time only ended ones), attempts that succeeded (8) and failed
+-- (9), and from 16 on attempts by how long they took.
+CREATE TABLE statistic (
+    subject BLOB NOT NULL,
+    grain INTEGER NOT NULL,
+    start_ms INTEGER NOT NULL,
+    measure INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (subject, grain, start_ms, measure)
+) STRICT, WITHOUT ROWID;
+
+-- For taking out what counts nothing any more.
+CREATE INDEX statistic_empty ON statistic (count) WHERE count = 0;
+
 CREATE TABLE audit (
     position INTEGER PRIMARY KEY,
     tenant BLOB NOT NULL,

@@ -5,8 +5,8 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::page::List;
 use super::{
-    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages, tenants,
-    webhooks,
+    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages,
+    statistic_queries, statistics, tenants, webhooks,
 };
 
 /// Beside a search for one of several values: those values.
@@ -115,10 +115,26 @@ async fn lookups_are_searches_of_a_key() {
         (delivery_queries::TO_FOLD, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
         (audit::BY_POSITION, "SEARCH audit USING INTEGER PRIMARY KEY (rowid=?)"),
         (audit::OWNERS, "SEARCH audit_subscription USING PRIMARY KEY (id=?)"),
-        (deliveries::CANCEL, "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=?)"),
+        (
+            deliveries::CANCEL,
+            "SEARCH delivery USING COVERING INDEX delivery_by_subscription (subscription=? AND status=?)",
+        ),
     ] {
         assert_eq!(plan(sql).await, [search], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn statistics_are_ranges_of_their_key() {
+    let ever = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms=?)";
+    assert_eq!(plan(statistic_queries::COUNTS).await, [ever]);
+    let since = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms>?)";
+    assert_eq!(plan(statistic_queries::RECENT).await, [since]);
+    // What is summed into few steps is grouped in memory.
+    let window = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms>? AND start_ms<?)";
+    assert_eq!(plan(statistic_queries::SERIES).await, [window, "USE TEMP B-TREE FOR GROUP BY"]);
+    let empty = "SEARCH statistic USING COVERING INDEX statistic_empty (count=?)";
+    assert_eq!(plan(statistics::DROP_EMPTY).await, [empty]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod history;
 mod lists;
 mod rebuilding;
 mod retention;
+mod statistics;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
