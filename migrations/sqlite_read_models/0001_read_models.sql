@@ -88,6 +88,8 @@ CREATE TABLE webhook (
     revision INTEGER NOT NULL,
     secrets TEXT NOT NULL,
     circuit TEXT NOT NULL,
+    -- 0 closed, 1 open, 2 half open.
+    circuit_state INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     rate_limit_per_s INTEGER,
@@ -97,6 +99,7 @@ CREATE TABLE webhook (
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);
 CREATE INDEX webhook_by_enabled ON webhook (tenant, enabled);
+CREATE INDEX webhook_by_circuit ON webhook (tenant, circuit_state);
 
 -- Those that are deleted and can still be restored. `position` is that of the deletion, `webhook` the row as JSON.
 CREATE TABLE deleted_webhook (
@@ -212,6 +215,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_by_tenant ON audit (tenant);
 CREATE INDEX audit_by_code ON audit (tenant, code);
 CREATE INDEX audit_by_target ON audit (tenant, target);
+CREATE INDEX audit_by_actor ON audit (tenant, actor_id);
 
 -- Whose each subscription is, also after it was deleted: only its creation says so.
 CREATE TABLE audit_subscription (

@@ -5,6 +5,7 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject
 use super::caller::own_tenant;
 use super::failure::internal;
 use super::page::{Connection, List, PageArgs};
+use super::range::DateTimeRange;
 use super::scalar::{DateTime, Json, Long};
 use super::state;
 use crate::audit::Code;
@@ -94,13 +95,18 @@ pub(super) enum AuditCode {
     ApiKeyRevoked,
 }
 
-/// Picks audit entries; all conditions must hold.
+/// Picks audit entries; all conditions must hold. With two of `codes`, `targetId` and `actorId` a page may end early: see
+/// `PageInfo`.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct AuditFilter {
     /// With one of these codes; empty or absent: with any.
     codes: Option<Vec<AuditCode>>,
     /// Of this webhook, API key, event type or tenant.
     target_id: Option<ID>,
+    /// Done by this actor: the id of an API key, or `system`.
+    actor_id: Option<ID>,
+    /// Recorded in this time.
+    at: Option<DateTimeRange>,
 }
 
 /// Kinds of actors.
@@ -210,11 +216,20 @@ pub(super) async fn list(
         filter.codes.unwrap_or_default().into_iter().map(|code| Code::from(code).as_str().to_owned()).collect();
     codes.sort();
     codes.dedup();
-    let target = filter.target_id.map(|id| id.0);
-    let conditions = [("codes", (!codes.is_empty()).then(|| codes.join(" "))), ("target", target.clone())];
+    let (target, actor) = (filter.target_id.map(|id| id.0), filter.actor_id.map(|id| id.0));
+    let conditions = [
+        ("codes", (!codes.is_empty()).then(|| codes.join(" "))),
+        ("target", target.clone()),
+        ("actor", actor.clone()),
+        ("at", filter.at.as_ref().map(DateTimeRange::text)),
+    ];
     let list = List::new(Some(scope.0), "auditLog", &conditions);
     let page = page.of(&list)?;
-    let filter = projections::AuditFilter { codes, target };
+    let recorded = match filter.at {
+        Some(range) => Some(range.places(ctx, scope).await?),
+        None => None,
+    };
+    let filter = projections::AuditFilter { codes, target, actor, recorded };
     let slice = state(ctx).read_models.audit(scope, &filter, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, AuditEntry))
 }

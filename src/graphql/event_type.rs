@@ -189,3 +189,14 @@ pub(super) fn parse(globs: &[String]) -> Result<Vec<Filter>> {
     }
     globs.iter().map(|glob| Filter::parse(glob).map_err(|error| fault(error.code(), error.to_string()))).collect()
 }
+
+/// The names of the tenant's event types that the filters pick.
+pub(super) async fn picked_by(
+    ctx: &Context<'_>,
+    tenant: TenantId,
+    filters: &[Filter],
+) -> Result<Vec<filter::EventType>> {
+    let all = load(ctx, CatalogueOf(tenant)).await?.unwrap_or_default();
+    let names = all.iter().map(|event_type| event_type.name.clone());
+    Ok(names.filter(|name| filter::matches_any(filters, name)).collect())
+}

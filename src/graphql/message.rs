@@ -96,11 +96,7 @@ impl Message {
     ) -> Option<Result<Connection<Delivery>>> {
         nullable(async {
             authorise(ctx, Scope::DeliveriesRead)?;
-            let filter = DeliveryFilter {
-                message_id: Some(self.0.id.into()),
-                statuses: filter.and_then(|filter| filter.statuses),
-                ..DeliveryFilter::default()
-            };
+            let filter = DeliveryFilter { message_id: Some(self.0.id.into()), ..filter.unwrap_or_default().into() };
             let page = PageArgs { first, after, last, before };
             delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
         })
@@ -128,7 +124,7 @@ pub(super) async fn list(
     let list = List::new(Some(scope.0), "messages", &[("type", filter.event_type.clone())]);
     let page = page.of(&list)?;
     let Ok(event_type) = filter.event_type.map(|name| EventType::parse(&name)).transpose() else {
-        let nothing = Slice { rows: vec![], has_more: false };
+        let nothing = Slice::empty();
         return Ok(Connection::new(&list, &page, nothing, Message));
     };
     let filter = projections::MessageFilter { event_type };

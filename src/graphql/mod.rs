@@ -22,6 +22,7 @@ mod caller;
 mod circuit;
 mod limits;
 mod page;
+mod range;
 mod loader;
 mod event_type;
 mod profile;

@@ -22,7 +22,7 @@ use super::quarantine::{self, QuarantineEntry};
 use super::scalar::{DateTime, Long};
 use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
-use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
+use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder, WebhookSummary};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
@@ -73,6 +73,7 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Which of them.")] filter: Option<WebhookFilter>,
+        #[graphql(desc = "In which order; absent: the newest first.")] order_by: Option<WebhookOrder>,
         #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
         first: Option<i32>,
         #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
@@ -82,7 +83,7 @@ impl Query {
         nullable(async {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             let page = PageArgs { first, after, last, before };
-            webhook::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+            webhook::list(ctx, scope, filter.unwrap_or_default(), order_by.unwrap_or_default(), page).await.map(Some)
         })
         .await
     }

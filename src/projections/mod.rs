@@ -46,6 +46,7 @@ mod stops;
 mod tables;
 mod tenants;
 mod verify;
+mod webhook_queries;
 mod webhooks;
 
 use std::collections::HashMap;
@@ -76,7 +77,7 @@ pub use rebuild::RebuildError;
 pub use runner::Followers;
 pub use statistic_queries::{DeliveryCounts, Series, Step, Tally, Window};
 pub use verify::{Difference, Verified, Wrong};
-pub use webhooks::{WebhookCounts, WebhookFilter};
+pub use webhook_queries::{WebhookCounts, WebhookFilter, WebhookOrder, WebhookOrderField};
 
 /// Whose rows a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
