@@ -1,14 +1,19 @@
 //! The audit log.
 
-use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 
-use super::caller::own_tenant;
-use super::failure::internal;
+use super::access::Tenant;
+use super::caller::{caller, own_tenant};
+use super::event_type::EventType;
+use super::failure::{internal, nullable};
+use super::loader::load;
+use super::node::Node;
 use super::page::{Connection, List, PageArgs};
 use super::range::DateTimeRange;
 use super::scalar::{DateTime, Json, Long};
 use super::state;
 use crate::audit::Code;
+use crate::domain::id::ApiKeyId;
 use crate::domain::scope::Scope;
 use crate::event_store::Position;
 use crate::execute;
@@ -120,11 +125,27 @@ pub(super) enum ActorKind {
 
 /// Who did something.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub(super) struct Actor {
     /// What kind of actor.
     kind: ActorKind,
     /// Id of the API key; `system` for the system.
     id: ID,
+}
+
+#[ComplexObject]
+impl Actor {
+    /// What people call it: the name of the API key; null for a key of another tenant, such as an operator's.
+    async fn display_name(&self, ctx: &Context<'_>) -> Option<Result<String>> {
+        nullable(async {
+            let Ok(id) = self.id.parse::<ApiKeyId>() else {
+                return Ok((self.kind == ActorKind::System).then(|| "system".to_owned()));
+            };
+            let own = caller(ctx).principal.tenant;
+            Ok(load(ctx, id).await?.filter(|key| key.tenant == own).map(|key| key.name))
+        })
+        .await
+    }
 }
 
 impl From<&execute::Actor> for Actor {
@@ -171,6 +192,23 @@ impl AuditEntry {
     /// Id of what it was done to.
     async fn target_id(&self) -> ID {
         ID(self.0.target.clone())
+    }
+
+    /// What it was done to, if it is still there. Needs the scope of its kind.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn target(&self, ctx: &Context<'_>) -> Option<Result<Node>> {
+        nullable(async {
+            if Code::parse(self.0.code) == Some(Code::EventTypeRegistered) {
+                return Ok(EventType::find(ctx, &self.0.target).await?.map(Node::from));
+            }
+            Node::find(ctx, &self.0.target).await
+        })
+        .await
+    }
+
+    /// Whose entry it is.
+    async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
+        nullable(async { Ok(load(ctx, self.0.tenant).await?.map(Tenant)) }).await
     }
 
     /// What changed, by field: `{"url": {"from": …, "to": …}}`. Secrets and the queries of URLs are masked.

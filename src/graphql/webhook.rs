@@ -2,6 +2,7 @@
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 
+use super::access::Tenant;
 use super::caller::{authorise, own_tenant};
 use super::circuit::{Circuit, CircuitState};
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
@@ -10,9 +11,11 @@ use super::failure::{fault, internal, nullable};
 use super::job::{self, WebhookJob};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
+use super::profile::DeliveryProfile;
 use super::scalar::{DateTime, int};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot};
 use super::state;
+use super::statistics::{self, DeliveryCounts, DeliveryStats, STATS_COST, StatsWindow, WebhookHealth};
 use super::timers::{self, WebhookTimers};
 use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
@@ -201,6 +204,41 @@ impl Webhook {
     /// When a delivery last succeeded or an attempt last failed; null before the first. Tests do not count.
     async fn last_delivery_at(&self) -> Option<DateTime> {
         self.0.last_delivery_at.map(DateTime)
+    }
+
+    /// How well its deliveries go, in a word.
+    #[graphql(complexity = "2")]
+    async fn health(&self, ctx: &Context<'_>) -> Option<Result<WebhookHealth>> {
+        nullable(async { statistics::health(ctx, &self.0).await.map(Some) }).await
+    }
+
+    /// How many of its deliveries stand how.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn delivery_counts(&self, ctx: &Context<'_>) -> Option<Result<DeliveryCounts>> {
+        nullable(async { statistics::counts(ctx, self.0.id).await.map(Some) }).await
+    }
+
+    /// What became of its deliveries in a window of time, with latencies.
+    #[graphql(complexity = "STATS_COST + child_complexity")]
+    async fn stats(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default_with = "StatsWindow::Last24Hours", desc = "How far back.")] window: StatsWindow,
+    ) -> Option<Result<DeliveryStats>> {
+        nullable(async {
+            statistics::statistics(ctx, TenantScope(self.0.tenant), Some(self.0.id), window).await.map(Some)
+        })
+        .await
+    }
+
+    /// Whose it is.
+    async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
+        nullable(async { Ok(load(ctx, self.0.tenant).await?.map(Tenant)) }).await
+    }
+
+    /// Its delivery profile: body, signatures, retries and rules.
+    async fn delivery_profile(&self) -> Option<DeliveryProfile> {
+        DeliveryProfile::find(&self.0.profile)
     }
 
     /// Its signing secrets, the current one first, without their text.

@@ -1,6 +1,6 @@
 //! Statistics, asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::columns::{Columns, Id, bytes, id_list};
 use super::delivery_queries::status_number;
@@ -101,7 +101,7 @@ pub(super) const SERIES: &str = "SELECT (start_ms - $3) / $5, measure, sum(count
 pub(super) const COUNTS: &str = "SELECT subject, measure, count FROM statistic \
      WHERE subject IN (SELECT unhex(value) FROM json_each($1)) AND grain = $2 AND start_ms = 0";
 
-pub(super) const RECENT: &str = "SELECT subject, measure, count FROM statistic \
+pub(super) const RECENT: &str = "SELECT subject, start_ms, measure, count FROM statistic \
      WHERE subject IN (SELECT unhex(value) FROM json_each($1)) AND grain = $2 AND start_ms >= $3 AND measure < $4";
 
 impl ReadModels {
@@ -167,21 +167,34 @@ impl ReadModels {
         Ok(found)
     }
 
-    /// What happened to the subscriptions' deliveries since a moment, to five minutes, without latencies; those without
-    /// any are missing. The caller has checked whose they are.
+    /// What happened to the subscriptions' deliveries, latencies aside, in the newest hour in which anything did and in the
+    /// hour before, of the last 24 hours; those without any are missing. The caller has checked whose they are.
     pub async fn recent(
         &self,
         subscriptions: &[SubscriptionId],
-        since: Timestamp,
+        now: Timestamp,
     ) -> Result<HashMap<SubscriptionId, Tally>, QueryError> {
-        let query = sqlx::query(RECENT).bind(id_list(subscriptions.iter().copied())).bind(FINE_S);
-        let query = query.bind(start(since.as_ms(), FINE_S)).bind(LATENCIES);
-        let mut found: HashMap<SubscriptionId, Tally> = HashMap::new();
+        let since = start(now.as_ms(), COARSE_S) - 23 * COARSE_S * 1_000;
+        let query = sqlx::query(RECENT).bind(id_list(subscriptions.iter().copied())).bind(COARSE_S);
+        let query = query.bind(since).bind(LATENCIES);
+        let mut hours: HashMap<SubscriptionId, BTreeMap<i64, Tally>> = HashMap::new();
         for row in &query.fetch_all(&self.inner.database.readers).await? {
             let mut columns = Columns::of(row);
-            let tally = found.entry(columns.id()?).or_default();
-            tally.add(columns.get()?, columns.number()?);
+            let tallies = hours.entry(columns.id()?).or_default();
+            tallies.entry(columns.get()?).or_default().add(columns.get()?, columns.number()?);
         }
-        Ok(found)
+        Ok(hours.into_iter().map(|(id, tallies)| (id, newest(tallies))).collect())
     }
+}
+
+/// The last hour and the one before.
+fn newest(mut hours: BTreeMap<i64, Tally>) -> Tally {
+    let Some((last, mut tally)) = hours.pop_last() else { return Tally::default() };
+    if let Some(before) = hours.remove(&(last - COARSE_S * 1_000)) {
+        tally.succeeded += before.succeeded;
+        tally.failed += before.failed;
+        tally.attempts_succeeded += before.attempts_succeeded;
+        tally.attempts_failed += before.attempts_failed;
+    }
+    tally
 }

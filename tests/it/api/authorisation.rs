@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 51] = [
+const FIELDS: [(&str, Option<Scope>, &str); 53] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -22,6 +22,8 @@ const FIELDS: [(&str, Option<Scope>, &str); 51] = [
     ),
     ("webhookHistory", Some(Scope::WebhooksRead), "{ webhookHistory(id: \"wh_1\") { nodes { version } } }"),
     ("webhookSummary", Some(Scope::WebhooksRead), "{ webhookSummary { total } }"),
+    ("alerts", Some(Scope::WebhooksRead), "{ alerts { kind message } }"),
+    ("deliveryStats", Some(Scope::WebhooksRead), "{ deliveryStats { succeeded series { startsAt } } }"),
     (
         "filterPreview",
         Some(Scope::WebhooksRead),

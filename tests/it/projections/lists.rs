@@ -405,7 +405,10 @@ async fn nothing_of_another_tenant_is_found() {
             assert_eq!(!models.deliveries(scope, &filter, &all()).await.unwrap().rows.is_empty(), found);
         }
         for event_type in [None, Some(EventType::parse("order.created").unwrap())] {
-            let messages = models.messages(scope, &MessageFilter { event_type }, &all()).await.unwrap();
+            let messages = models
+                .messages(scope, &MessageFilter { event_type, ..MessageFilter::default() }, &all())
+                .await
+                .unwrap();
             assert_eq!(!messages.rows.is_empty(), found);
         }
     }
