@@ -73,22 +73,22 @@ pub(super) struct CircuitBreakerRule(Breaker);
 /// When a circuit breaker trips, and tries again by itself.
 #[Object]
 impl CircuitBreakerRule {
-    /// So many hard failures in a row trip it,
+    /// How many hard failures in a row trip it, if they are of `deliveries` deliveries at least.
     async fn failures(&self) -> u32 {
         self.0.failures
     }
 
-    /// if they are of at least so many deliveries.
+    /// Of how many deliveries `failures` have to be at least.
     async fn deliveries(&self) -> u32 {
         self.0.deliveries
     }
 
-    /// So many soft failures in a row trip it,
+    /// How many soft failures in a row trip it, if they go on for `softOverMs` at least.
     async fn soft_failures(&self) -> u32 {
         self.0.soft_failures
     }
 
-    /// if they go on for at least so long, in milliseconds.
+    /// For how long `softFailures` have to go on at least, in milliseconds.
     async fn soft_over_ms(&self) -> Long {
         Long(self.0.soft_over_ms)
     }

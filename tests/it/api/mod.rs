@@ -10,6 +10,7 @@ mod gone;
 mod history;
 mod limits;
 mod operations;
+mod overview;
 mod publishing;
 
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 
 mod held;
 mod history;
+mod filters;
 mod lists;
 mod rebuilding;
 mod retention;

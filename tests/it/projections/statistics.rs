@@ -2,7 +2,6 @@
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
-use tidings::clock::Clock;
 use tidings::projections::rows::DeliveryStatus;
 use tidings::projections::{DeliveryCounts, DeliveryFilter, Page, ReadModels, TenantScope, Window};
 
