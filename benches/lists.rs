@@ -30,10 +30,11 @@ const AUDIT: &str = "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n +
     SELECT n, $2, iif(n % 2 = 0, 'TENANT_WEBHOOK_UPDATED', 'TENANT_WEBHOOK_TEST_SENT'), 1763894415000 + n, 'api_key',
         'key_' || n % 10, 'wh_' || n % 100, '{}' FROM number";
 
-const STATISTICS: &str = "WITH RECURSIVE hour (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM hour WHERE n < 719),
+const STATISTICS: &str = "WITH RECURSIVE step (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM step WHERE n < 719),
     slot (m) AS (SELECT 1 UNION ALL SELECT m + 1 FROM slot WHERE m < 60)
     INSERT INTO statistic (subject, grain, start_ms, measure, count)
-    SELECT $1, 3600, 1763892000000 - n * 3600000, iif(m < 3, m, m + 60), 100 FROM hour, slot";
+    SELECT $1, grain.value, 1763856000000 - n * grain.value * 1000, iif(m < 3, m, m + 60), 100
+    FROM step, slot, json_each('[300, 3600, 86400]') AS grain WHERE n * grain.value <= 30 * 86400";
 
 /// The median and the longest of some pages that follow each other.
 async fn measure<T>(name: &str, mut page_of: impl AsyncFnMut(Page) -> (Option<T>, Option<Key>)) {
@@ -133,9 +134,15 @@ async fn main() {
     ] {
         audit(&models, scope, name, filter).await;
     }
-    measure("statistics of 30 days (43,200 rows)", async |_| {
-        let now = Timestamp::from_ms(1_763_894_415_000);
-        (models.statistics(scope, None, Window::Last30Days, now).await.ok(), None)
-    })
-    .await;
+    for (name, window) in [
+        ("statistics of an hour", Window::LastHour),
+        ("statistics of 7 days", Window::Last7Days),
+        ("statistics of 30 days", Window::Last30Days),
+    ] {
+        measure(name, async |_| {
+            let now = Timestamp::from_ms(1_763_859_000_000);
+            (models.statistics(scope, None, window, now).await.ok(), None)
+        })
+        .await;
+    }
 }

@@ -11,7 +11,7 @@ use crate::domain::time::Timestamp;
 use crate::projections::rows::{CircuitState, WebhookRow};
 use crate::projections::{self, Latencies, Series, Step, Tally, TenantScope, Window};
 
-/// What a window of statistics costs: some ten thousand rows are summed.
+/// What a window of statistics costs: some thousand rows are summed.
 pub(super) const STATS_COST: usize = 50;
 
 /// How far back statistics look. Steps begin at whole UTC times, so that the newest one is not over yet.

@@ -6,7 +6,7 @@ use super::columns::{Columns, Id, bytes, id_list};
 use super::delivery_queries::status_number;
 use super::latency::Latencies;
 use super::rows::DeliveryStatus;
-use super::statistics::{ATTEMPTS_FAILED, ATTEMPTS_SUCCEEDED, COARSE_S, EVER, FINE_S, LATENCIES, start};
+use super::statistics::{ATTEMPTS_FAILED, ATTEMPTS_SUCCEEDED, COARSE_S, DAY_S, EVER, FINE_S, LATENCIES, start};
 use super::{QueryError, ReadModels, TenantScope};
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
@@ -31,7 +31,7 @@ impl Window {
             Self::LastHour => (FINE_S, FINE_S, 12),
             Self::Last24Hours => (COARSE_S, COARSE_S, 24),
             Self::Last7Days => (COARSE_S, 6 * COARSE_S, 28),
-            Self::Last30Days => (COARSE_S, 24 * COARSE_S, 30),
+            Self::Last30Days => (DAY_S, DAY_S, 30),
         }
     }
 }
@@ -94,7 +94,7 @@ pub struct DeliveryCounts {
     pub cancelled: u64,
 }
 
-// Summed by step: what a month holds is some hundred times what is shown.
+// Summed by step: a step of six hours is made of six rows for each measure.
 pub(super) const SERIES: &str = "SELECT (start_ms - $3) / $5, measure, sum(count) FROM statistic \
      WHERE subject = $1 AND grain = $2 AND start_ms >= $3 AND start_ms < $4 GROUP BY 1, 2";
 

@@ -21,8 +21,10 @@ use crate::domain::time::Timestamp;
 
 /// How many seconds a row of the finer kind stands for.
 pub(super) const FINE_S: i64 = 300;
-/// How many seconds a row of the coarser kind stands for.
+/// How many seconds a row of the middle kind stands for.
 pub(super) const COARSE_S: i64 = 3_600;
+/// How many seconds a row of the coarsest kind stands for.
+pub(super) const DAY_S: i64 = 86_400;
 /// In the place of seconds: a row for all time.
 pub(super) const EVER: i64 = 0;
 pub(super) const ATTEMPTS_SUCCEEDED: i64 = 8;
@@ -155,7 +157,7 @@ impl Changes {
 
     fn at(&mut self, of: Subjects, at_ms: i64, measure: i64, count: i64) {
         for subject in of {
-            for grain in [FINE_S, COARSE_S] {
+            for grain in [FINE_S, COARSE_S, DAY_S] {
                 self.change((subject, grain, start(at_ms, grain), measure), count);
             }
         }

@@ -18,7 +18,7 @@ const COUNTED: &str = "
         UNION ALL SELECT tenant, subscription, at, iif(done, 8, 9) FROM tried
         UNION ALL SELECT tenant, subscription, at, latency_ms + 16 FROM tried),
     timed AS (SELECT tenant, subscription, value AS grain, at - at % (value * 1000) AS start_ms, measure
-        FROM measured, json_each('[300, 3600]')
+        FROM measured, json_each('[300, 3600, 86400]')
         UNION ALL SELECT tenant, subscription, 0, 0, status FROM delivery),
     owned AS (SELECT tenant AS subject, grain, start_ms, measure FROM timed
         UNION ALL SELECT subscription, grain, start_ms, measure FROM timed)
