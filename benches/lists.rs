@@ -3,7 +3,7 @@
 //! `cargo bench --bench lists` prints the table of `docs/benchmarks.md`. The rows are made by SQL in a temporary file,
 //! for one tenant with a thousand webhooks: 97 of 100 deliveries have succeeded, 2 have failed, 10 were cancelled.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -13,6 +13,7 @@ use tidings::domain::time::Timestamp;
 use tidings::event_store::Position;
 use tidings::projections::rows::DeliveryStatus;
 use tidings::projections::{AuditFilter, DeliveryFilter, Key, Page, ReadModels, TenantScope, Window};
+use tokio::time::Instant;
 
 const ROWS: u64 = 1_000_000;
 const PAGES: usize = 20;
