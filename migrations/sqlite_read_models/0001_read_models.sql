@@ -88,6 +88,8 @@ CREATE TABLE webhook (
     revision INTEGER NOT NULL,
     secrets TEXT NOT NULL,
     circuit TEXT NOT NULL,
+    -- 0 closed, 1 open, 2 half open.
+    circuit_state INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     rate_limit_per_s INTEGER,
@@ -97,6 +99,7 @@ CREATE TABLE webhook (
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);
 CREATE INDEX webhook_by_enabled ON webhook (tenant, enabled);
+CREATE INDEX webhook_by_circuit ON webhook (tenant, circuit_state);
 
 -- Those that are deleted and can still be restored. `position` is that of the deletion, `webhook` the row as JSON.
 CREATE TABLE deleted_webhook (
@@ -180,6 +183,22 @@ CREATE TABLE last_delivery (
     at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Counts, each the sum over rows of `delivery` and `attempt`: they go with the rows that they count. `subject` is a
+-- subscription or a tenant, `grain` how many seconds of time a row stands for, from `start_ms` on; 0: of all time. What
+-- `measure` counts: deliveries by `status` (0 to 3; of a time only ended ones), attempts that succeeded (8) and failed
+-- (9), and from 16 on attempts by how long they took.
+CREATE TABLE statistic (
+    subject BLOB NOT NULL,
+    grain INTEGER NOT NULL,
+    start_ms INTEGER NOT NULL,
+    measure INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (subject, grain, start_ms, measure)
+) STRICT, WITHOUT ROWID;
+
+-- For taking out what counts nothing any more.
+CREATE INDEX statistic_empty ON statistic (count) WHERE count = 0;
+
 CREATE TABLE audit (
     position INTEGER PRIMARY KEY,
     tenant BLOB NOT NULL,
@@ -196,6 +215,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_by_tenant ON audit (tenant);
 CREATE INDEX audit_by_code ON audit (tenant, code);
 CREATE INDEX audit_by_target ON audit (tenant, target);
+CREATE INDEX audit_by_actor ON audit (tenant, actor_id);
 
 -- Whose each subscription is, also after it was deleted: only its creation says so.
 CREATE TABLE audit_subscription (

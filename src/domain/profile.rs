@@ -312,6 +312,11 @@ impl Profile {
         }
     }
 
+    /// The delay after each failed attempt that is followed by another one, before it is spread, in milliseconds.
+    pub fn retry_delays_ms(&self) -> Vec<u64> {
+        (1..self.max_attempts()).filter_map(|failures| self.retry.delay_ms(failures)).collect()
+    }
+
     /// When to try again after an attempt that failed at `ended_at`; `None` when the schedule has come to its end.
     /// `random` spreads the delay. An endpoint that `asked` to be left alone is, and then the time is spread over a
     /// tenth more.

@@ -7,7 +7,7 @@ use super::failure::{internal, nullable};
 use super::page::{Connection, List, PageArgs, cost};
 use super::scalar::DateTime;
 use super::state;
-use super::webhook::{self, Webhook, WebhookFilter};
+use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder};
 use crate::domain::api_key;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::scope::Scope;
@@ -76,6 +76,7 @@ impl Tenant {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Which of them.")] filter: Option<WebhookFilter>,
+        #[graphql(desc = "In which order; absent: the newest first.")] order_by: Option<WebhookOrder>,
         #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
         first: Option<i32>,
         #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
@@ -85,7 +86,9 @@ impl Tenant {
         nullable(async {
             authorise(ctx, Scope::WebhooksRead)?;
             let page = PageArgs { first, after, last, before };
-            webhook::list(ctx, TenantScope(self.0.id), filter.unwrap_or_default(), page).await.map(Some)
+            webhook::list(ctx, TenantScope(self.0.id), filter.unwrap_or_default(), order_by.unwrap_or_default(), page)
+                .await
+                .map(Some)
         })
         .await
     }

@@ -1,13 +1,19 @@
 //! The audit log.
 
-use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 
-use super::caller::own_tenant;
-use super::failure::internal;
+use super::access::Tenant;
+use super::caller::{caller, own_tenant};
+use super::event_type::EventType;
+use super::failure::{internal, nullable};
+use super::loader::load;
+use super::node::Node;
 use super::page::{Connection, List, PageArgs};
+use super::range::DateTimeRange;
 use super::scalar::{DateTime, Json, Long};
 use super::state;
 use crate::audit::Code;
+use crate::domain::id::ApiKeyId;
 use crate::domain::scope::Scope;
 use crate::event_store::Position;
 use crate::execute;
@@ -94,25 +100,37 @@ pub(super) enum AuditCode {
     ApiKeyRevoked,
 }
 
-/// Picks audit entries; all conditions must hold.
+/// Picks audit entries; all conditions must hold. With two of `codes`, `targetId` and `actorId` a page may end early: see
+/// `PageInfo`.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct AuditFilter {
     /// With one of these codes; empty or absent: with any.
     codes: Option<Vec<AuditCode>>,
     /// Of this webhook, API key, event type or tenant.
     target_id: Option<ID>,
+    /// Done by this actor: the id of an API key, or `system`.
+    actor_id: Option<ID>,
+    /// Recorded in this time.
+    pub(super) at: Option<DateTimeRange>,
 }
 
 impl AuditFilter {
-    /// The list that it picks, and the conditions as the read models take them.
-    pub(super) fn list(self, scope: TenantScope) -> (List, projections::AuditFilter) {
-        let mut codes: Vec<_> =
-            self.codes.unwrap_or_default().into_iter().map(|code| Code::from(code).as_str().to_owned()).collect();
+    /// The list that it picks, and the conditions as the read models take them, but for the time.
+    pub(super) fn list(&self, scope: TenantScope) -> (List, projections::AuditFilter) {
+        let codes = self.codes.iter().flatten().map(|code| Code::from(*code).as_str().to_owned());
+        let mut codes: Vec<_> = codes.collect();
         codes.sort();
         codes.dedup();
-        let target = self.target_id.map(|id| id.0);
-        let conditions = [("codes", (!codes.is_empty()).then(|| codes.join(" "))), ("target", target.clone())];
-        (List::new(Some(scope.0), "auditLog", &conditions), projections::AuditFilter { codes, target })
+        let id = |id: &Option<ID>| id.as_ref().map(|id| id.0.clone());
+        let (target, actor) = (id(&self.target_id), id(&self.actor_id));
+        let conditions = [
+            ("codes", (!codes.is_empty()).then(|| codes.join(" "))),
+            ("target", target.clone()),
+            ("actor", actor.clone()),
+            ("at", self.at.as_ref().map(DateTimeRange::text)),
+        ];
+        let list = List::new(Some(scope.0), "auditLog", &conditions);
+        (list, projections::AuditFilter { codes, target, actor, recorded: None })
     }
 }
 
@@ -127,11 +145,27 @@ pub(super) enum ActorKind {
 
 /// Who did something.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub(super) struct Actor {
     /// What kind of actor.
     kind: ActorKind,
     /// Id of the API key; `system` for the system.
     id: ID,
+}
+
+#[ComplexObject]
+impl Actor {
+    /// What people call it: the name of the API key; null for a key of another tenant, such as an operator's.
+    async fn display_name(&self, ctx: &Context<'_>) -> Option<Result<String>> {
+        nullable(async {
+            let Ok(id) = self.id.parse::<ApiKeyId>() else {
+                return Ok((self.kind == ActorKind::System).then(|| "system".to_owned()));
+            };
+            let own = caller(ctx).principal.tenant;
+            Ok(load(ctx, id).await?.filter(|key| key.tenant == own).map(|key| key.name))
+        })
+        .await
+    }
 }
 
 impl From<&execute::Actor> for Actor {
@@ -180,6 +214,23 @@ impl AuditEntry {
         ID(self.0.target.clone())
     }
 
+    /// What it was done to, if it is still there. Needs the scope of its kind.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn target(&self, ctx: &Context<'_>) -> Option<Result<Node>> {
+        nullable(async {
+            if Code::parse(self.0.code) == Some(Code::EventTypeRegistered) {
+                return Ok(EventType::find(ctx, &self.0.target).await?.map(Node::from));
+            }
+            Node::find(ctx, &self.0.target).await
+        })
+        .await
+    }
+
+    /// Whose entry it is.
+    async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
+        nullable(async { Ok(load(ctx, self.0.tenant).await?.map(Tenant)) }).await
+    }
+
     /// What changed, by field: `{"url": {"from": …, "to": …}}`. Secrets and the queries of URLs are masked.
     async fn changes(&self) -> Json {
         (&self.0.changes).into()
@@ -219,9 +270,12 @@ pub(super) async fn list(
     filter: AuditFilter,
     page: PageArgs,
 ) -> Result<Connection<AuditEntry>> {
-    let (list, filter) = filter.list(scope);
+    let (list, mut conditions) = filter.list(scope);
     let page = page.of(&list)?;
-    let slice = state(ctx).read_models.audit(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+    if let Some(range) = filter.at {
+        conditions.recorded = Some(range.places(ctx, scope).await?);
+    }
+    let slice = state(ctx).read_models.audit(scope, &conditions, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, AuditEntry))
 }
 

@@ -8,10 +8,11 @@ use super::scalar::{DateTime, int};
 use super::state;
 use crate::domain::circuit;
 use crate::projections::TenantScope;
-use crate::projections::rows::{CircuitRow, Trip, WebhookRow};
+use crate::projections::rows::{self, CircuitRow, Trip, WebhookRow};
 
 /// How far a circuit breaker lets its webhook send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "rows::CircuitState")]
 pub(super) enum CircuitState {
     /// Everything is sent.
     Closed,
@@ -72,11 +73,7 @@ pub(super) struct Circuit<'a>(pub(super) &'a WebhookRow);
 impl Circuit<'_> {
     /// How far it lets the webhook send.
     async fn state(&self) -> CircuitState {
-        match &self.0.circuit {
-            CircuitRow::Closed => CircuitState::Closed,
-            CircuitRow::Open(_) => CircuitState::Open,
-            CircuitRow::HalfOpen { .. } => CircuitState::HalfOpen,
-        }
+        self.0.circuit.state().into()
     }
 
     /// Why and when it tripped; null while it is closed.

@@ -3,10 +3,12 @@
 use async_graphql::{Context, Enum, ID, InputObject, Object, Result};
 
 use super::caller::{authorise, own_tenant};
+use super::event_type;
 use super::failure::{internal, nullable};
 use super::loader::load;
 use super::message::Message;
 use super::page::{Connection, List, PageArgs, cost};
+use super::range::{DateTimeRange, IntRange};
 use super::scalar::{DateTime, Long, int};
 use super::state;
 use super::webhook::Webhook;
@@ -105,37 +107,78 @@ pub(super) struct DeliveryFilter {
     pub(super) message_id: Option<ID>,
     /// In one of these states; empty or absent: in any.
     pub(super) statuses: Option<Vec<DeliveryStatus>>,
+    /// Of event types that one of these picks, written as a webhook's `eventFilters`, at most 50; absent: of any, empty:
+    /// of none. A page may end early: see `PageInfo`.
+    pub(super) event_filters: Option<Vec<String>>,
+    /// Whose last answer had an HTTP status in this range. A page may end early: see `PageInfo`.
+    pub(super) status_codes: Option<IntRange>,
+    /// Scheduled in this time.
+    pub(super) created_at: Option<DateTimeRange>,
 }
 
-/// Conditions in the words of a cursor.
-pub(super) type Conditions = [(&'static str, Option<String>); 3];
-
-impl DeliveryFilter {
-    /// The conditions in words, and as the read models take them; `None` if an id can be that of nothing.
-    pub(super) fn conditions(self) -> (Conditions, Option<projections::DeliveryFilter>) {
-        let mut statuses: Vec<_> =
-            self.statuses.unwrap_or_default().into_iter().map(rows::DeliveryStatus::from).collect();
-        statuses.sort_by_key(|status| *status as u8);
-        statuses.dedup();
-        let conditions = [
-            ("webhook", self.webhook_id.as_ref().map(|id| id.0.clone())),
-            ("message", self.message_id.as_ref().map(|id| id.0.clone())),
-            ("statuses", (!statuses.is_empty()).then(|| format!("{statuses:?}"))),
-        ];
-        let subscription = self.webhook_id.map(|id| id.parse::<SubscriptionId>()).transpose();
-        let message = self.message_id.map(|id| id.parse::<MessageId>()).transpose();
-        let filter = subscription.ok().zip(message.ok());
-        let filter =
-            filter.map(|(subscription, message)| projections::DeliveryFilter { subscription, message, statuses });
-        (conditions, filter)
-    }
-}
-
-/// Picks deliveries of one webhook or message.
+/// Picks deliveries of one webhook or message; all conditions must hold.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct DeliveryStatusFilter {
     /// In one of these states; empty or absent: in any.
-    pub(super) statuses: Option<Vec<DeliveryStatus>>,
+    statuses: Option<Vec<DeliveryStatus>>,
+    /// Of event types that one of these picks, written as a webhook's `eventFilters`, at most 50; absent: of any, empty:
+    /// of none. A page may end early: see `PageInfo`.
+    event_filters: Option<Vec<String>>,
+    /// Whose last answer had an HTTP status in this range. A page may end early: see `PageInfo`.
+    status_codes: Option<IntRange>,
+    /// Scheduled in this time.
+    created_at: Option<DateTimeRange>,
+}
+
+impl From<DeliveryStatusFilter> for DeliveryFilter {
+    fn from(filter: DeliveryStatusFilter) -> Self {
+        let DeliveryStatusFilter { statuses, event_filters, status_codes, created_at } = filter;
+        Self { statuses, event_filters, status_codes, created_at, ..Self::default() }
+    }
+}
+
+impl DeliveryFilter {
+    /// In words that never change, for cursors.
+    pub(super) fn conditions(&self) -> [(&'static str, Option<String>); 6] {
+        [
+            ("webhook", self.webhook_id.as_ref().map(|id| id.0.clone())),
+            ("message", self.message_id.as_ref().map(|id| id.0.clone())),
+            ("statuses", Some(self.statuses()).filter(|all| !all.is_empty()).map(|all| format!("{all:?}"))),
+            ("events", self.event_filters.as_ref().map(|all| all.join(" "))),
+            ("codes", self.status_codes.as_ref().map(IntRange::text)),
+            ("created", self.created_at.as_ref().map(DateTimeRange::text)),
+        ]
+    }
+
+    fn statuses(&self) -> Vec<rows::DeliveryStatus> {
+        let named = self.statuses.iter().flatten().map(|status| rows::DeliveryStatus::from(*status));
+        let mut statuses: Vec<_> = named.collect();
+        statuses.sort_by_key(|status| *status as u8);
+        statuses.dedup();
+        statuses
+    }
+
+    /// As the read models take it; `None` if an id is none of ours, and finds nothing.
+    pub(super) async fn rows(
+        &self,
+        ctx: &Context<'_>,
+        scope: TenantScope,
+    ) -> Result<Option<projections::DeliveryFilter>> {
+        let event_types = match &self.event_filters {
+            Some(globs) => Some(event_type::picked_by(ctx, scope.0, &event_type::parse(globs)?).await?),
+            None => None,
+        };
+        let recorded = match &self.created_at {
+            Some(range) => Some(range.places(ctx, scope).await?),
+            None => None,
+        };
+        let status_codes = self.status_codes.as_ref().map(IntRange::statuses).transpose()?;
+        let subscription = self.webhook_id.as_ref().map(|id| id.parse::<SubscriptionId>()).transpose();
+        let message = self.message_id.as_ref().map(|id| id.parse::<MessageId>()).transpose();
+        let (Ok(subscription), Ok(message)) = (subscription, message) else { return Ok(None) };
+        let statuses = self.statuses();
+        Ok(Some(projections::DeliveryFilter { subscription, message, statuses, event_types, status_codes, recorded }))
+    }
 }
 
 pub(super) struct Delivery(pub(super) DeliveryRow);
@@ -349,12 +392,10 @@ pub(super) async fn list(
     filter: DeliveryFilter,
     page: PageArgs,
 ) -> Result<Connection<Delivery>> {
-    let (conditions, filter) = filter.conditions();
-    let list = List::new(Some(scope.0), "deliveries", &conditions);
+    let list = List::new(Some(scope.0), "deliveries", &filter.conditions());
     let page = page.of(&list)?;
-    let Some(filter) = filter else {
-        let nothing = projections::Slice { rows: vec![], has_more: false };
-        return Ok(Connection::new(&list, &page, nothing, Delivery));
+    let Some(filter) = filter.rows(ctx, scope).await? else {
+        return Ok(Connection::new(&list, &page, projections::Slice::empty(), Delivery));
     };
     let slice = state(ctx).read_models.deliveries(scope, &filter, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, Delivery))

@@ -53,12 +53,14 @@ pub(super) struct EventTypeFilter {
     /// Event filters such as `user.*` or `account.**`, at most 50: types that at least one of them picks. Shows which
     /// types a webhook with these filters would send.
     matches: Option<Vec<String>>,
+    /// At one of these stages; empty or absent: at any.
+    stages: Option<Vec<EventTypeStage>>,
 }
 
 impl EventTypeFilter {
     /// What these filters pick.
     pub(super) fn matching(filters: &[Filter]) -> Self {
-        Self { search: None, matches: Some(filters.iter().map(ToString::to_string).collect()) }
+        Self { search: None, stages: None, matches: Some(filters.iter().map(ToString::to_string).collect()) }
     }
 }
 
@@ -151,13 +153,18 @@ impl EventType {
     /// The caller's event type of that name.
     pub(super) async fn find(ctx: &Context<'_>, name: &str) -> Result<Option<Self>> {
         let tenant = authorise(ctx, Scope::WebhooksRead)?.tenant;
-        let all = load(ctx, CatalogueOf(tenant)).await?;
-        Ok(all.and_then(|all| all.iter().find(|event_type| event_type.name.as_str() == name).cloned()))
+        named(ctx, tenant, name).await
     }
 
     fn contains(&self, text: &str) -> bool {
         [self.name.as_str(), &self.category, &self.description].iter().any(|field| field.to_lowercase().contains(text))
     }
+}
+
+/// The tenant's event type of that name. The caller has checked the scope.
+pub(super) async fn named(ctx: &Context<'_>, tenant: TenantId, name: &str) -> Result<Option<EventType>> {
+    let all = load(ctx, CatalogueOf(tenant)).await?;
+    Ok(all.and_then(|all| all.iter().find(|event_type| event_type.name.as_str() == name).cloned()))
 }
 
 /// The tenant's event types that the filter picks. The caller has checked the scope.
@@ -167,13 +174,19 @@ pub(super) async fn list(
     filter: EventTypeFilter,
     page: PageArgs,
 ) -> Result<Connection<EventType>> {
-    let conditions = [("search", filter.search.clone()), ("matches", filter.matches.as_ref().map(|all| all.join(" ")))];
+    let stages = filter.stages.filter(|stages| !stages.is_empty());
+    let conditions = [
+        ("search", filter.search.clone()),
+        ("matches", filter.matches.as_ref().map(|all| all.join(" "))),
+        ("stages", stages.as_ref().map(|stages| format!("{stages:?}"))),
+    ];
     let list = List::new(Some(tenant), "eventTypes", &conditions);
     let page = page.of(&list)?;
     let globs = filter.matches.map(|globs| parse(&globs)).transpose()?;
     let search = filter.search.map(|text| text.to_lowercase());
     let picked = |event_type: &&EventType| {
         globs.as_ref().is_none_or(|globs| filter::matches_any(globs, &event_type.name))
+            && stages.as_ref().is_none_or(|stages| stages.contains(&event_type.stage))
             && search.as_ref().is_none_or(|text| event_type.contains(text))
     };
     let all = load(ctx, CatalogueOf(tenant)).await?.unwrap_or_default();
@@ -188,4 +201,15 @@ pub(super) fn parse(globs: &[String]) -> Result<Vec<Filter>> {
         return Err(fault(crate::error_code::ErrorCode::InvalidInput, message));
     }
     globs.iter().map(|glob| Filter::parse(glob).map_err(|error| fault(error.code(), error.to_string()))).collect()
+}
+
+/// The names of the tenant's event types that the filters pick.
+pub(super) async fn picked_by(
+    ctx: &Context<'_>,
+    tenant: TenantId,
+    filters: &[Filter],
+) -> Result<Vec<filter::EventType>> {
+    let all = load(ctx, CatalogueOf(tenant)).await?.unwrap_or_default();
+    let names = all.iter().map(|event_type| event_type.name.clone());
+    Ok(names.filter(|name| filter::matches_any(filters, name)).collect())
 }

@@ -103,7 +103,7 @@ async fn deliveries(
     subscription: SubscriptionId,
 ) -> Result<(Vec<DeliveryRow>, bool)> {
     let read_models = &state(ctx).read_models;
-    let all = DeliveryFilter { subscription: Some(subscription), message: Some(message), statuses: vec![] };
+    let all = DeliveryFilter { subscription: Some(subscription), message: Some(message), ..DeliveryFilter::default() };
     let succeeded = DeliveryFilter { statuses: vec![DeliveryStatus::Succeeded], ..all.clone() };
     let newest = read_models.deliveries(scope, &all, &Page::first(MAX_PAGE)).await;
     let newest = newest.map_err(|error| internal(&error))?.rows;

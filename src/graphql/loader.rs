@@ -10,9 +10,10 @@ use async_graphql::{Context, Result};
 
 use super::event_type::{self, EventType};
 use super::failure::internal;
-use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
-use crate::projections::rows::{DeliveryRow, MessageRow, WebhookRow};
-use crate::projections::{QueryError, ReadModels, TenantScope};
+use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::time::Timestamp;
+use crate::projections::rows::{ApiKeyRow, DeliveryRow, MessageRow, TenantRow, WebhookRow};
+use crate::projections::{DeliveryCounts, QueryError, ReadModels, Tally, TenantScope};
 
 /// Reads rows by id and tenant.
 pub(super) struct Rows(ReadModels);
@@ -59,6 +60,77 @@ rows_by_id! {
     SubscriptionId -> WebhookRow by webhooks_by_ids;
     MessageId -> MessageRow by messages_by_ids;
     DeliveryId -> DeliveryRow by deliveries_by_ids;
+}
+
+/// A tenant; an API key, whosever it is.
+macro_rules! rows_by_one_id {
+    ($($id:ident -> $row:ident by $query:ident;)*) => {$(
+        impl Loader<$id> for Rows {
+            type Value = $row;
+            type Error = Arc<QueryError>;
+
+            async fn load(&self, keys: &[$id]) -> Result<HashMap<$id, $row>, Arc<QueryError>> {
+                let mut found = HashMap::with_capacity(keys.len());
+                for key in keys {
+                    if let Some(row) = self.0.$query(*key).await.map_err(Arc::new)? {
+                        found.insert(*key, row);
+                    }
+                }
+                Ok(found)
+            }
+        }
+    )*};
+}
+
+rows_by_one_id! {
+    TenantId -> TenantRow by tenant;
+    ApiKeyId -> ApiKeyRow by api_key;
+}
+
+/// How the deliveries of a webhook stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CountsOf(pub(super) SubscriptionId);
+
+impl Loader<CountsOf> for Rows {
+    type Value = DeliveryCounts;
+    type Error = Arc<QueryError>;
+
+    async fn load(&self, keys: &[CountsOf]) -> Result<HashMap<CountsOf, DeliveryCounts>, Arc<QueryError>> {
+        let ids: Vec<_> = keys.iter().map(|key| key.0).collect();
+        let found = self.0.delivery_counts_of(&ids).await.map_err(Arc::new)?;
+        Ok(found.into_iter().map(|(id, counts)| (CountsOf(id), counts)).collect())
+    }
+}
+
+/// What became of a webhook's newest attempts, as of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RecentOf {
+    id: SubscriptionId,
+    /// In whole minutes, so that all that are asked for in one answer are read together.
+    minute: u64,
+}
+
+impl RecentOf {
+    pub(super) fn at(id: SubscriptionId, now: Timestamp) -> Self {
+        Self { id, minute: now.ms_since(Timestamp::from_ms(0)) / 60_000 }
+    }
+}
+
+impl Loader<RecentOf> for Rows {
+    type Value = Tally;
+    type Error = Arc<QueryError>;
+
+    async fn load(&self, keys: &[RecentOf]) -> Result<HashMap<RecentOf, Tally>, Arc<QueryError>> {
+        let minutes: HashSet<_> = keys.iter().map(|key| key.minute).collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for minute in minutes {
+            let ids: Vec<_> = keys.iter().filter(|key| key.minute == minute).map(|key| key.id).collect();
+            let now = Timestamp::from_ms(0).plus_ms(minute * 60_000);
+            let tallies = self.0.recent(&ids, now).await.map_err(Arc::new)?;
+            found.extend(tallies.into_iter().map(|(id, tally)| (RecentOf { id, minute }, tally)));
+        }
+        Ok(found)
+    }
 }
 
 /// A tenant's catalogue: what every tenant has, and its own.

@@ -2,10 +2,14 @@
 
 use async_graphql::{Context, ID, InputObject, Object, Result};
 
+use super::access::Tenant;
 use super::caller::{authorise, own_tenant};
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
+use super::event_type;
 use super::failure::{internal, nullable};
+use super::loader::load;
 use super::page::{Connection, List, PageArgs, cost};
+use super::range::DateTimeRange;
 use super::scalar::{DateTime, Json};
 use super::state;
 use crate::domain::filter::EventType;
@@ -14,12 +18,14 @@ use crate::domain::scope::Scope;
 use crate::projections::rows::MessageRow;
 use crate::projections::{self, Slice, TenantScope};
 
-/// Picks messages.
+/// Picks messages; all conditions must hold.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct MessageFilter {
     /// Of exactly this event type.
     #[graphql(name = "type")]
     pub(super) event_type: Option<String>,
+    /// Published in this time.
+    pub(super) created_at: Option<DateTimeRange>,
 }
 
 pub(super) struct Message(pub(super) MessageRow);
@@ -36,6 +42,20 @@ impl Message {
     #[graphql(name = "type")]
     async fn event_type(&self) -> &str {
         self.0.event_type.as_str()
+    }
+
+    /// The event type's definition in the catalogue. Needs the scope `WEBHOOKS_READ`.
+    async fn definition(&self, ctx: &Context<'_>) -> Option<Result<event_type::EventType>> {
+        nullable(async {
+            authorise(ctx, Scope::WebhooksRead)?;
+            event_type::named(ctx, self.0.tenant, self.0.event_type.as_str()).await
+        })
+        .await
+    }
+
+    /// Whose it is.
+    async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
+        nullable(async { Ok(load(ctx, self.0.tenant).await?.map(Tenant)) }).await
     }
 
     /// When the event happened.
@@ -96,11 +116,7 @@ impl Message {
     ) -> Option<Result<Connection<Delivery>>> {
         nullable(async {
             authorise(ctx, Scope::DeliveriesRead)?;
-            let filter = DeliveryFilter {
-                message_id: Some(self.0.id.into()),
-                statuses: filter.and_then(|filter| filter.statuses),
-                ..DeliveryFilter::default()
-            };
+            let filter = DeliveryFilter { message_id: Some(self.0.id.into()), ..filter.unwrap_or_default().into() };
             let page = PageArgs { first, after, last, before };
             delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
         })
@@ -125,13 +141,18 @@ pub(super) async fn list(
     filter: MessageFilter,
     page: PageArgs,
 ) -> Result<Connection<Message>> {
-    let list = List::new(Some(scope.0), "messages", &[("type", filter.event_type.clone())]);
+    let created = filter.created_at.as_ref().map(DateTimeRange::text);
+    let list = List::new(Some(scope.0), "messages", &[("type", filter.event_type.clone()), ("created", created)]);
     let page = page.of(&list)?;
     let Ok(event_type) = filter.event_type.map(|name| EventType::parse(&name)).transpose() else {
-        let nothing = Slice { rows: vec![], has_more: false };
+        let nothing = Slice::empty();
         return Ok(Connection::new(&list, &page, nothing, Message));
     };
-    let filter = projections::MessageFilter { event_type };
+    let recorded = match filter.created_at {
+        Some(range) => Some(range.places(ctx, scope).await?),
+        None => None,
+    };
+    let filter = projections::MessageFilter { event_type, recorded };
     let slice = state(ctx).read_models.messages(scope, &filter, &page).await.map_err(|error| internal(&error))?;
     Ok(Connection::new(&list, &page, slice, Message))
 }

@@ -114,12 +114,15 @@ pub(super) fn cut<T>(rows: Vec<(Key, T)>, page: &Page) -> Slice<T> {
     } else {
         rows.truncate(page.limit);
     }
-    Slice { rows, has_more }
+    Slice::new(rows, has_more)
 }
 
 /// One page of a list.
 pub(super) struct Connection<T> {
     edges: Vec<Edge<T>>,
+    /// Where a page ends that was not filled, at its beginning or its end.
+    start: Option<String>,
+    end: Option<String>,
     has_next_page: bool,
     has_previous_page: bool,
 }
@@ -130,16 +133,20 @@ pub(super) struct Edge<T> {
     node: T,
 }
 
-/// Where a page stands in its list.
+/// Where a page stands in its list. A page ends early where a filter has found little among 5,000 items: it then has
+/// fewer items than were asked for, or none, and `hasNextPage` says that the list goes on behind `endCursor`
+/// (`hasPreviousPage`, `startCursor` where `last` was given).
 #[derive(SimpleObject)]
 pub(super) struct PageInfo {
     /// Whether items follow this page. Known for sure when paging forward.
     has_next_page: bool,
     /// Whether items precede this page. Known for sure when paging backward.
     has_previous_page: bool,
-    /// Cursor of the first item; null on an empty page.
+    /// Cursor of the first item, or of where the page begins if it has fewer items than were asked for; null if there
+    /// is nothing before it either.
     start_cursor: Option<String>,
-    /// Cursor of the last item; null on an empty page.
+    /// Cursor of the last item, or of where the page ends if it has fewer items than were asked for; null if there is
+    /// nothing behind it either.
     end_cursor: Option<String>,
 }
 
@@ -149,8 +156,12 @@ impl<T> Connection<T> {
             true => (page.before.is_some(), slice.has_more),
             false => (slice.has_more, page.after.is_some()),
         };
-        let edges = slice.rows.into_iter().map(|(key, row)| Edge::new(list, &key, node(row))).collect();
-        Self { edges, has_next_page, has_previous_page }
+        let edge = slice.edge.as_ref().map(|key| list.cursor(key));
+        let (start, end) = if page.from_end { (edge, None) } else { (None, edge) };
+        let edges: Vec<_> = slice.rows.into_iter().map(|(key, row)| Edge::new(list, &key, node(row))).collect();
+        let start = start.or_else(|| edges.first().map(|edge| edge.cursor.clone()));
+        let end = end.or_else(|| edges.last().map(|edge| edge.cursor.clone()));
+        Self { edges, start, end, has_next_page, has_previous_page }
     }
 }
 
@@ -190,8 +201,8 @@ impl<T: OutputType> Connection<T> {
         PageInfo {
             has_next_page: self.has_next_page,
             has_previous_page: self.has_previous_page,
-            start_cursor: self.edges.first().map(|edge| edge.cursor.clone()),
-            end_cursor: self.edges.last().map(|edge| edge.cursor.clone()),
+            start_cursor: self.start.clone(),
+            end_cursor: self.end.clone(),
         }
     }
 }

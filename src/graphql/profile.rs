@@ -2,8 +2,8 @@
 
 use async_graphql::{Enum, Object};
 
-use super::scalar::int;
-use crate::domain::profile::{self, Algorithm, Profile, Redelivery, Success, UrlAsOf};
+use super::scalar::{Long, int};
+use crate::domain::profile::{self, Algorithm, Breaker, Jitter, Profile, Redelivery, Retry, Success, UrlAsOf};
 
 #[derive(Clone, Copy)]
 pub(super) struct DeliveryProfile(&'static Profile);
@@ -36,6 +36,67 @@ pub(super) enum SignatureAlgorithm {
     HmacSha256,
     /// By a private key; `webhook.secrets.publicKey` verifies.
     Ed25519,
+}
+
+/// How delays between attempts are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+pub(super) enum RetryJitter {
+    /// Not at all: exactly the delay.
+    None,
+    /// Evenly between nothing and the delay.
+    Full,
+    /// Evenly between half the delay and the delay.
+    Equal,
+    /// Evenly between the delay and a tenth more.
+    Additive,
+    /// Evenly between some percent less and as many more.
+    Proportional,
+    /// Evenly between the first delay and the one before, grown by the schedule's factor.
+    Decorrelated,
+}
+
+impl From<Jitter> for RetryJitter {
+    fn from(jitter: Jitter) -> Self {
+        match jitter {
+            Jitter::None => Self::None,
+            Jitter::Full => Self::Full,
+            Jitter::Equal => Self::Equal,
+            Jitter::Additive => Self::Additive,
+            Jitter::Proportional(_) => Self::Proportional,
+            Jitter::Decorrelated => Self::Decorrelated,
+        }
+    }
+}
+
+pub(super) struct CircuitBreakerRule(Breaker);
+
+/// When a circuit breaker trips, and tries again by itself.
+#[Object]
+impl CircuitBreakerRule {
+    /// How many hard failures in a row trip it, if they are of `deliveries` deliveries at least.
+    async fn failures(&self) -> u32 {
+        self.0.failures
+    }
+
+    /// Of how many deliveries `failures` have to be at least.
+    async fn deliveries(&self) -> u32 {
+        self.0.deliveries
+    }
+
+    /// How many soft failures in a row trip it, if they go on for `softOverMs` at least.
+    async fn soft_failures(&self) -> u32 {
+        self.0.soft_failures
+    }
+
+    /// For how long `softFailures` have to go on at least, in milliseconds.
+    async fn soft_over_ms(&self) -> Long {
+        Long(self.0.soft_over_ms)
+    }
+
+    /// How often it tries again by itself before somebody has to call `reenableWebhook`; 0: never.
+    async fn probes(&self) -> u32 {
+        self.0.probe.map_or(0, |probe| probe.attempts)
+    }
 }
 
 /// How a kind of receiver wants its webhooks: body, headers, signature, retries and rules.
@@ -78,6 +139,31 @@ impl DeliveryProfile {
     /// Attempts in all, until a delivery has failed.
     async fn max_attempts(&self) -> u32 {
         self.0.max_attempts()
+    }
+
+    /// How long to wait after each failed attempt before the next one, in milliseconds, before `retryJitter` spreads it: one
+    /// number less than there are attempts.
+    async fn retry_delays_ms(&self) -> Vec<Long> {
+        self.0.retry_delays_ms().into_iter().map(Long).collect()
+    }
+
+    /// How the delays are spread, so that many deliveries do not come back at one moment.
+    async fn retry_jitter(&self) -> RetryJitter {
+        self.0.jitter.into()
+    }
+
+    /// No attempt becomes due later than this after its delivery was scheduled, in milliseconds; null: the delays alone
+    /// decide.
+    async fn retry_window_ms(&self) -> Option<Long> {
+        match &self.0.retry {
+            Retry::Exponential { window_ms, .. } => Some(Long(*window_ms)),
+            Retry::List { .. } => None,
+        }
+    }
+
+    /// When a webhook's circuit breaker trips; null: it has none.
+    async fn circuit_breaker(&self) -> Option<CircuitBreakerRule> {
+        self.0.breaker.map(CircuitBreakerRule)
     }
 
     /// Limit for one attempt, in milliseconds.
@@ -133,6 +219,13 @@ impl DeliveryProfile {
     /// Which URL an attempt goes to when the webhook's has changed since its delivery was triggered.
     async fn url_as_of(&self) -> UrlMoment {
         self.0.url_as_of.into()
+    }
+}
+
+impl DeliveryProfile {
+    /// The profile of that name.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        profile::find(name).ok().map(Self)
     }
 }
 

@@ -3,6 +3,7 @@
 use async_graphql::{Context, ID, Object, Result};
 
 use super::access::{ApiKey, Tenant, Viewer};
+use super::alert::{self, Alert};
 use super::audit::{self, AuditEntry, AuditFilter};
 use super::caller::{authorise, own_tenant};
 use super::deleted_webhook::{self, DeletedWebhook};
@@ -22,7 +23,8 @@ use super::quarantine::{self, QuarantineEntry};
 use super::scalar::{DateTime, Long};
 use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
-use super::webhook::{self, Webhook, WebhookFilter, WebhookSummary};
+use super::statistics::{self, DeliveryStats, STATS_COST, StatsWindow};
+use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder, WebhookSummary};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
@@ -73,6 +75,7 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Which of them.")] filter: Option<WebhookFilter>,
+        #[graphql(desc = "In which order; absent: the newest first.")] order_by: Option<WebhookOrder>,
         #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
         first: Option<i32>,
         #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
@@ -82,7 +85,7 @@ impl Query {
         nullable(async {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             let page = PageArgs { first, after, last, before };
-            webhook::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+            webhook::list(ctx, scope, filter.unwrap_or_default(), order_by.unwrap_or_default(), page).await.map(Some)
         })
         .await
     }
@@ -181,6 +184,32 @@ impl Query {
         nullable(async {
             let scope = own_tenant(ctx, Scope::WebhooksRead)?;
             webhook::summary(ctx, scope).await.map(Some)
+        })
+        .await
+    }
+
+    /// What needs somebody's attention in the tenant, the newest first: at most one entry for a webhook and a reason. Empty
+    /// if all is well. Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "STATS_COST + items(20, child_complexity)")]
+    async fn alerts(&self, ctx: &Context<'_>) -> Option<Result<Vec<Alert>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            alert::all(ctx, scope).await.map(Some)
+        })
+        .await
+    }
+
+    /// What became of all the tenant's deliveries in a window of time, those of deleted webhooks among them, with latencies.
+    /// Needs the scope `WEBHOOKS_READ`.
+    #[graphql(complexity = "STATS_COST + child_complexity")]
+    async fn delivery_stats(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default_with = "StatsWindow::Last24Hours", desc = "How far back.")] window: StatsWindow,
+    ) -> Option<Result<DeliveryStats>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::WebhooksRead)?;
+            statistics::statistics(ctx, scope, None, window).await.map(Some)
         })
         .await
     }

@@ -227,7 +227,7 @@ pub(super) async fn list(
     let key = |recorded: &RecordedVersion| Key(recorded.version.number.cast_signed(), String::new());
     Ok(found.map(|(versions, has_more)| {
         let rows = versions.into_iter().map(|recorded| (key(&recorded), recorded)).collect();
-        Connection::new(&list, &page, Slice { rows, has_more }, |recorded| WebhookSnapshot {
+        Connection::new(&list, &page, Slice::new(rows, has_more), |recorded| WebhookSnapshot {
             cut: Cut::at(recorded.position),
             recorded,
         })

@@ -107,7 +107,7 @@ pub(super) async fn find(
     let Timers { pending, enabled: _, hold_until, endpoint_hold_until, probe_at, waiting, more } = timers;
     let key = |timer: &Timer| Key(timer.open.due_at.as_ms(), timer.delivery.to_string());
     let rows = waiting.into_iter().map(|timer| (key(&timer), timer)).collect();
-    let slice = Slice { rows, has_more: more };
+    let slice = Slice::new(rows, more);
     Ok(Some(WebhookTimers {
         pending: pending.try_into().unwrap_or(u32::MAX),
         hold_until: hold_until.map(DateTime),

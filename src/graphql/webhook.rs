@@ -1,33 +1,79 @@
 //! Webhooks: what everything but the API calls subscriptions.
 
-use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
+use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 
+use super::access::Tenant;
 use super::caller::{authorise, own_tenant};
-use super::circuit::Circuit;
+use super::circuit::{Circuit, CircuitState};
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
-use super::failure::{internal, nullable};
+use super::failure::{fault, internal, nullable};
 use super::job::{self, WebhookJob};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
+use super::profile::DeliveryProfile;
 use super::scalar::{DateTime, int};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot};
 use super::state;
+use super::statistics::{self, DeliveryCounts, DeliveryStats, STATS_COST, StatsWindow, WebhookHealth};
 use super::timers::{self, WebhookTimers};
 use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::KnownSecret;
-use crate::projections::rows::{SecretRow, WebhookRow};
+use crate::error_code::ErrorCode;
+use crate::projections::rows::{self, SecretRow, WebhookRow};
 use crate::projections::{self, TenantScope};
 
-/// Picks webhooks; all conditions must hold.
+/// Picks webhooks; all conditions must hold. With `search`, `matchesEvent`, or `enabled` beside `circuitStates`, a page may
+/// end early: see `PageInfo`.
 #[derive(Clone, Debug, Default, InputObject)]
 pub(super) struct WebhookFilter {
     /// Part of the URL or the description.
     pub(super) search: Option<String>,
     /// Whether it sends.
     pub(super) enabled: Option<bool>,
+    /// Whose circuit breaker stands so; empty or absent: however it stands.
+    pub(super) circuit_states: Option<Vec<CircuitState>>,
+    /// Whose filters pick this event type.
+    pub(super) matches_event: Option<String>,
+}
+
+/// What webhooks are ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "projections::WebhookOrderField")]
+pub(super) enum WebhookOrderField {
+    /// When they were created.
+    CreatedAt,
+    /// Their URL, letter by letter.
+    Url,
+    /// When a delivery last succeeded or an attempt last failed; those without any come before all others.
+    LastDeliveryAt,
+}
+
+/// Which way a list goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+pub(super) enum OrderDirection {
+    /// From the smallest or the oldest.
+    Asc,
+    /// From the largest or the newest.
+    Desc,
+}
+
+/// How webhooks are ordered. By anything but `CREATED_AT` only for tenants with at most 2,000 webhooks; otherwise the list
+/// fails with `LIMIT_EXCEEDED`.
+#[derive(Clone, Copy, Debug, InputObject)]
+pub(super) struct WebhookOrder {
+    /// By what.
+    field: WebhookOrderField,
+    /// Which way.
+    direction: OrderDirection,
+}
+
+impl Default for WebhookOrder {
+    fn default() -> Self {
+        Self { field: WebhookOrderField::CreatedAt, direction: OrderDirection::Desc }
+    }
 }
 
 /// Numbers for a tenant's overview.
@@ -39,6 +85,8 @@ pub(super) struct WebhookSummary {
     pub(super) active: i32,
     /// Webhooks that do not.
     pub(super) inactive: i32,
+    /// Webhooks whose circuit breaker is open, active ones and others: nothing is sent to them.
+    pub(super) circuit_open: i32,
     /// Event types that can be published: those that every tenant has, and its own.
     pub(super) event_types: i32,
 }
@@ -158,6 +206,41 @@ impl Webhook {
         self.0.last_delivery_at.map(DateTime)
     }
 
+    /// How well its deliveries go, in a word.
+    #[graphql(complexity = "2")]
+    async fn health(&self, ctx: &Context<'_>) -> Option<Result<WebhookHealth>> {
+        nullable(async { statistics::health(ctx, &self.0).await.map(Some) }).await
+    }
+
+    /// How many of its deliveries stand how.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn delivery_counts(&self, ctx: &Context<'_>) -> Option<Result<DeliveryCounts>> {
+        nullable(async { statistics::counts(ctx, self.0.id).await.map(Some) }).await
+    }
+
+    /// What became of its deliveries in a window of time, with latencies.
+    #[graphql(complexity = "STATS_COST + child_complexity")]
+    async fn stats(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default_with = "StatsWindow::Last24Hours", desc = "How far back.")] window: StatsWindow,
+    ) -> Option<Result<DeliveryStats>> {
+        nullable(async {
+            statistics::statistics(ctx, TenantScope(self.0.tenant), Some(self.0.id), window).await.map(Some)
+        })
+        .await
+    }
+
+    /// Whose it is.
+    async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
+        nullable(async { Ok(load(ctx, self.0.tenant).await?.map(Tenant)) }).await
+    }
+
+    /// Its delivery profile: body, signatures, retries and rules.
+    async fn delivery_profile(&self) -> Option<DeliveryProfile> {
+        DeliveryProfile::find(&self.0.profile)
+    }
+
     /// Its signing secrets, the current one first, without their text.
     async fn secrets(&self) -> Vec<WebhookSecret> {
         let secret = |row: &SecretRow| WebhookSecret {
@@ -213,11 +296,7 @@ impl Webhook {
     ) -> Option<Result<Connection<Delivery>>> {
         nullable(async {
             authorise(ctx, Scope::DeliveriesRead)?;
-            let filter = DeliveryFilter {
-                webhook_id: Some(self.0.id.into()),
-                statuses: filter.and_then(|filter| filter.statuses),
-                ..DeliveryFilter::default()
-            };
+            let filter = DeliveryFilter { webhook_id: Some(self.0.id.into()), ..filter.unwrap_or_default().into() };
             let page = PageArgs { first, after, last, before };
             delivery::list(ctx, TenantScope(self.0.tenant), filter, page).await.map(Some)
         })
@@ -317,13 +396,35 @@ pub(super) async fn list(
     ctx: &Context<'_>,
     scope: TenantScope,
     filter: WebhookFilter,
+    order: WebhookOrder,
     page: PageArgs,
 ) -> Result<Connection<Webhook>> {
-    let conditions = [("search", filter.search.clone()), ("enabled", filter.enabled.map(|flag| flag.to_string()))];
+    let mut states: Vec<_> =
+        filter.circuit_states.unwrap_or_default().into_iter().map(rows::CircuitState::from).collect();
+    states.sort_by_key(|state| *state as u8);
+    states.dedup();
+    let ordered = (order.field != WebhookOrderField::CreatedAt || order.direction != OrderDirection::Desc)
+        .then(|| format!("{:?} {:?}", order.field, order.direction));
+    let conditions = [
+        ("search", filter.search.clone()),
+        ("enabled", filter.enabled.map(|flag| flag.to_string())),
+        ("circuits", (!states.is_empty()).then(|| format!("{states:?}"))),
+        ("matches", filter.matches_event.clone()),
+        ("order", ordered),
+    ];
     let list = List::new(Some(scope.0), "webhooks", &conditions);
     let page = page.of(&list)?;
-    let filter = projections::WebhookFilter { search: filter.search, enabled: filter.enabled };
-    let slice = state(ctx).read_models.webhooks(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+    let Ok(matches) = filter.matches_event.map(|name| filter::EventType::parse(&name)).transpose() else {
+        return Ok(Connection::new(&list, &page, projections::Slice::empty(), Webhook));
+    };
+    let filter =
+        projections::WebhookFilter { search: filter.search, enabled: filter.enabled, circuit_states: states, matches };
+    let order =
+        projections::WebhookOrder { field: order.field.into(), ascending: order.direction == OrderDirection::Asc };
+    let found = state(ctx).read_models.webhooks(scope, &filter, order, &page).await;
+    let slice = found.map_err(|error| internal(&error))?.ok_or_else(|| {
+        fault(ErrorCode::LimitExceeded, "there are too many webhooks to be ordered so; order them by `CREATED_AT`")
+    })?;
     Ok(Connection::new(&list, &page, slice, Webhook))
 }
 
@@ -335,6 +436,7 @@ pub(super) async fn summary(ctx: &Context<'_>, scope: TenantScope) -> Result<Web
         total: int(counts.total),
         active: int(counts.active),
         inactive: int(counts.inactive),
+        circuit_open: int(counts.circuit_open),
         event_types: int(catalogue.iter().filter(|event_type| !event_type.name.is_reserved()).count() as u64),
     })
 }

@@ -15,7 +15,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
-use super::page::{List, Order, Query, Range, list};
+use super::page::{List, Order, Query, Range, WALK, list};
 use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::AuditRow;
 use super::statement::ManyRows;
@@ -352,6 +352,17 @@ pub struct AuditFilter {
     pub codes: Vec<String>,
     /// Only those about the thing with this id.
     pub target: Option<String>,
+    /// Only those done by the actor with this id.
+    pub actor: Option<String>,
+    /// Only those recorded behind the first position, up to the second one.
+    pub recorded: Option<(Position, Position)>,
+}
+
+impl AuditFilter {
+    /// Whether it has conditions that no index answers: of target, actor and codes one is answered.
+    fn walks(&self) -> bool {
+        [self.target.is_some(), self.actor.is_some(), !self.codes.is_empty()].into_iter().filter(|has| *has).count() > 1
+    }
 }
 
 macro_rules! select {
@@ -370,7 +381,15 @@ pub(super) const OF_CODE: List =
 
 pub(super) const OF_TARGET: List = list!(
     concat!(select!(), " INDEXED BY audit_by_target"),
-    "tenant = $4 AND target = $5 AND ($6 IS NULL OR code IN (SELECT value FROM json_each($6)))",
+    "tenant = $4 AND target = $6",
+    " AND ($5 IS NULL OR code IN (SELECT value FROM json_each($5))) AND ($7 IS NULL OR actor_id = $7)",
+    "position"
+);
+
+pub(super) const OF_ACTOR: List = list!(
+    concat!(select!(), " INDEXED BY audit_by_actor"),
+    "tenant = $4 AND actor_id = $7",
+    " AND ($5 IS NULL OR code IN (SELECT value FROM json_each($5)))",
     "position"
 );
 
@@ -383,11 +402,18 @@ impl ReadModels {
         page: &Page,
     ) -> Result<Slice<AuditRow>, QueryError> {
         let range = Range::of(page, Order::Descending);
-        let queries = queries(&range, scope, filter);
+        let mut range = match filter.recorded {
+            Some(positions) => range.within(positions),
+            None => range,
+        };
         // One snapshot for all: a reader that goes on from the newest row it saw must not have missed an older one.
         let mut snapshot = self.inner.database.readers.begin().await?;
+        if filter.walks() {
+            let walk = range.end_of_walk(narrowest(filter), WALK).bind(bytes(scope.0));
+            range.walk(&mut snapshot, [bind(walk, filter)]).await?;
+        }
         let mut slices = Vec::new();
-        for query in queries {
+        for query in queries(&range, scope, filter) {
             slices.push(range.fetch(&mut *snapshot, query, audit_row).await?);
         }
         snapshot.rollback().await?;
@@ -402,12 +428,26 @@ impl ReadModels {
     }
 }
 
-/// One statement for each code, since the rows of one code are a range of the index.
+/// The list whose index answers a condition of the filter: the one that is likely to pick least.
+fn narrowest(filter: &AuditFilter) -> &'static List {
+    match (&filter.target, &filter.actor) {
+        (Some(_), _) => &OF_TARGET,
+        (None, Some(_)) => &OF_ACTOR,
+        (None, None) => &ALL,
+    }
+}
+
+/// Adds the values from `$5` on.
+fn bind(query: Query, filter: &AuditFilter) -> Query {
+    let codes = (!filter.codes.is_empty()).then(|| json_text(&filter.codes));
+    query.bind(codes).bind(filter.target.clone()).bind(filter.actor.clone())
+}
+
+/// One statement for each code where an index answers them, since the rows of one code are a range of it.
 fn queries(range: &Range, scope: TenantScope, filter: &AuditFilter) -> Vec<Query> {
     let scoped = |list: &List| range.query(list).bind(bytes(scope.0));
-    if let Some(target) = &filter.target {
-        let codes = (!filter.codes.is_empty()).then(|| json_text(&filter.codes));
-        return vec![scoped(&OF_TARGET).bind(target.clone()).bind(codes)];
+    if filter.target.is_some() || filter.actor.is_some() {
+        return vec![bind(scoped(narrowest(filter)), filter)];
     }
     if filter.codes.is_empty() {
         return vec![scoped(&ALL)];

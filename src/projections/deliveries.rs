@@ -15,13 +15,14 @@ use async_trait::async_trait;
 use lru::LruCache;
 use sqlx::SqliteConnection;
 
-use super::columns::{bytes, id_list};
+use super::columns::{Columns, bytes, id_list, json_text, packed};
 use super::delivery_queries::{TO_FOLD, delivery_row, status_number, word_text};
 use super::entry::{self, Entry};
 use super::held;
 use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::statement::ManyRows;
+use super::statistics::Changes;
 use crate::domain::event::{
     AttemptFailed, DeliveryBackfilled, DeliveryCancelled, DeliveryEvent, DeliveryExhausted, DeliveryExpired,
     DeliveryRescheduled, DeliveryScheduled, DeliverySucceeded, Event, MessageEvent, MessagePublished,
@@ -68,7 +69,7 @@ static PUT_LAST: LazyLock<ManyRows> = LazyLock::new(|| {
 });
 
 pub(super) const CANCEL: &str = "UPDATE delivery SET status = 3, completed_at_ms = $2, next_attempt_at_ms = NULL \
-     WHERE subscription = $1 AND status = 0";
+     WHERE subscription = $1 AND status = 0 AND position NOT IN (SELECT value FROM json_each($3)) RETURNING tenant";
 
 /// The projection.
 pub(super) struct Deliveries {
@@ -231,8 +232,7 @@ impl Projection for Deliveries {
             let recorded = &*recorded;
             if let Event::Subscription(SubscriptionEvent::Deleted(_)) = event {
                 let subscription = subscription_of(recorded)?;
-                rows.cancel(subscription, recorded.at);
-                cancel(connection, subscription, recorded.at).await?;
+                rows.cancel(connection, subscription, recorded.at).await?;
             } else {
                 self.fold(source, recorded, event, &mut rows).await?;
             }
@@ -240,16 +240,6 @@ impl Projection for Deliveries {
         rows.write(connection).await?;
         Ok(())
     }
-}
-
-/// Ends those that are in the table. What the batch itself touches ends in memory, and is written over these.
-async fn cancel(
-    connection: &mut SqliteConnection,
-    subscription: SubscriptionId,
-    at: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(CANCEL).bind(bytes(subscription)).bind(at.as_ms()).execute(connection).await?;
-    Ok(())
 }
 
 /// What a batch changes, table by table.
@@ -260,6 +250,8 @@ struct Rows {
     attempts: Vec<(Position, AttemptRow)>,
     /// When something last happened to a delivery, and where that is recorded.
     last: HashMap<SubscriptionId, (Position, Timestamp)>,
+    /// Rows that were read count no more as they were, rows that are written count as they are.
+    counted: Changes,
 }
 
 impl Rows {
@@ -300,6 +292,7 @@ impl Rows {
         let found = sqlx::query(TO_FOLD).bind(id_list(old)).fetch_all(connection).await?;
         for row in &found {
             let (position, row) = delivery_row(row)?;
+            self.counted.take(&row);
             self.deliveries.insert(row.id, (position, row));
         }
         Ok(())
@@ -320,16 +313,38 @@ impl Rows {
         }
     }
 
-    /// Ends those of the subscription that have not ended.
-    fn cancel(&mut self, subscription: SubscriptionId, at: Timestamp) {
-        for (_, row) in self.deliveries.values_mut() {
-            if row.subscription == subscription && row.status == DeliveryStatus::Pending {
+    /// Ends those of the subscription that have not ended: in memory what the batch touches, and in the table the others.
+    async fn cancel(
+        &mut self,
+        connection: &mut SqliteConnection,
+        subscription: SubscriptionId,
+        at: Timestamp,
+    ) -> Result<(), sqlx::Error> {
+        let mut touched = Vec::new();
+        for (position, row) in self.deliveries.values_mut().filter(|(_, row)| row.subscription == subscription) {
+            touched.push(packed(*position));
+            if row.status == DeliveryStatus::Pending {
                 end(row, DeliveryStatus::Cancelled, at);
             }
         }
+        let query = sqlx::query(CANCEL).bind(bytes(subscription)).bind(at.as_ms()).bind(json_text(&touched));
+        let cancelled = query.fetch_all(connection).await?;
+        if let Some(first) = cancelled.first() {
+            self.counted.cancelled(Columns::of(first).id()?, subscription, cancelled.len());
+        }
+        Ok(())
     }
 
-    async fn write(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn write(mut self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        for (_, attempt) in &self.attempts {
+            if let Some((_, delivery)) = self.deliveries.get(&attempt.delivery) {
+                self.counted.add_attempt(delivery, attempt);
+            }
+        }
+        for (_, delivery) in self.deliveries.values() {
+            self.counted.add(delivery);
+        }
+        self.counted.write(connection).await?;
         let mut deliveries: Vec<(Position, DeliveryRow)> = self.deliveries.into_values().collect();
         // In the order of the table.
         deliveries.sort_unstable_by_key(|(position, _)| *position);

@@ -1,7 +1,8 @@
 //! Deliveries and their attempts, asked for.
 //!
 //! A list of several states is merged from one range of the index for each state: however many deliveries there are,
-//! and however few of them are in the wanted states, a page costs the same.
+//! and however few of them are in the wanted states, a page costs the same. Event types and HTTP statuses are looked for
+//! on a walk along such a range, as are the states of one message's deliveries.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -12,9 +13,10 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, damaged, id_list, integer, json_text, packed};
-use super::page::{List, Order, Query, Range, list};
+use super::page::{List, Order, Query, Range, WALK, list};
 use super::rows::{AttemptRow, DeliveryRow, DeliveryStatus};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
+use crate::domain::filter::EventType;
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
 use crate::domain::outcome::Response;
 use crate::event_store::Position;
@@ -28,6 +30,12 @@ pub struct DeliveryFilter {
     pub message: Option<MessageId>,
     /// Only those that stand so; all if it is empty.
     pub statuses: Vec<DeliveryStatus>,
+    /// Only those of these event types; `None`: of any.
+    pub event_types: Option<Vec<EventType>>,
+    /// Only those whose last answer had an HTTP status in this range.
+    pub status_codes: Option<RangeInclusive<u16>>,
+    /// Only those recorded behind the first position, up to the second one.
+    pub recorded: Option<(Position, Position)>,
 }
 
 /// How the deliveries of a range of numbers stand.
@@ -45,6 +53,12 @@ const ALL_STATUSES: [DeliveryStatus; 4] =
 impl DeliveryFilter {
     fn statuses(&self) -> HashSet<DeliveryStatus> {
         if self.statuses.is_empty() { ALL_STATUSES.into() } else { self.statuses.iter().copied().collect() }
+    }
+
+    /// Whether it has conditions that no index answers.
+    fn walks(&self) -> bool {
+        let of_message = self.message.is_some() && (self.subscription.is_some() || !self.statuses.is_empty());
+        self.event_types.is_some() || self.status_codes.is_some() || of_message
     }
 }
 
@@ -80,16 +94,24 @@ pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(
 pub(super) const BY_IDS: &str =
     concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
 
-pub(super) const OF_TENANT: List = list!(select!(), "tenant = $4 AND status = $5", "position");
+/// What is looked for on a walk.
+macro_rules! looked_for {
+    () => {
+        " AND ($6 IS NULL OR event_type IN (SELECT value FROM json_each($6))) \
+         AND ($7 IS NULL OR last_status BETWEEN $7 AND $8)"
+    };
+}
+
+pub(super) const OF_TENANT: List = list!(select!(), "tenant = $4 AND status = $5", looked_for!(), "position");
 
 // A plus sign keeps a condition from choosing the index.
 pub(super) const OF_SUBSCRIPTION: List =
-    list!(select!(), "+tenant = $4 AND status = $5 AND subscription = $6", "position");
+    list!(select!(), "+tenant = $4 AND status = $5 AND subscription = $9", looked_for!(), "position");
 
 pub(super) const OF_MESSAGE: List = list!(
     select!(),
-    "+tenant = $4 AND message = $5 AND ($6 IS NULL OR subscription = $6) \
-     AND status IN (SELECT value FROM json_each($7))",
+    "+tenant = $4 AND message = $9",
+    concat!(looked_for!(), " AND status IN (SELECT value FROM json_each($5)) AND ($10 IS NULL OR +subscription = $10)"),
     "position"
 );
 
@@ -138,7 +160,8 @@ impl ReadModels {
         Ok(found.iter().map(|row| delivery_row(row).map(|(_, row)| row)).collect::<Result<_, _>>()?)
     }
 
-    /// Deliveries, the newest first.
+    /// Deliveries, the newest first. With conditions that no index answers a page may end before it is full: see
+    /// [`Slice::edge`].
     pub async fn deliveries(
         &self,
         scope: TenantScope,
@@ -146,14 +169,22 @@ impl ReadModels {
         page: &Page,
     ) -> Result<Slice<DeliveryRow>, QueryError> {
         let range = Range::of(page, Order::Descending);
-        let queries = match filter.message {
-            Some(message) => vec![of_message(&range, scope, filter, message)],
-            None => filter.statuses().into_iter().map(|status| with_status(&range, scope, filter, status)).collect(),
+        let mut range = match filter.recorded {
+            Some(positions) => range.within(positions),
+            None => range,
         };
+        let parts = parts(filter);
         // One snapshot for all: a delivery that goes from one status to another is in one of them.
         let mut snapshot = self.inner.database.readers.begin().await?;
+        if filter.walks() {
+            let rows = WALK / parts.len();
+            let walks: Vec<Query> =
+                parts.iter().map(|part| part.bind(range.end_of_walk(part.list, rows), scope, filter)).collect();
+            range.walk(&mut snapshot, walks).await?;
+        }
         let mut slices = Vec::new();
-        for query in queries {
+        for part in &parts {
+            let query = part.bind(range.query(part.list), scope, filter);
             slices.push(range.fetch(&mut *snapshot, query, delivery_row).await?);
         }
         snapshot.rollback().await?;
@@ -234,19 +265,39 @@ impl ReadModels {
     }
 }
 
-fn with_status(range: &Range, scope: TenantScope, filter: &DeliveryFilter, status: DeliveryStatus) -> Query {
-    let list = if filter.subscription.is_some() { &OF_SUBSCRIPTION } else { &OF_TENANT };
-    let query = range.query(list).bind(bytes(scope.0)).bind(status_number(status));
-    match filter.subscription {
-        Some(subscription) => query.bind(bytes(subscription)),
-        None => query,
-    }
+/// One of the ranges that a list is merged from.
+struct Part {
+    list: &'static List,
+    statuses: Vec<i64>,
 }
 
-fn of_message(range: &Range, scope: TenantScope, filter: &DeliveryFilter, message: MessageId) -> Query {
-    let statuses: Vec<i64> = filter.statuses().into_iter().map(status_number).collect();
-    let query = range.query(&OF_MESSAGE).bind(bytes(scope.0)).bind(bytes(message));
-    query.bind(filter.subscription.map(bytes)).bind(json_text(&statuses))
+/// One range for each status, or the one of a message.
+fn parts(filter: &DeliveryFilter) -> Vec<Part> {
+    let statuses = filter.statuses().into_iter().map(status_number);
+    if filter.message.is_some() {
+        return vec![Part { list: &OF_MESSAGE, statuses: statuses.collect() }];
+    }
+    let list = if filter.subscription.is_some() { &OF_SUBSCRIPTION } else { &OF_TENANT };
+    statuses.map(|status| Part { list, statuses: vec![status] }).collect()
+}
+
+impl Part {
+    /// Adds the values from `$4` on.
+    fn bind(&self, query: Query, scope: TenantScope, filter: &DeliveryFilter) -> Query {
+        let query = query.bind(bytes(scope.0));
+        let query = match (filter.message, self.statuses.first()) {
+            (None, Some(status)) => query.bind(*status),
+            (Some(_), _) | (None, None) => query.bind(json_text(&self.statuses)),
+        };
+        let types = filter.event_types.as_ref().map(|types| types.iter().map(EventType::as_str).collect::<Vec<_>>());
+        let query = query.bind(types.map(|types| json_text(&types)));
+        let codes = filter.status_codes.as_ref();
+        let query = query.bind(codes.map(|codes| *codes.start())).bind(codes.map(|codes| *codes.end()));
+        match filter.message {
+            Some(message) => query.bind(bytes(message)).bind(filter.subscription.map(bytes)),
+            None => query.bind(filter.subscription.map(bytes)),
+        }
+    }
 }
 
 pub(super) fn delivery_row(row: &SqliteRow) -> Result<(Position, DeliveryRow), sqlx::Error> {

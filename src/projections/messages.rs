@@ -81,6 +81,8 @@ impl Projection for Messages {
 pub struct MessageFilter {
     /// Only those of this type.
     pub event_type: Option<EventType>,
+    /// Only those recorded behind the first position, up to the second one.
+    pub recorded: Option<(Position, Position)>,
 }
 
 macro_rules! select {
@@ -120,6 +122,10 @@ impl ReadModels {
         page: &Page,
     ) -> Result<Slice<MessageRow>, QueryError> {
         let range = Range::of(page, Order::Descending);
+        let range = match filter.recorded {
+            Some(positions) => range.within(positions),
+            None => range,
+        };
         let query = match &filter.event_type {
             None => range.query(&ALL).bind(bytes(scope.0)),
             Some(event_type) => range.query(&OF_TYPE).bind(bytes(scope.0)).bind(event_type.as_str().to_owned()),

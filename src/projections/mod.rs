@@ -28,6 +28,7 @@ mod delivery_queries;
 mod entry;
 mod fold;
 mod held;
+mod latency;
 mod messages;
 mod page;
 #[cfg(test)]
@@ -39,11 +40,14 @@ mod retention;
 pub mod rows;
 mod runner;
 mod statement;
+mod statistics;
+mod statistic_queries;
 mod stops;
 mod tables;
 mod tenants;
 mod verify;
 mod watch;
+mod webhook_queries;
 mod webhooks;
 
 use std::collections::HashMap;
@@ -65,15 +69,17 @@ pub use candidates::JobCount;
 pub use database::OpenError;
 pub use delivery_queries::{DeliveryFilter, Sequence};
 pub use held::Held;
+pub use latency::Latencies;
 pub use messages::MessageFilter;
 pub use page::{Key, Page, Slice};
 pub use progress::{Standing, StopClass, Stopped};
 pub use projection::Name;
 pub use rebuild::RebuildError;
 pub use runner::Followers;
+pub use statistic_queries::{DeliveryCounts, Series, Step, Tally, Window};
 pub use verify::{Difference, Verified, Wrong};
 pub use watch::{AuditWatch, DeliveryWatch, WatchError};
-pub use webhooks::{WebhookCounts, WebhookFilter};
+pub use webhook_queries::{WebhookCounts, WebhookFilter, WebhookOrder, WebhookOrderField};
 
 /// Whose rows a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

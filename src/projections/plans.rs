@@ -5,8 +5,8 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::page::List;
 use super::{
-    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages, tenants,
-    webhooks,
+    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages,
+    statistic_queries, statistics, tenants, webhook_queries, webhooks,
 };
 
 /// Beside a search for one of several values: those values.
@@ -25,6 +25,10 @@ async fn plan(sql: &str) -> Vec<String> {
 async fn list_plan(list: &List) -> Vec<String> {
     let ascending = plan(list.ascending).await;
     assert_eq!(ascending, plan(list.descending).await);
+    // Walks go along the same range.
+    for nth in [list.nth_ascending, list.nth_descending] {
+        assert_eq!(plan(nth).await, ascending);
+    }
     ascending
 }
 
@@ -56,6 +60,7 @@ async fn lists_are_ranges_of_an_index_in_its_order() {
         ),
         (&audit::ALL, "SEARCH audit USING INDEX audit_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (&audit::OF_CODE, "SEARCH audit USING INDEX audit_by_code (tenant=? AND code=? AND rowid>? AND rowid<?)"),
+        (&audit::OF_ACTOR, "SEARCH audit USING INDEX audit_by_actor (tenant=? AND actor_id=? AND rowid>? AND rowid<?)"),
         (&audit::OF_TARGET, "SEARCH audit USING INDEX audit_by_target (tenant=? AND target=? AND rowid>? AND rowid<?)"),
     ] {
         assert_eq!(list_plan(list).await, [search]);
@@ -66,10 +71,14 @@ async fn lists_are_ranges_of_an_index_in_its_order() {
 async fn webhooks_are_ranges_of_an_index_with_their_last_deliveries() {
     let last = "SEARCH last_delivery USING PRIMARY KEY (subscription=?)";
     for (list, search) in [
-        (&webhooks::ALL, "SEARCH webhook USING INDEX webhook_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (&webhook_queries::ALL, "SEARCH webhook USING INDEX webhook_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (
-            &webhooks::BY_ENABLED,
+            &webhook_queries::BY_ENABLED,
             "SEARCH webhook USING INDEX webhook_by_enabled (tenant=? AND enabled=? AND rowid>? AND rowid<?)",
+        ),
+        (
+            &webhook_queries::BY_CIRCUIT,
+            "SEARCH webhook USING INDEX webhook_by_circuit (tenant=? AND circuit_state=? AND rowid>? AND rowid<?)",
         ),
     ] {
         assert_eq!(list_plan(list).await, [search, last]);
@@ -77,8 +86,14 @@ async fn webhooks_are_ranges_of_an_index_with_their_last_deliveries() {
     for sql in [webhooks::BY_IDS, webhooks::TO_FOLD] {
         assert_eq!(plan(sql).await, ["SEARCH webhook USING INDEX sqlite_autoindex_webhook_1 (id=?)", last]);
     }
+    let all = "SEARCH webhook USING INDEX webhook_by_tenant (tenant=?)";
+    assert_eq!(plan(webhook_queries::SORTABLE).await, [all, last]);
+    let by_positions = "SEARCH webhook USING INTEGER PRIMARY KEY (rowid=?)";
+    assert_eq!(plan(webhook_queries::BY_POSITIONS).await, [by_positions, last]);
     let counts = "SEARCH webhook USING COVERING INDEX webhook_by_enabled (tenant=?)";
-    assert_eq!(plan(webhooks::COUNTS).await, [counts]);
+    assert_eq!(plan(webhook_queries::COUNTS).await, [counts]);
+    let tripped = "SEARCH webhook USING COVERING INDEX webhook_by_circuit (tenant=? AND circuit_state=?)";
+    assert_eq!(plan(webhook_queries::TRIPPED).await, [tripped]);
 }
 
 #[tokio::test]
@@ -115,10 +130,26 @@ async fn lookups_are_searches_of_a_key() {
         (delivery_queries::TO_FOLD, "SEARCH delivery USING INDEX sqlite_autoindex_delivery_1 (id=?)"),
         (audit::BY_POSITION, "SEARCH audit USING INTEGER PRIMARY KEY (rowid=?)"),
         (audit::OWNERS, "SEARCH audit_subscription USING PRIMARY KEY (id=?)"),
-        (deliveries::CANCEL, "SEARCH delivery USING INDEX delivery_by_subscription (subscription=? AND status=?)"),
+        (
+            deliveries::CANCEL,
+            "SEARCH delivery USING COVERING INDEX delivery_by_subscription (subscription=? AND status=?)",
+        ),
     ] {
         assert_eq!(plan(sql).await, [search], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn statistics_are_ranges_of_their_key() {
+    let ever = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms=?)";
+    assert_eq!(plan(statistic_queries::COUNTS).await, [ever]);
+    let since = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms>?)";
+    assert_eq!(plan(statistic_queries::RECENT).await, [since]);
+    // What is summed into few steps is grouped in memory.
+    let window = "SEARCH statistic USING PRIMARY KEY (subject=? AND grain=? AND start_ms>? AND start_ms<?)";
+    assert_eq!(plan(statistic_queries::SERIES).await, [window, "USE TEMP B-TREE FOR GROUP BY"]);
+    let empty = "SEARCH statistic USING COVERING INDEX statistic_empty (count=?)";
+    assert_eq!(plan(statistics::DROP_EMPTY).await, [empty]);
 }
 
 #[tokio::test]

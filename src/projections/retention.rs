@@ -1,7 +1,7 @@
 //! What was made by events that the log has dropped goes too, so that the rows stay those of a rebuild.
 //!
 //! The rule asks nothing but the floor: up to it, a message has no row, a delivery of such a message has none, and a
-//! last delivery recorded there is forgotten. Some of those events may still be in the log, since buckets overlap; what
+//! last delivery recorded there is forgotten. Statistics count what has rows. Some of those events may still be in the log, since buckets overlap; what
 //! they made goes with the others. Rows go in small steps, between which other transactions find their turn.
 
 use sqlx::SqliteConnection;
@@ -9,6 +9,7 @@ use sqlx::SqliteConnection;
 use super::checkpoint;
 use super::columns::{integer, packed};
 use super::projection::Name;
+use super::statistics::Changes;
 use crate::event_store::Position;
 
 /// Rows that go in one transaction.
@@ -46,6 +47,7 @@ pub(super) async fn forget(
     let gone = match name {
         Name::Messages => delete(connection, FORGET_MESSAGES, range).await?,
         Name::Deliveries => {
+            Changes::forget(connection, range, STEP).await?.write(connection).await?;
             delete(connection, FORGET_ATTEMPTS, range).await?;
             delete(connection, FORGET_DELIVERIES, range).await?
         }

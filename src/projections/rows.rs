@@ -128,6 +128,28 @@ pub enum CircuitRow {
     },
 }
 
+/// How far a circuit breaker lets its subscription send, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CircuitState {
+    /// As ever.
+    Closed,
+    /// Nothing.
+    Open,
+    /// Little.
+    HalfOpen,
+}
+
+impl CircuitRow {
+    /// In a word.
+    pub fn state(&self) -> CircuitState {
+        match self {
+            Self::Closed => CircuitState::Closed,
+            Self::Open(_) => CircuitState::Open,
+            Self::HalfOpen { .. } => CircuitState::HalfOpen,
+        }
+    }
+}
+
 /// Why a circuit breaker tripped.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Trip {

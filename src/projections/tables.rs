@@ -30,7 +30,7 @@ macro_rules! table {
 }
 
 /// Every table that is folded from the log.
-pub(super) const TABLES: [Table; 11] = [
+pub(super) const TABLES: [Table; 12] = [
     table!(Tenants, "tenant", 1, "position"),
     table!(Tenants, "api_key", 1, "position"),
     table!(Tenants, "event_type", 2, "tenant, name"),
@@ -40,6 +40,7 @@ pub(super) const TABLES: [Table; 11] = [
     table!(Deliveries, "delivery", 1, "position"),
     table!(Deliveries, "attempt", 2, "delivery, number"),
     table!(Deliveries, "last_delivery", 1, "subscription"),
+    table!(Deliveries, "statistic", 4, "subject, grain, start_ms, measure"),
     table!(Audit, "audit", 1, "position"),
     table!(Audit, "audit_subscription", 1, "id"),
 ];

@@ -9,11 +9,10 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, id_list, integer, json_text, packed};
 use super::deleted_webhooks::{self, Aside};
-use super::page::{List, Order, Range, list};
 use super::projection::{ApplyError, Projection, Readable, Source};
-use super::rows::{CircuitRow, SecretRow, Trip, WebhookRow};
+use super::rows::{CircuitRow, CircuitState, SecretRow, Trip, WebhookRow};
 use super::statement::ManyRows;
-use super::{Page, QueryError, ReadModels, Slice, TenantScope};
+use super::{QueryError, ReadModels, TenantScope};
 use crate::domain::event::{
     CircuitTripped, Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated,
 };
@@ -26,11 +25,12 @@ use crate::execute::{self, SUBSCRIPTION_CATEGORY};
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         circuit, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, circuit_state, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
-         secrets = excluded.secrets, circuit = excluded.circuit, updated_at_ms = excluded.updated_at_ms, \
+         secrets = excluded.secrets, circuit = excluded.circuit, \
+         circuit_state = excluded.circuit_state, updated_at_ms = excluded.updated_at_ms, \
          rate_limit_per_s = excluded.rate_limit_per_s, ordered = excluded.ordered, \
          hold_until_ms = excluded.hold_until_ms",
     )
@@ -112,6 +112,7 @@ impl Projection for Webhooks {
             values.number(row.revision)?;
             values.add(json_text(&row.secrets))?;
             values.add(json_text(&row.circuit))?;
+            values.add(state_number(row.circuit.state()))?;
             values.add(row.created_at.as_ms())?;
             values.add(row.updated_at.as_ms())?;
             values.add(row.rate_limit_per_s)?;
@@ -257,55 +258,30 @@ fn rotate(row: &mut WebhookRow, rotated: &SecretRotated, at: Timestamp) {
     row.secrets.insert(0, SecretRow::rotated(rotated, at));
 }
 
-/// Which subscriptions are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WebhookFilter {
-    /// Only those whose URL or description contains this text; ASCII letters count in either case.
-    pub search: Option<String>,
-    /// Only those that send, or only those that do not.
-    pub enabled: Option<bool>,
+/// How the column holds the state of a circuit breaker.
+pub(super) fn state_number(state: CircuitState) -> i64 {
+    match state {
+        CircuitState::Closed => 0,
+        CircuitState::Open => 1,
+        CircuitState::HalfOpen => 2,
+    }
 }
 
-/// How many subscriptions a tenant has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WebhookCounts {
-    /// All.
-    pub total: u64,
-    /// Those that send.
-    pub active: u64,
-    /// Those that do not.
-    pub inactive: u64,
-}
-
-macro_rules! select {
+macro_rules! select_webhooks {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
          created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, \
          (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
+pub(super) use select_webhooks;
 
 /// Whosever they are: for folding alone.
-pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1))");
+pub(super) const TO_FOLD: &str = concat!(select_webhooks!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1))");
 
 // A plus sign keeps a condition from choosing the index.
 pub(super) const BY_IDS: &str =
-    concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
-
-pub(super) const ALL: List = list!(
-    select!(),
-    "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5)))",
-    "position"
-);
-
-pub(super) const BY_ENABLED: List = list!(
-    concat!(select!(), " INDEXED BY webhook_by_enabled"),
-    "tenant = $4 AND ($5 IS NULL OR instr(lower(url), lower($5)) OR instr(lower(description), lower($5))) \
-     AND enabled = $6",
-    "position"
-);
-
-pub(super) const COUNTS: &str = "SELECT enabled, count(*) FROM webhook WHERE tenant = $1 GROUP BY enabled";
+    concat!(select_webhooks!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
 
 /// The types of a tenant's messages, from one jump through the index for each.
 pub(super) const TYPES: &str = "WITH RECURSIVE type (name) AS ( \
@@ -334,23 +310,6 @@ impl ReadModels {
         Ok(found.iter().map(|row| webhook_row(row).map(|(_, row)| row)).collect::<Result<_, _>>()?)
     }
 
-    /// Subscriptions, the newest first. A search reads all of the tenant's until the page is full.
-    pub async fn webhooks(
-        &self,
-        scope: TenantScope,
-        filter: &WebhookFilter,
-        page: &Page,
-    ) -> Result<Slice<WebhookRow>, QueryError> {
-        let range = Range::of(page, Order::Descending);
-        let list = if filter.enabled.is_some() { &BY_ENABLED } else { &ALL };
-        let query = range.query(list).bind(bytes(scope.0)).bind(filter.search.clone());
-        let query = match filter.enabled {
-            Some(enabled) => query.bind(enabled),
-            None => query,
-        };
-        Ok(range.fetch(&self.inner.database.readers, query, webhook_row).await?)
-    }
-
     /// How many messages have matched the subscription's filters, as they are now, since its circuit breaker tripped.
     pub async fn waiting(&self, scope: TenantScope, row: &WebhookRow, trip: &Trip) -> Result<u64, QueryError> {
         let mut snapshot = self.inner.database.readers.begin().await?;
@@ -367,22 +326,9 @@ impl ReadModels {
         snapshot.rollback().await?;
         Ok(waiting)
     }
-
-    /// How many there are (A2).
-    pub async fn webhook_counts(&self, scope: TenantScope) -> Result<WebhookCounts, QueryError> {
-        let found = sqlx::query(COUNTS).bind(bytes(scope.0)).fetch_all(&self.inner.database.readers).await?;
-        let mut counts = WebhookCounts::default();
-        for row in &found {
-            let mut columns = Columns::of(row);
-            let (enabled, count): (bool, u64) = (columns.get()?, columns.number()?);
-            *(if enabled { &mut counts.active } else { &mut counts.inactive }) += count;
-            counts.total += count;
-        }
-        Ok(counts)
-    }
 }
 
-fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
+pub(super) fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sqlx::Error> {
     let mut columns = Columns::of(row);
     let position = columns.position()?;
     let row = WebhookRow {

@@ -55,8 +55,8 @@ impl AuditWatch {
         let slice = self.front.read_models.audit(self.scope, &self.filter, &page).await?;
         let mut rows = slice.rows;
         rows.reverse();
-        self.told = match rows.last() {
-            Some((key, _)) if slice.has_more => unpacked(key.0.unsigned_abs()).seq,
+        self.told = match slice.edge.as_ref().or(rows.last().map(|(key, _)| key)) {
+            Some(key) if slice.has_more => unpacked(key.0.unsigned_abs()).seq,
             Some(_) | None => applied,
         };
         if slice.has_more {

@@ -172,6 +172,12 @@ impl DeliveryWatch {
         self.filter.subscription.is_none_or(|id| id == row.subscription)
             && self.filter.message.is_none_or(|id| id == row.message)
             && (self.filter.statuses.is_empty() || self.filter.statuses.contains(&row.status))
+            && self.filter.event_types.as_ref().is_none_or(|types| types.contains(&row.event_type))
+            && self
+                .filter
+                .status_codes
+                .as_ref()
+                .is_none_or(|range| row.last_status.is_some_and(|code| range.contains(&code)))
     }
 
     /// The next of those that the deletion cancelled; none of them once all were told.
@@ -185,13 +191,14 @@ impl DeliveryWatch {
             subscription: Some(subscription),
             message: self.filter.message,
             statuses: vec![cancelled],
+            ..DeliveryFilter::default()
         };
         // The list begins with the newest; its end are the oldest ones that were not told.
         let before = Some(Key(self.told_within.unwrap_or(0), String::new()));
         let page = Page { after: None, before, limit: PAGE, from_end: true };
         let slice = self.front.read_models.deliveries(self.scope, &filter, &page).await?;
-        match slice.rows.first() {
-            Some((key, _)) if slice.has_more => self.told_within = Some(key.0),
+        match slice.edge.as_ref().or(slice.rows.first().map(|(key, _)| key)) {
+            Some(key) if slice.has_more => self.told_within = Some(key.0),
             Some(_) | None => (self.told, self.told_within) = (deleted.position.seq, None),
         }
         let event = integer(packed(deleted.position));

@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 51] = [
+const FIELDS: [(&str, Option<Scope>, &str); 53] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -22,6 +22,8 @@ const FIELDS: [(&str, Option<Scope>, &str); 51] = [
     ),
     ("webhookHistory", Some(Scope::WebhooksRead), "{ webhookHistory(id: \"wh_1\") { nodes { version } } }"),
     ("webhookSummary", Some(Scope::WebhooksRead), "{ webhookSummary { total } }"),
+    ("alerts", Some(Scope::WebhooksRead), "{ alerts { kind message } }"),
+    ("deliveryStats", Some(Scope::WebhooksRead), "{ deliveryStats { succeeded series { startsAt } } }"),
     (
         "filterPreview",
         Some(Scope::WebhooksRead),
@@ -230,6 +232,30 @@ async fn a_root_field_answers_a_key_with_its_scope_and_refuses_one_with_all_othe
     for (name, _, call) in FIELDS.iter().filter(|(_, needed, _)| needed.is_none()) {
         let answered = api.answer(&weakest, call, &json!({})).await;
         assert!(answered.get("errors").is_none(), "{name}: {answered}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_field_that_fails_leaves_all_others_alone() {
+    let api = Api::start().await;
+    let weak = api.key(api.tenant, &[Scope::WebhooksRead]).await;
+    let calls: Vec<_> = FIELDS.iter().filter(|(.., call)| !call.starts_with("mutation")).collect();
+    let inside = |call: &str| call.trim().strip_prefix('{').and_then(|call| call.strip_suffix('}')).unwrap().to_owned();
+    let document = format!("{{ {} }}", calls.iter().map(|(.., call)| inside(call)).collect::<String>());
+    let alone: Vec<Value> = {
+        let mut alone = vec![];
+        for (name, _, call) in &calls {
+            alone.push(api.answer(&weak, call, &json!({})).await["data"][name].clone());
+        }
+        alone
+    };
+    let together = api.answer(&weak, &document, &json!({})).await;
+    for ((name, needed, _), alone) in calls.iter().zip(alone) {
+        assert_eq!(together["data"][name].is_null(), alone.is_null(), "{name}: {together}");
+        assert!(alone.is_null() || needed.is_none_or(|needed| needed == Scope::WebhooksRead), "{name}");
+    }
+    for error in together["errors"].as_array().unwrap() {
+        assert_eq!(error["path"].as_array().unwrap().len(), 1, "{error}");
     }
 }
 

@@ -58,6 +58,33 @@ fn look(of: &Value, path: &str, missing: &mut Vec<String>) {
     }
 }
 
+/// The resolvers of the sources: what stands in the blocks behind `#[Object]` and `#[ComplexObject]`.
+fn resolvers(source: &str) -> Vec<&str> {
+    let blocks = source.split("\n#[Object").skip(1).chain(source.split("\n#[ComplexObject").skip(1));
+    blocks.map(|block| block.split("\n}\n").next().unwrap()).collect()
+}
+
+/// A field that fails and is not null by itself takes its parent with it, and with that a secret that is shown once.
+#[test]
+fn every_field_that_may_fail_fails_alone() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/graphql");
+    let mutations = fs::read_dir(folder.join("mutation")).unwrap();
+    let mut fields = 0;
+    for file in fs::read_dir(&folder).unwrap().chain(mutations) {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        for block in resolvers(&source) {
+            fields += block.matches("-> Option<Result<").count();
+            assert!(!block.contains("-> Result<"), "{}: {block}", path.display());
+        }
+        assert!(!source.contains("guard ="), "{}", path.display());
+    }
+    assert!(fields > 70, "{fields}");
+}
+
 #[test]
 fn every_root_field_may_be_null() {
     let sdl = graphql::sdl();

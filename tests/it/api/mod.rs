@@ -11,6 +11,7 @@ mod history;
 mod limits;
 pub(crate) mod live;
 mod operations;
+mod overview;
 mod publishing;
 
 use std::net::SocketAddr;

@@ -6,9 +6,10 @@ use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::outcome::FailureCode;
 use tidings::domain::scope::Scope;
 use tidings::domain::subscription::{Command, Update};
-use tidings::projections::rows::DeliveryStatus;
+use tidings::projections::rows::{DeliveryStatus, WebhookRow};
 use tidings::projections::{
-    AuditFilter, DeliveryFilter, Key, MessageFilter, Page, ReadModels, Slice, TenantScope, WebhookCounts, WebhookFilter,
+    AuditFilter, DeliveryFilter, Key, MessageFilter, Page, ReadModels, Slice, TenantScope, WebhookCounts,
+    WebhookFilter, WebhookOrder,
 };
 
 use super::history::History;
@@ -30,6 +31,10 @@ fn all() -> Page {
 
 fn rows<T>(slice: Slice<T>) -> Vec<T> {
     slice.rows.into_iter().map(|(_, row)| row).collect()
+}
+
+async fn webhooks(models: &ReadModels, scope: TenantScope, filter: &WebhookFilter) -> Slice<WebhookRow> {
+    models.webhooks(scope, filter, WebhookOrder::default(), &all()).await.unwrap().unwrap()
 }
 
 async fn deliveries(models: &ReadModels, tenant: TenantId) -> Vec<tidings::projections::rows::DeliveryRow> {
@@ -115,7 +120,7 @@ async fn deleting_a_subscription_takes_it_off_the_list_and_cancels_what_it_owes(
 
     assert_eq!(models.webhook(scope, subscription).await.unwrap(), None);
     assert_eq!(models.webhook_counts(scope).await.unwrap(), WebhookCounts::default());
-    assert!(rows(models.webhooks(scope, &WebhookFilter::default(), &all()).await.unwrap()).is_empty());
+    assert!(rows(webhooks(&models, scope, &WebhookFilter::default()).await).is_empty());
     for id in [early, late] {
         let delivery = models.delivery(scope, id).await.unwrap().unwrap();
         assert_eq!((delivery.status, delivery.next_attempt_at), (DeliveryStatus::Cancelled, None));
@@ -179,10 +184,13 @@ async fn webhooks_are_counted_searched_and_picked_by_state() {
     let (models, _followers) = following(&folder, &history).await;
     caught_up(&models, &history).await;
     let scope = TenantScope(tenant);
-    assert_eq!(models.webhook_counts(scope).await.unwrap(), WebhookCounts { total: 5, active: 4, inactive: 1 });
+    assert_eq!(
+        models.webhook_counts(scope).await.unwrap(),
+        WebhookCounts { total: 5, active: 4, inactive: 1, circuit_open: 0 }
+    );
     let found = async |search: Option<&str>, enabled| {
-        let filter = WebhookFilter { search: search.map(str::to_owned), enabled };
-        let found = rows(models.webhooks(scope, &filter, &all()).await.unwrap());
+        let filter = WebhookFilter { search: search.map(str::to_owned), enabled, ..WebhookFilter::default() };
+        let found = rows(webhooks(&models, scope, &filter).await);
         found.iter().map(|row| ids.iter().position(|id| *id == row.id).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(found(None, None).await, [4, 3, 2, 1, 0]);
@@ -265,6 +273,7 @@ async fn the_audit_log_tells_of_every_change_and_never_of_a_delivery_or_a_secret
     let about = |codes: &[&str], target: Option<String>| AuditFilter {
         codes: codes.iter().map(|code| (*code).to_owned()).collect(),
         target,
+        ..AuditFilter::default()
     };
     let codes = ["TENANT_WEBHOOK_CREATED", "TENANT_API_KEY_CREATED", "TENANT_NONSENSE"];
     let found = rows(models.audit(scope, &about(&codes, None), &all()).await.unwrap());
@@ -386,7 +395,7 @@ async fn nothing_of_another_tenant_is_found() {
         let target = Some(subscription.to_string());
         let audit = AuditFilter { target, ..AuditFilter::default() };
         assert_eq!(!models.audit(scope, &audit, &all()).await.unwrap().rows.is_empty(), found);
-        let webhooks = models.webhooks(scope, &WebhookFilter::default(), &all()).await.unwrap();
+        let webhooks = webhooks(&models, scope, &WebhookFilter::default()).await;
         assert_eq!(!webhooks.rows.is_empty(), found);
         for filter in [
             DeliveryFilter::default(),
@@ -396,7 +405,10 @@ async fn nothing_of_another_tenant_is_found() {
             assert_eq!(!models.deliveries(scope, &filter, &all()).await.unwrap().rows.is_empty(), found);
         }
         for event_type in [None, Some(EventType::parse("order.created").unwrap())] {
-            let messages = models.messages(scope, &MessageFilter { event_type }, &all()).await.unwrap();
+            let messages = models
+                .messages(scope, &MessageFilter { event_type, ..MessageFilter::default() }, &all())
+                .await
+                .unwrap();
             assert_eq!(!messages.rows.is_empty(), found);
         }
     }

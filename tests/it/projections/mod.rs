@@ -2,9 +2,11 @@
 
 mod held;
 mod history;
+mod filters;
 mod lists;
 mod rebuilding;
 mod retention;
+mod statistics;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
