@@ -44,11 +44,8 @@ pub struct Caller {
 impl Caller {
     /// What the log remembers of whoever caused an event.
     pub fn meta(&self) -> Meta {
-        Meta {
-            actor: Actor { kind: ActorKind::ApiKey, id: self.principal.key.to_string() },
-            request: Some(self.request),
-            ip: self.ip.clone(),
-        }
+        let actor = Actor { kind: ActorKind::ApiKey, id: self.principal.key.to_string() };
+        Meta { request: Some(self.request), ip: self.ip.clone(), ..Meta::by(actor) }
     }
 }
 

@@ -240,10 +240,14 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             tenant::Refusal::Profile(_) => &["input", "profile"],
             tenant::Refusal::NoScopes => &["input", "scopes"],
             tenant::Refusal::NoSuchApiKey => &["input", "apiKeyId"],
+            tenant::Refusal::NoSuchUser | tenant::Refusal::InvalidUserName(_) | tenant::Refusal::UserExists(_) => {
+                &["input", "username"]
+            }
             tenant::Refusal::NotFound
             | tenant::Refusal::Exists(_)
             | tenant::Refusal::TooManyEventTypes
-            | tenant::Refusal::TooManyApiKeys => &[],
+            | tenant::Refusal::TooManyApiKeys
+            | tenant::Refusal::TooManyUsers => &[],
         },
         EngineError::Message(refusal) => return vec!["input", refusal.field()],
         EngineError::Overloaded

@@ -42,6 +42,7 @@ mod statement;
 mod stops;
 mod tables;
 mod tenants;
+mod users;
 mod verify;
 mod webhooks;
 

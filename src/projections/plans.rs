@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::page::List;
 use super::{
-    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages, tenants,
+    ReadModels, audit, backfill, candidates, deleted_webhooks, deliveries, delivery_queries, messages, tenants, users,
     webhooks,
 };
 
@@ -107,6 +107,7 @@ async fn jobs_go_through_a_range_of_an_index() {
 async fn lookups_are_searches_of_a_key() {
     for (sql, search) in [
         (tenants::TENANT, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id=?)"),
+        (users::USER, "SEARCH user USING INDEX sqlite_autoindex_user_2 (name=?)"),
         (tenants::API_KEY, "SEARCH api_key USING INDEX sqlite_autoindex_api_key_1 (id=?)"),
         (tenants::EVENT_TYPE, "SEARCH event_type USING PRIMARY KEY (tenant=? AND name=?)"),
         (tenants::EVENT_TYPES, "SEARCH event_type USING PRIMARY KEY (tenant=?)"),
