@@ -108,7 +108,7 @@ pub struct ApiKeyIssued {
     pub key: ApiKeyId,
     /// What it is for.
     pub name: String,
-    /// SHA-256 of its 256-bit secret, in hex.
+    /// `hmac-sha256:` and the HMAC of its 256-bit secret, in hex; or only hex: its SHA-256.
     pub hash: String,
     /// What it may do.
     pub scopes: Vec<Scope>,

@@ -196,10 +196,12 @@ user_error_codes! {
     NotRedeliverable
     /// The delivery has ended, or an attempt of it is under way.
     DeliveryNotWaiting
+    /// The further proof of who calls was not accepted.
+    StepUpRejected
     /// An argument does not have the form or range that its description gives.
     InvalidInput
     ;
-    InvalidCursor Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
+    InvalidCursor Unauthenticated Forbidden StepUpRequired BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
     QueryTooLarge Overloaded StorageFull StorageUnavailable Internal
 }
 

@@ -6,6 +6,7 @@
 //! | `GET /graphql/schema.graphql` | the schema |
 //! | `POST /v1/messages` | publishing without GraphQL: see [`publish`] |
 //! | `GET /v1/openapi.json` | the same for programs |
+//! | `POST /session`, `DELETE /session` | login and logout, for people: see [`session`] |
 //! | `GET /` | the way to the playground |
 //! | `GET /playground` | a page to try the API on |
 //! | `GET /healthz` | 200 while the process answers at all |
@@ -28,6 +29,7 @@ mod metrics;
 mod negotiate;
 mod playground;
 mod publish;
+mod session;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/graphql/schema.graphql", get(sdl))
+        .route("/session", post(session::begin).delete(session::end))
         .route("/", get(|| async { Redirect::to("playground") }))
         .route("/playground", get(playground::page))
         .route("/playground/{file}", get(playground::file))
