@@ -64,6 +64,12 @@ CREATE TABLE api_key (
     revoked_at_ms INTEGER
 ) STRICT;
 
+-- When each API key was last used, to the hour. Not folded from the log, and so forgotten with this file.
+CREATE TABLE api_key_use (
+    id BLOB PRIMARY KEY,
+    used_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX api_key_by_tenant ON api_key (tenant);
 
 -- People who log in here. `password` and `totp` are ids of sealed secrets.

@@ -25,6 +25,8 @@ use crate::projections::{QueryError, ReadModels};
 const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 /// A key is looked up anew when what is known of it is older than this, in milliseconds.
 const FRESH_MS: u64 = 1_000;
+/// The use of a key is remembered anew when the last that was remembered is older than this, in milliseconds.
+const USE_MS: u64 = 60 * 60 * 1_000;
 /// How often a principal whose end is awaited is looked at, should the end have come from elsewhere.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What a session's proof is called: both factors, as RFC 8176 names them.
@@ -82,13 +84,18 @@ pub struct KeyRing {
 struct Known {
     keys: LruCache<ApiKeyId, (Timestamp, Arc<ApiKeyRow>)>,
     revoked: LruCache<ApiKeyId, ()>,
+    used: LruCache<ApiKeyId, Timestamp>,
 }
 
 impl KeyRing {
     /// A ring that knows no key yet.
     pub fn new(ports: Ports) -> Self {
         let Ports { config, read_models, engine, vault, fetch, clock } = ports;
-        let known = Known { keys: LruCache::new(CACHED_KEYS), revoked: LruCache::new(CACHED_KEYS) };
+        let known = Known {
+            keys: LruCache::new(CACHED_KEYS),
+            revoked: LruCache::new(CACHED_KEYS),
+            used: LruCache::new(CACHED_KEYS),
+        };
         let tries = config.login_tries_per_address;
         Self {
             pepper: vault.api_key_pepper(),
@@ -126,6 +133,7 @@ impl KeyRing {
         if !presented.matches(&row.hash, &*self.pepper) || !self.works(&row) {
             return Err(NotAuthenticated::Invalid);
         }
+        self.remember_use(row.id);
         let ApiKeyRow { id, tenant, name, scopes, expires_at, .. } = &*row;
         Ok(Arc::new(Principal {
             credential: Credential::ApiKey(*id),
@@ -136,6 +144,22 @@ impl KeyRing {
             acr: None,
             expires_at: *expires_at,
         }))
+    }
+
+    /// Beside the request, which does not wait for it.
+    fn remember_use(&self, id: ApiKeyId) {
+        let now = self.clock.now();
+        let mut known = self.lock();
+        if known.used.get(&id).is_some_and(|at| now.ms_since(*at) < USE_MS) {
+            return;
+        }
+        known.used.put(id, now);
+        let read_models = self.read_models.clone();
+        tokio::spawn(async move {
+            if let Err(error) = read_models.api_key_used(id, now).await {
+                tracing::debug!("the use of an API key could not be remembered: {error}");
+            }
+        });
     }
 
     async fn bearer(&self, token: &str) -> Result<Arc<Principal>, NotAuthenticated> {

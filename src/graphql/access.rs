@@ -180,6 +180,12 @@ impl ApiKey {
         self.0.expires_at.map(DateTime)
     }
 
+    /// When it was last used, an hour too early at most; null if that is not known.
+    async fn last_used_at(&self, ctx: &Context<'_>) -> Option<Result<DateTime>> {
+        let used = state(ctx).read_models.api_key_last_used(self.0.id).await;
+        used.map(|at| at.map(DateTime)).map_err(|error| internal(&error)).transpose()
+    }
+
     /// When it was withdrawn; null if it was not.
     async fn revoked_at(&self) -> Option<DateTime> {
         self.0.revoked_at.map(DateTime)

@@ -171,6 +171,8 @@ pub(super) const TENANTS: List =
 pub(super) const API_KEY: &str = "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
      revoked_at_ms FROM api_key WHERE id = $1";
 
+pub(super) const API_KEY_USE: &str = "SELECT used_at_ms FROM api_key_use WHERE id = $1";
+
 pub(super) const API_KEYS: List = list!(
     "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, revoked_at_ms FROM api_key",
     "tenant = $4",
@@ -202,6 +204,27 @@ impl ReadModels {
     pub async fn api_key(&self, id: ApiKeyId) -> Result<Option<ApiKeyRow>, QueryError> {
         let found = sqlx::query(API_KEY).bind(bytes(id)).fetch_optional(&self.inner.database.readers).await?;
         Ok(found.as_ref().map(api_key_row).transpose()?.map(|(_, row)| row))
+    }
+
+    /// Remembers that a key was used, in this file alone: a key that is in daily use would else fill the log.
+    pub async fn api_key_used(&self, id: ApiKeyId, at: Timestamp) -> Result<(), QueryError> {
+        let mut write = self.inner.database.begin().await?;
+        sqlx::query(
+            "INSERT INTO api_key_use (id, used_at_ms) VALUES ($1, $2) \
+             ON CONFLICT (id) DO UPDATE SET used_at_ms = max(used_at_ms, excluded.used_at_ms)",
+        )
+        .bind(bytes(id))
+        .bind(at.as_ms())
+        .execute(write.connection())
+        .await?;
+        Ok(write.commit().await?)
+    }
+
+    /// When a key was last used; `None` if this file knows of no use.
+    pub async fn api_key_last_used(&self, id: ApiKeyId) -> Result<Option<Timestamp>, QueryError> {
+        let query = sqlx::query(API_KEY_USE).bind(bytes(id));
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(|row| Columns::of(row).time()).transpose()?)
     }
 
     /// The tenant's API keys, the newest first; also those that were withdrawn.

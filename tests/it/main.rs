@@ -32,4 +32,5 @@ mod retention;
 mod support;
 mod tools;
 mod transfer;
+mod users;
 mod verifiers;

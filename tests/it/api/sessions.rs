@@ -76,7 +76,8 @@ impl Api {
 
 const VIEWER: &str =
     "{ viewer { name apiKeyId scopes actor { kind } authenticatedAt stepUpValidUntil expiresAt tenant { slug } } }";
-const ROTATE: &str = "mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }";
+const ROTATE: &str =
+    "mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }";
 const STEP_UP: &str = "mutation($totp: String!) { stepUp(input: { totp: $totp }) { validUntil userErrors { code } } }";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,6 +210,22 @@ async fn a_session_ends_with_its_user_and_whoever_waits_for_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_use_of_a_key_is_remembered_to_the_hour() {
+    let (api, clock) = steered().await;
+    let query = "{ apiKeys(first: 1) { nodes { lastUsedAt } } }";
+    let used = async |at: &str| {
+        while api.data(query, json!({})).await["apiKeys"]["nodes"][0]["lastUsedAt"] != at {
+            tokio::task::yield_now().await;
+        }
+    };
+    used("2025-11-23T10:40:15.000Z").await;
+    clock.pass(59);
+    used("2025-11-23T10:40:15.000Z").await;
+    clock.pass(1);
+    used("2025-11-23T11:40:15.000Z").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_proves_itself_again_before_it_rotates() {
     // S18, C11
     let (api, clock) = steered().await;
@@ -241,7 +258,8 @@ async fn a_session_proves_itself_again_before_it_rotates() {
     assert!(api.by_cookie(&cookie, ROTATE, id).await["data"]["rotateWebhookSecret"]["secret"].is_string());
     let query = "{ auditLog(first: 1, filter: { codes: [TENANT_WEBHOOK_SECRET_ROTATED] }) { nodes { acr authenticatedAt actor { kind } } } }";
     let rows = api.data(query, json!({})).await["auditLog"]["nodes"].take();
-    let expected = json!([{ "acr": "pwd+otp", "authenticatedAt": "2025-11-23T10:45:15.000Z", "actor": { "kind": "USER" } }]);
+    let expected =
+        json!([{ "acr": "pwd+otp", "authenticatedAt": "2025-11-23T10:45:15.000Z", "actor": { "kind": "USER" } }]);
     assert_eq!(rows, expected);
     let failed = "{ auditLog(filter: { codes: [TENANT_STEP_UP_FAILED] }) { nodes { id } } }";
     while api.data(failed, json!({})).await["auditLog"]["nodes"].as_array().unwrap().len() < 2 {
@@ -257,7 +275,8 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
     api.tenant(other, "other").await;
     let key = api.key(other, &[Scope::SecretsRotate, Scope::KeysAdmin, Scope::WebhooksRead]).await;
     let rotate = "mutation { m: rotateWebhookSecret(input: { webhookId: \"wh_1\" }) { userErrors { code } } }";
-    let create = "mutation { m: createApiKey(input: { name: \"x\", scopes: [WEBHOOKS_READ] }) { userErrors { code } } }";
+    let create =
+        "mutation { m: createApiKey(input: { name: \"x\", scopes: [WEBHOOKS_READ] }) { userErrors { code } } }";
     let allow = "mutation($t: ID) { m: updateTenant(input: { tenantId: $t, unattendedKeys: true }) { tenant { unattendedKeys } } }";
     for query in [rotate, create, allow] {
         let refused = api.answer(&key, query, &json!({})).await;
@@ -273,7 +292,8 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
     let hand_on = "mutation { m: createApiKey(input: { name: \"x\", scopes: [SECRETS_ROTATE] }) { token } }";
     let refused = api.answer(&key, hand_on, &json!({})).await;
     assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"), "{refused}");
-    let granted = "mutation { m: createApiKey(input: { name: \"x\", scopes: [SECRETS_ROTATE] }) { apiKey { expiresAt } } }";
+    let granted =
+        "mutation { m: createApiKey(input: { name: \"x\", scopes: [SECRETS_ROTATE] }) { apiKey { expiresAt } } }";
     let granted = api.data(granted, json!({})).await;
     assert_eq!(granted["m"]["apiKey"]["expiresAt"], json!("2026-02-21T10:40:15.000Z"));
     let late = "mutation { m: createApiKey(input: { name: \"x\", scopes: [KEYS_ADMIN], expiresAt: \"2026-02-21T10:40:16Z\" }) { userErrors { code path } } }";

@@ -122,7 +122,13 @@ impl Provider {
     }
 
     async fn status(&self, token: &str) -> u16 {
-        self.api.post(token, json!({ "query": "{ viewer { name } }" }).to_string()).send().await.unwrap().status().as_u16()
+        self.api
+            .post(token, json!({ "query": "{ viewer { name } }" }).to_string())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     }
 }
 
@@ -165,12 +171,9 @@ async fn a_token_that_is_wrong_in_anything_is_refused() {
         let token = signers.token(&header("RS256"), &but(claims(), field, value.clone()));
         assert_eq!(provider.status(&token).await, 401, "{field}: {value}");
     }
-    for (field, value) in [
-        ("typ", json!("JWT")),
-        ("typ", Value::Null),
-        ("kid", json!("ES256")),
-        ("crit", json!(["b64"])),
-    ] {
+    for (field, value) in
+        [("typ", json!("JWT")), ("typ", Value::Null), ("kid", json!("ES256")), ("crit", json!(["b64"]))]
+    {
         let token = signers.token(&but(header("RS256"), field, value.clone()), &claims());
         assert_eq!(provider.status(&token).await, 401, "{field}: {value}");
     }
