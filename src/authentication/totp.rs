@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn base32_comes_back() {
         for length in 0..12 {
-            let bytes: Vec<_> = (0..length).map(|byte| byte * 37).collect();
+            let bytes: Vec<_> = (0..length).map(|byte: u8| byte.wrapping_mul(37)).collect();
             assert_eq!(from_base32(&base32(&bytes)).unwrap(), bytes);
         }
         assert_eq!((base32(b"foobar").as_str(), from_base32("a")), ("MZXW6YTBOI", None));
