@@ -83,6 +83,10 @@ error_codes! {
     Unauthenticated = "UNAUTHENTICATED", 401;
     /// The credential does not carry the scope that the operation needs.
     Forbidden = "FORBIDDEN", 403;
+    /// The operation asks for a person who has just proved themself again; `extensions` and `WWW-Authenticate` say how.
+    StepUpRequired = "STEP_UP_REQUIRED", 401;
+    /// The further proof of who calls was not accepted.
+    StepUpRejected = "STEP_UP_REJECTED", 403;
     /// The request is not well formed.
     BadRequest = "BAD_REQUEST", 400;
     /// The GraphQL document does not parse.
@@ -138,6 +142,8 @@ impl ErrorCode {
             | Self::CursorExpired
             | Self::Unauthenticated
             | Self::Forbidden
+            | Self::StepUpRequired
+            | Self::StepUpRejected
             | Self::BadRequest
             | Self::GraphqlParseFailed
             | Self::GraphqlValidationFailed

@@ -13,6 +13,7 @@ pub mod outbound;
 pub mod actors;
 pub mod projections;
 pub mod audit;
+pub mod authentication;
 pub mod graphql;
 pub mod http;
 pub mod config;

@@ -47,7 +47,9 @@ CREATE TABLE tenant (
     name TEXT NOT NULL,
     slug TEXT NOT NULL,
     profile TEXT NOT NULL,
-    created_at_ms INTEGER NOT NULL
+    created_at_ms INTEGER NOT NULL,
+    -- Whether API keys may do what otherwise takes a person who has just proved themself.
+    unattended_keys INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE api_key (
@@ -62,7 +64,26 @@ CREATE TABLE api_key (
     revoked_at_ms INTEGER
 ) STRICT;
 
+-- When each API key was last used, to the hour. Not folded from the log, and so forgotten with this file.
+CREATE TABLE api_key_use (
+    id BLOB PRIMARY KEY,
+    used_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX api_key_by_tenant ON api_key (tenant);
+
+-- People who log in here. `password` and `totp` are ids of sealed secrets.
+CREATE TABLE user (
+    position INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    name TEXT NOT NULL UNIQUE,
+    scopes TEXT NOT NULL,
+    password BLOB NOT NULL,
+    totp BLOB NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    disabled_at_ms INTEGER
+) STRICT;
 
 CREATE TABLE event_type (
     tenant BLOB NOT NULL,
@@ -209,6 +230,8 @@ CREATE TABLE audit (
     target TEXT NOT NULL,
     request TEXT,
     ip TEXT,
+    acr TEXT,
+    authenticated_at_ms INTEGER,
     changes TEXT NOT NULL
 ) STRICT;
 

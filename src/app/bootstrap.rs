@@ -9,6 +9,7 @@ use crate::domain::profile;
 use crate::domain::scope::Scope;
 use crate::domain::tenant::Command;
 use crate::event_store::Log;
+use crate::execute::vault::Vault;
 use crate::execute::{self, Meta};
 
 /// The slug of the first tenant.
@@ -16,7 +17,12 @@ const SLUG: &str = "default";
 
 /// Makes the first tenant and its key in a store that has none, and returns the key. A start that was interrupted
 /// on the way is completed by the next.
-pub(super) async fn key(engine: &Engine, log: &Log, clock: &dyn Clock) -> anyhow::Result<Option<String>> {
+pub(super) async fn key(
+    engine: &Engine,
+    log: &Log,
+    vault: &Vault,
+    clock: &dyn Clock,
+) -> anyhow::Result<Option<String>> {
     let claim = execute::slug_claim(SLUG);
     let claimed = log.claims(execute::SLUG_SHARD, std::slice::from_ref(&claim)).await?.remove(&claim);
     let version = match &claimed {
@@ -39,10 +45,12 @@ pub(super) async fn key(engine: &Engine, log: &Log, clock: &dyn Clock) -> anyhow
     let issued = ApiKeyIssued {
         key: key.id(),
         name: "bootstrap".into(),
-        hash: key.hash(),
+        hash: key.keyed_hash(&*vault.api_key_pepper()),
         scopes: Scope::ALL.to_vec(),
         expires_at: None,
     };
     engine.tenant(tenant, Command::IssueApiKey(issued), Meta::system()).await?;
+    // Nobody can log in yet: the first tenant's keys act for themselves until somebody says otherwise.
+    engine.tenant(tenant, Command::SetUnattendedKeys(true), Meta::system()).await?;
     Ok(Some(key.expose().to_owned()))
 }

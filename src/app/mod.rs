@@ -5,6 +5,7 @@ mod key_file;
 pub mod profiles;
 mod store;
 mod tools;
+pub mod users;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +19,13 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::actors::{self, Ports, Retention, Running};
+use crate::authentication::{self, KeyRing};
 use crate::clock::Clock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::ledger::Ledger;
 use crate::execute::vault::Vault;
-use crate::outbound::HttpClient;
+use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
 use crate::{graphql, http};
 use store::Store;
@@ -70,6 +72,7 @@ impl App {
         let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
         let gate = client.gate().clone();
+        let issuers = issuers_client(config)?;
         let read_models = ReadModels::open(&config.read_models_path()?).await?;
         let followers = read_models.follow(log.clone());
         let transport = Arc::new(client);
@@ -97,8 +100,9 @@ impl App {
         if !caught_up(&read_models, &Name::ALL, &heads, CATCH_UP_LIMIT).await {
             tracing::info!("the read models are behind the log; answers say how far they have come");
         }
-        let running = actors::start(log.clone(), Arc::clone(&clock), vault, ports, bounds, retention).await?;
-        let bootstrap_key = bootstrap::key(&running.engine, &log, &*clock).await?;
+        let running =
+            actors::start(log.clone(), Arc::clone(&clock), Arc::clone(&vault), ports, bounds, retention).await?;
+        let bootstrap_key = bootstrap::key(&running.engine, &log, &vault, &*clock).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
         let heads = if bootstrap_key.is_some() { self::heads(&log) } else { heads };
         if !caught_up(&read_models, &[Name::Tenants], &heads, KEYS_LIMIT).await {
@@ -116,12 +120,21 @@ impl App {
             };
             watchers.spawn(serve_metrics(listener, measured));
         }
+        let keys = Arc::new(KeyRing::new(authentication::Ports {
+            config: config.auth.clone(),
+            read_models: read_models.clone(),
+            engine: running.engine.clone(),
+            vault,
+            fetch: Arc::new(issuers),
+            clock: Arc::clone(&clock),
+        }));
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log: log.clone(),
             ledger,
             clock: Arc::clone(&clock),
+            keys,
         });
         let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
         let router = http::router(state.with_playground(config.server.playground));
@@ -179,6 +192,12 @@ impl App {
         self.store.close().await;
         ended
     }
+}
+
+/// The way to the key sets of identity providers, which the operator names and may keep in a private network.
+fn issuers_client(config: &Config) -> Result<HttpClient, outbound::ConfigError> {
+    let allow_cidrs = config.auth.issuer_allow_cidrs.clone();
+    HttpClient::new(&outbound::Config { allow_cidrs, ..config.egress.clone() })
 }
 
 async fn serve_metrics(listener: TcpListener, measured: http::Measured) {

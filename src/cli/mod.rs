@@ -6,6 +6,7 @@ pub mod listen;
 mod progress;
 mod state;
 mod transfer;
+mod user;
 mod verify;
 
 use std::io::Write;
@@ -51,6 +52,8 @@ enum Command {
     Import(transfer::Import),
     /// Copy a SQLite log, as it is at one moment. The server may be running.
     Backup(transfer::Backup),
+    /// Let people log in. The server must not be running.
+    User(user::User),
     /// Print the GraphQL schema, or write all contract files.
     Schema(Schema),
 }
@@ -102,6 +105,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Export(options) => transfer::export(options).await?,
         Command::Import(options) => transfer::import(options).await?,
         Command::Backup(options) => transfer::backup(options).await?,
+        Command::User(options) => user::user(options).await?,
         Command::Schema(options) => schema(options.out.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

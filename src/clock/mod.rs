@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::domain::id::{
-    ApiKeyId, DeliveryId, EventId, JobId, MessageId, RequestId, SecretId, SubscriptionId, TenantId,
+    ApiKeyId, DeliveryId, EventId, JobId, MessageId, RequestId, SecretId, SubscriptionId, TenantId, UserId,
 };
 use crate::domain::time::Timestamp;
 
@@ -96,6 +96,8 @@ new_ids! {
     job_id -> JobId;
     /// A new API key's id.
     api_key_id -> ApiKeyId;
+    /// A new user's id.
+    user_id -> UserId;
     /// A new request's id.
     request_id -> RequestId;
     /// A new secret's id.

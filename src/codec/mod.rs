@@ -102,6 +102,11 @@ registry! {
         EventTypeRegistered = "event_type.registered", 1;
         ApiKeyIssued = "api_key.issued", 1;
         ApiKeyRevoked = "api_key.revoked", 1;
+        SettingsChanged = "tenant.settings_changed", 1;
+        UserAdded = "user.added", 1;
+        UserCredentialsReset = "user.credentials_reset", 1;
+        UserDisabled = "user.disabled", 1;
+        UserAuthenticationFailed = "user.authentication_failed", 1;
     }
     Message::MessageEvent {
         Published = "message.published", 1;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
 use crate::execute::retention;
-use crate::{actors, event_store, http, outbound};
+use crate::{actors, authentication, event_store, http, outbound};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
 pub const ENV_PREFIX: &str = "TIDINGS_";
@@ -32,6 +32,8 @@ pub struct Config {
     pub projections: Projections,
     /// Delivery profiles of the operator's own.
     pub profiles: Profiles,
+    /// Who may ask.
+    pub auth: authentication::Config,
     /// What may be reached.
     pub egress: outbound::Config,
     /// Bounds of the log.
@@ -254,6 +256,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.log_place()?;
         self.metrics_listen()?;
+        self.auth.check().map_err(ConfigError::Invalid)?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
@@ -384,6 +387,12 @@ mod tests {
             ("[database]\nshards = 0", "database.shards"),
             ("[database]\nwrite_connections = 0", "database.write_connections"),
             ("[database]\nread_connections = 257", "database.read_connections"),
+            ("[auth]\nstep_up_max_age_s = 0", "auth.step_up_max_age_s"),
+            ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://i/\"", "jwks_url"),
+            (
+                "[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"https://i/\"\nalgorithms = [\"HS256\"]",
+                "HS256",
+            ),
             ("[egress]\nallow_cidrs = [\"10.0.0.0/33\"]", "egress.allow_cidrs"),
         ] {
             let error = from_toml(text).unwrap_err().to_string();

@@ -1,20 +1,28 @@
 //! API keys as their holders have them: `tdk_<id>_<secret>_<checksum>`.
 //!
 //! The id finds the key, the secret proves it, and the checksum lets a scanner know a leaked key, and this program a
-//! mistyped one, without asking anybody. What is stored is a plain SHA-256 of the secret: 256 random bits cannot be
-//! guessed, so that a slow hash would only slow us.
+//! mistyped one, without asking anybody. What is stored is an HMAC of the secret under a key that is not in the
+//! database, so that whoever can write there alone cannot make keys; 256 random bits cannot be guessed, so that a slow
+//! hash would only slow us. Keys made before this have a plain SHA-256, and go on working.
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::id::ApiKeyId;
+use super::scope::Scope;
 use super::secret::Secret;
+use super::time::Timestamp;
 
 /// What every key begins with.
 pub const PREFIX: &str = "tdk_";
 /// Bytes of a key's secret.
 pub const SECRET_BYTES: usize = 32;
+/// How long a key may live that can make others or rotate secrets.
+pub const MAX_ADMIN_DAYS: u64 = 90;
+/// What a keyed hash begins with.
+const KEYED: &str = "hmac-sha256:";
 /// Hexadecimal digits of the checksum.
 const CHECKSUM_CHARS: usize = 8;
 
@@ -51,7 +59,12 @@ impl ApiKey {
         self.id
     }
 
-    /// What is stored of it: SHA-256 of its secret, in hex.
+    /// What is stored of it: an HMAC of its secret, after the name of the method.
+    pub fn keyed_hash(&self, pepper: &[u8]) -> String {
+        parse(self.expose()).map_or_else(|_| self.hash(), |presented| keyed(&presented.secret, pepper))
+    }
+
+    /// What was stored of keys before: SHA-256 of its secret, in hex.
     pub fn hash(&self) -> String {
         self.hash.clone()
     }
@@ -75,13 +88,36 @@ pub fn parse(token: &str) -> Result<Presented, MalformedApiKey> {
 
 impl Presented {
     /// Whether the secret is the one that was stored as `stored_hash`. Takes the same time for every secret.
-    pub fn matches(&self, stored_hash: &str) -> bool {
-        hash(&self.secret).as_bytes().ct_eq(stored_hash.as_bytes()).into()
+    pub fn matches(&self, stored_hash: &str, pepper: &[u8]) -> bool {
+        let found = if stored_hash.starts_with(KEYED) { keyed(&self.secret, pepper) } else { hash(&self.secret) };
+        found.as_bytes().ct_eq(stored_hash.as_bytes()).into()
     }
 }
 
 fn hash(secret: &[u8; SECRET_BYTES]) -> String {
     hex::encode(Sha256::digest(secret))
+}
+
+fn keyed(secret: &[u8; SECRET_BYTES], pepper: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(pepper).expect("HMAC takes a key of any length");
+    mac.update(secret);
+    format!("{KEYED}{}", hex::encode(mac.finalize().into_bytes()))
+}
+
+/// A key that can make keys or rotate secrets would live for longer than [`MAX_ADMIN_DAYS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key with SECRETS_ROTATE, KEYS_ADMIN or TENANTS_ADMIN lives for {MAX_ADMIN_DAYS} days at most")]
+pub struct LivesTooLong;
+
+/// When a new key ends: those that could make others, or take over what is signed, always do.
+pub fn expiry(scopes: &[Scope], wanted: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, LivesTooLong> {
+    let powerful = [Scope::SecretsRotate, Scope::KeysAdmin, Scope::TenantsAdmin].iter().any(|one| scopes.contains(one));
+    let latest = now.plus_ms(MAX_ADMIN_DAYS * 24 * 60 * 60 * 1_000);
+    match wanted {
+        Some(at) if powerful && at > latest => Err(LivesTooLong),
+        None if powerful => Ok(Some(latest)),
+        wanted => Ok(wanted),
+    }
 }
 
 fn checksum(text: &str) -> String {
@@ -100,9 +136,31 @@ mod tests {
     fn an_issued_key_is_read_and_matches_its_own_hash_alone() {
         let presented = parse(key(7).expose()).unwrap();
         assert_eq!(presented.id, key(7).id());
-        assert!(presented.matches(&key(7).hash()));
-        assert!(!presented.matches(&key(8).hash()));
-        assert!(!presented.matches(""));
+        assert!(presented.matches(&key(7).hash(), b""));
+        assert!(!presented.matches(&key(8).hash(), b""));
+        assert!(!presented.matches("", b""));
+    }
+
+    #[test]
+    fn a_keyed_hash_counts_under_its_own_pepper_alone() {
+        let presented = parse(key(7).expose()).unwrap();
+        let stored = key(7).keyed_hash(b"pepper");
+        assert!(presented.matches(&stored, b"pepper") && !presented.matches(&stored, b"salt"));
+        assert!(!parse(key(8).expose()).unwrap().matches(&stored, b"pepper"));
+        assert!(!stored.contains(&key(7).hash()));
+    }
+
+    #[test]
+    fn a_key_that_could_make_others_ends_within_ninety_days() {
+        let now = Timestamp::from_ms(0);
+        let day = |day: u64| now.plus_ms(day * 86_400_000);
+        assert_eq!(expiry(&[Scope::WebhooksRead], None, now), Ok(None));
+        assert_eq!(expiry(&[Scope::WebhooksRead], Some(day(900)), now), Ok(Some(day(900))));
+        for scope in [Scope::SecretsRotate, Scope::KeysAdmin, Scope::TenantsAdmin] {
+            assert_eq!(expiry(&[Scope::WebhooksRead, scope], None, now), Ok(Some(day(90))));
+            assert_eq!(expiry(&[scope], Some(day(90)), now), Ok(Some(day(90))));
+            assert_eq!(expiry(&[scope], Some(day(91)), now), Err(LivesTooLong));
+        }
     }
 
     #[test]

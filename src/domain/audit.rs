@@ -43,6 +43,18 @@ codes! {
     ApiKeyCreated = "TENANT_API_KEY_CREATED";
     /// An API key was withdrawn.
     ApiKeyRevoked = "TENANT_API_KEY_REVOKED";
+    /// A tenant's settings changed.
+    TenantSettingsChanged = "TENANT_SETTINGS_CHANGED";
+    /// Somebody may log in from now on.
+    UserAdded = "TENANT_USER_ADDED";
+    /// Somebody got a new password and new one-time codes.
+    UserCredentialsReset = "TENANT_USER_CREDENTIALS_RESET";
+    /// Somebody may not log in any more.
+    UserDisabled = "TENANT_USER_DISABLED";
+    /// Somebody gave a wrong password or one-time code for a user.
+    LoginFailed = "TENANT_LOGIN_FAILED";
+    /// Somebody gave a wrong one-time code within a user's session.
+    StepUpFailed = "TENANT_STEP_UP_FAILED";
     /// A webhook was created.
     WebhookCreated = "TENANT_WEBHOOK_CREATED";
     /// A webhook's URL, description or filters changed.

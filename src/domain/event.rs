@@ -5,10 +5,14 @@
 
 mod deletion;
 mod period;
+mod user;
 mod waiting;
 
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
+pub use user::{
+    Occasion, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
+};
 pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, RescheduleRequested};
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +60,16 @@ pub enum TenantEvent {
     ApiKeyIssued(ApiKeyIssued),
     /// An API key was withdrawn.
     ApiKeyRevoked(ApiKeyRevoked),
+    /// Its settings changed.
+    SettingsChanged(TenantSettingsChanged),
+    /// Somebody may log in from now on.
+    UserAdded(UserAdded),
+    /// Somebody has a new password and new one-time codes.
+    UserCredentialsReset(UserCredentialsReset),
+    /// Somebody may not log in any more.
+    UserDisabled(UserDisabled),
+    /// Somebody could not prove that they are a user.
+    UserAuthenticationFailed(UserAuthenticationFailed),
 }
 
 /// A tenant came into being.
@@ -94,7 +108,7 @@ pub struct ApiKeyIssued {
     pub key: ApiKeyId,
     /// What it is for.
     pub name: String,
-    /// SHA-256 of its 256-bit secret, in hex.
+    /// `hmac-sha256:` and the HMAC of its 256-bit secret, in hex; or only hex: its SHA-256.
     pub hash: String,
     /// What it may do.
     pub scopes: Vec<Scope>,

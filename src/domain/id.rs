@@ -94,6 +94,8 @@ ids! {
     JobId = "job_";
     /// An API key; the id is public, the secret behind it is not.
     ApiKeyId = "key_";
+    /// A person who logs in with a password and one-time codes.
+    UserId = "usr_";
     /// One request to the API, for logs and audit rows.
     RequestId = "req_";
     /// A sealed signing secret; events refer to secrets by this id alone.

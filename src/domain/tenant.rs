@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalogue;
-use super::event::{ApiKeyIssued, ApiKeyRevoked, EventTypeRegistered, TenantCreated, TenantEvent};
+use super::event::{
+    ApiKeyIssued, ApiKeyRevoked, Change, EventTypeRegistered, TenantCreated, TenantEvent, TenantSettingsChanged,
+    UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
+};
 use super::filter::EventType;
-use super::id::{ApiKeyId, TenantId};
+use super::id::{ApiKeyId, SecretId, TenantId, UserId};
 use super::profile::{self, UnknownProfile};
+use super::scope::Scope;
 use crate::error_code::ErrorCode;
 
 /// The most characters of a name.
@@ -17,6 +21,10 @@ pub const MAX_SLUG_CHARS: usize = 64;
 pub const MAX_EVENT_TYPES: usize = 1_000;
 /// The most API keys that a tenant may have at one time.
 pub const MAX_API_KEYS: usize = 100;
+/// The most users that a tenant may have, disabled ones too.
+pub const MAX_USERS: usize = 1_000;
+/// The most characters of a user's name.
+pub const MAX_USER_NAME_CHARS: usize = 64;
 
 /// A tenant; `created` is `None` before it exists.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +35,25 @@ pub struct Tenant {
     pub event_types: BTreeMap<EventType, EventTypeRegistered>,
     /// The API keys that work.
     pub api_keys: BTreeSet<ApiKeyId>,
+    /// Whether API keys may do what otherwise takes a person who has just proved themself.
+    pub unattended_keys: bool,
+    /// Who logs in with a password.
+    pub users: BTreeMap<UserId, User>,
+}
+
+/// Somebody who logs in with a password and one-time codes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct User {
+    /// By which they log in.
+    pub name: String,
+    /// What they may do.
+    pub scopes: Vec<Scope>,
+    /// The sealed hash of their password.
+    pub password: SecretId,
+    /// The sealed secret of their one-time codes.
+    pub totp: SecretId,
+    /// Whether they may not log in.
+    pub disabled: bool,
 }
 
 /// What can be asked of a tenant.
@@ -40,6 +67,16 @@ pub enum Command {
     IssueApiKey(ApiKeyIssued),
     /// Withdraw an API key.
     RevokeApiKey(ApiKeyId),
+    /// Let API keys do what otherwise takes a person who has just proved themself, or no more.
+    SetUnattendedKeys(bool),
+    /// Let somebody log in, whose name the caller has claimed.
+    AddUser(UserAdded),
+    /// Give a user another password and other one-time codes.
+    ResetUser(UserCredentialsReset),
+    /// Let a user log in no more.
+    DisableUser(UserId),
+    /// Remember that somebody could not prove that they are a user.
+    FailAuthentication(UserAuthenticationFailed),
 }
 
 /// Why a command is refused.
@@ -78,19 +115,34 @@ pub enum Refusal {
     /// There is no such key.
     #[error("there is no such API key")]
     NoSuchApiKey,
+    /// There is no such user.
+    #[error("there is no such user")]
+    NoSuchUser,
+    /// The name is not of the form that a user's has.
+    #[error("'{0}' is no user's name: 1 to {MAX_USER_NAME_CHARS} of a-z, 0-9, '.', '_', '-' and '@'")]
+    InvalidUserName(String),
+    /// Somebody has that name.
+    #[error("there is a user '{0}' already")]
+    UserExists(String),
+    /// No more users.
+    #[error("a tenant may have {MAX_USERS} users at most")]
+    TooManyUsers,
 }
 
 impl Refusal {
     /// The code that clients match on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound | Self::NoSuchApiKey => ErrorCode::NotFound,
-            Self::Exists(_) => ErrorCode::VersionConflict,
-            Self::SlugTaken(_) | Self::InvalidSlug(_) | Self::InvalidName | Self::Profile(_) | Self::NoScopes => {
-                ErrorCode::InvalidInput
-            }
+            Self::NotFound | Self::NoSuchApiKey | Self::NoSuchUser => ErrorCode::NotFound,
+            Self::Exists(_) | Self::UserExists(_) => ErrorCode::VersionConflict,
+            Self::SlugTaken(_)
+            | Self::InvalidSlug(_)
+            | Self::InvalidName
+            | Self::Profile(_)
+            | Self::NoScopes
+            | Self::InvalidUserName(_) => ErrorCode::InvalidInput,
             Self::EventTypeExists(_) => ErrorCode::EventTypeExists,
-            Self::TooManyEventTypes | Self::TooManyApiKeys => ErrorCode::LimitExceeded,
+            Self::TooManyEventTypes | Self::TooManyApiKeys | Self::TooManyUsers => ErrorCode::LimitExceeded,
         }
     }
 }
@@ -105,6 +157,45 @@ pub fn decide(state: &Tenant, command: Command) -> Result<Vec<TenantEvent>, Refu
             Ok(vec![TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key })])
         }
         Command::RevokeApiKey(_) => Err(Refusal::NoSuchApiKey),
+        Command::SetUnattendedKeys(to) => Ok(set_unattended_keys(state.living()?, to)),
+        Command::AddUser(added) => add_user(state.living()?, added),
+        Command::ResetUser(reset) => state.user(reset.user).map(|_| vec![TenantEvent::UserCredentialsReset(reset)]),
+        Command::DisableUser(user) if state.user(user)?.disabled => Ok(vec![]),
+        Command::DisableUser(user) => Ok(vec![TenantEvent::UserDisabled(UserDisabled { user })]),
+        Command::FailAuthentication(failed) => {
+            state.user(failed.user).map(|_| vec![TenantEvent::UserAuthenticationFailed(failed)])
+        }
+    }
+}
+
+fn set_unattended_keys(state: &Tenant, to: bool) -> Vec<TenantEvent> {
+    if state.unattended_keys == to {
+        return vec![];
+    }
+    let unattended_keys = Some(Change { from: state.unattended_keys, to });
+    vec![TenantEvent::SettingsChanged(TenantSettingsChanged { unattended_keys })]
+}
+
+fn add_user(state: &Tenant, added: UserAdded) -> Result<Vec<TenantEvent>, Refusal> {
+    check_user_name(&added.name)?;
+    if added.scopes.is_empty() {
+        return Err(Refusal::NoScopes);
+    }
+    if state.users.values().any(|user| user.name == added.name) {
+        return Err(Refusal::UserExists(added.name));
+    }
+    if state.users.len() >= MAX_USERS {
+        return Err(Refusal::TooManyUsers);
+    }
+    Ok(vec![TenantEvent::UserAdded(added)])
+}
+
+/// Whether a user can have that name: one spelling only, so that no two look the same.
+pub fn check_user_name(name: &str) -> Result<(), Refusal> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-@".contains(&byte);
+    match name.len() {
+        1..=MAX_USER_NAME_CHARS if name.bytes().all(fits) => Ok(()),
+        _ => Err(Refusal::InvalidUserName(name.chars().take(MAX_USER_NAME_CHARS).collect())),
     }
 }
 
@@ -171,7 +262,30 @@ impl Tenant {
             TenantEvent::ApiKeyRevoked(revoked) => {
                 self.api_keys.remove(&revoked.key);
             }
+            TenantEvent::SettingsChanged(changed) => {
+                self.unattended_keys = changed.unattended_keys.as_ref().map_or(self.unattended_keys, |keys| keys.to);
+            }
+            TenantEvent::UserAdded(UserAdded { user, name, scopes, password, totp }) => {
+                let (name, scopes) = (name.clone(), scopes.clone());
+                let added = User { name, scopes, password: *password, totp: *totp, disabled: false };
+                self.users.insert(*user, added);
+            }
+            TenantEvent::UserCredentialsReset(reset) => {
+                if let Some(user) = self.users.get_mut(&reset.user) {
+                    (user.password, user.totp, user.disabled) = (reset.password, reset.totp, false);
+                }
+            }
+            TenantEvent::UserDisabled(disabled) => {
+                if let Some(user) = self.users.get_mut(&disabled.user) {
+                    user.disabled = true;
+                }
+            }
+            TenantEvent::UserAuthenticationFailed(_) => {}
         }
+    }
+
+    fn user(&self, id: UserId) -> Result<&User, Refusal> {
+        self.living()?.users.get(&id).ok_or(Refusal::NoSuchUser)
     }
 
     fn living(&self) -> Result<&Self, Refusal> {
@@ -255,6 +369,41 @@ mod tests {
             tenant.evolve(&event);
         }
         assert_eq!(decide(&tenant, Command::RevokeApiKey(key)), Err(Refusal::NoSuchApiKey));
+    }
+
+    #[test]
+    fn a_user_is_added_once_and_comes_back_with_new_credentials() {
+        let (user, old, new) = (UserId::from_parts(1, 9), SecretId::from_parts(1, 1), SecretId::from_parts(2, 2));
+        let scopes = vec![Scope::KeysAdmin];
+        let added = UserAdded { user, name: "ada@acme".into(), scopes, password: old, totp: old };
+        let mut tenant = acme();
+        let mut done = |command: Command| {
+            let events = decide(&tenant, command)?;
+            events.iter().for_each(|event| tenant.evolve(event));
+            Ok((events.len(), tenant.users.get(&user).map(|user| (user.disabled, user.password))))
+        };
+        assert_eq!(done(Command::DisableUser(user)), Err(Refusal::NoSuchUser));
+        assert_eq!(done(Command::AddUser(added.clone())), Ok((1, Some((false, old)))));
+        assert_eq!(done(Command::AddUser(added.clone())), Err(Refusal::UserExists("ada@acme".into())));
+        assert_eq!(done(Command::DisableUser(user)), Ok((1, Some((true, old)))));
+        assert_eq!(done(Command::DisableUser(user)), Ok((0, Some((true, old)))));
+        let reset = UserCredentialsReset { user, password: new, totp: new };
+        assert_eq!(done(Command::ResetUser(reset)), Ok((1, Some((false, new)))));
+        for name in ["", "Ada", "a b", "\u{430}da", &"x".repeat(65)] {
+            let refused = done(Command::AddUser(UserAdded { name: name.into(), ..added.clone() }));
+            assert!(matches!(refused, Err(Refusal::InvalidUserName(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_act_unattended_only_where_somebody_said_so() {
+        let mut tenant = acme();
+        assert!(!tenant.unattended_keys);
+        assert_eq!(decide(&tenant, Command::SetUnattendedKeys(false)), Ok(vec![]));
+        for event in decide(&tenant, Command::SetUnattendedKeys(true)).unwrap() {
+            tenant.evolve(&event);
+        }
+        assert!(tenant.unattended_keys);
     }
 
     #[test]

@@ -43,6 +43,12 @@ pub struct Meta {
     /// From which address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
+    /// How a person had proved themself, in their identity provider's words or ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acr: Option<String>,
+    /// When a person had last proved themself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticated_at: Option<Timestamp>,
 }
 
 /// Who caused an event.
@@ -58,6 +64,8 @@ pub struct Actor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorKind {
+    /// A person.
+    User,
     /// A caller with an API key.
     ApiKey,
     /// This program.
@@ -65,9 +73,14 @@ pub enum ActorKind {
 }
 
 impl Meta {
+    /// An actor, in no request.
+    pub fn by(actor: Actor) -> Self {
+        Self { actor, request: None, ip: None, acr: None, authenticated_at: None }
+    }
+
     /// This program, on its own account.
     pub fn system() -> Self {
-        Self { actor: Actor { kind: ActorKind::System, id: "system".into() }, request: None, ip: None }
+        Self::by(Actor { kind: ActorKind::System, id: "system".into() })
     }
 }
 
@@ -167,6 +180,11 @@ pub const SLUG_SHARD: u16 = 0;
 /// The claim to a tenant's public id; its value is the tenant's id.
 pub fn slug_claim(slug: &str) -> String {
     format!("tenant-slug/{slug}")
+}
+
+/// The claim to a user's name; its value is the tenant's id and the user's, with a slash between them.
+pub fn user_claim(name: &str) -> String {
+    format!("user-name/{name}")
 }
 
 /// The claim to the name of an operator's delivery profile; its value is the digest of what the name stands for.

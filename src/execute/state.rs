@@ -166,6 +166,10 @@ async fn tenant_state(
         }
     }
     let (Some(last), Some(created)) = (last, tenant.created) else { return Ok(None) };
+    let users = tenant.users.iter().map(
+        |(user, known)| json!({ "user": user, "name": known.name, "scopes": known.scopes, "disabled": known.disabled }),
+    );
+    let users = users.collect::<Vec<_>>();
     let event_types = tenant
         .event_types
         .into_values()
@@ -178,6 +182,8 @@ async fn tenant_state(
         "version": last.version,
         "position": last.position.to_string(),
         "event_types": event_types.collect::<Vec<_>>(),
+        "unattended_keys": tenant.unattended_keys,
+        "users": users,
         "api_keys": keys.into_values().collect::<Vec<_>>(),
     })))
 }
@@ -196,7 +202,13 @@ fn fold_tenant(
         TenantEvent::ApiKeyRevoked(revoked) => {
             keys.remove(&revoked.key);
         }
-        TenantEvent::Created(_) | TenantEvent::EventTypeRegistered(_) => {}
+        TenantEvent::Created(_)
+        | TenantEvent::EventTypeRegistered(_)
+        | TenantEvent::SettingsChanged(_)
+        | TenantEvent::UserAdded(_)
+        | TenantEvent::UserCredentialsReset(_)
+        | TenantEvent::UserDisabled(_)
+        | TenantEvent::UserAuthenticationFailed(_) => {}
     }
     Ok(())
 }

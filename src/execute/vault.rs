@@ -9,7 +9,9 @@ use std::sync::Mutex;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac};
 use lru::LruCache;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -100,6 +102,18 @@ impl Vault {
     /// The name by which people tell secrets apart.
     pub fn fingerprint(&self, secret: &Secret) -> String {
         secret.fingerprint(&*self.pepper)
+    }
+
+    /// A key for another use, which tells nothing of the operator's.
+    pub fn derived_key(&self, purpose: &str) -> MasterKey {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&*self.pepper).expect("HMAC takes a key of any length");
+        mac.update(purpose.as_bytes());
+        Zeroizing::new(mac.finalize().into_bytes().into())
+    }
+
+    /// Under what hashes of API keys are made.
+    pub fn api_key_pepper(&self) -> MasterKey {
+        self.derived_key("tidings api keys")
     }
 
     fn seal(&self, name: &str, plain: &[u8], clock: &dyn Clock) -> Vec<u8> {

@@ -2,12 +2,14 @@
 
 use async_graphql::{Context, ID, Object, Result};
 
-use super::caller::{ApiScope, authorise, caller, own_tenant};
+use super::audit::Actor;
+use super::caller::{self, ApiScope, authorise, caller, own_tenant};
 use super::failure::{internal, nullable};
 use super::page::{Connection, List, PageArgs, cost};
 use super::scalar::DateTime;
-use super::state;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder};
+use super::{keys, state};
+use crate::authentication::{Credential, step_up};
 use crate::domain::api_key;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::scope::Scope;
@@ -16,25 +18,48 @@ use crate::projections::rows::{ApiKeyRow, TenantRow};
 
 pub(super) struct Viewer;
 
-/// Who asks: the API key behind the request.
+/// Who asks: the credential behind the request.
 #[Object]
 impl Viewer {
-    /// Id of the API key.
-    async fn api_key_id(&self, ctx: &Context<'_>) -> ID {
-        caller(ctx).principal.key.into()
+    /// Who it is, as audit entries name them.
+    async fn actor(&self, ctx: &Context<'_>) -> Actor {
+        Actor::from(&caller::actor(&caller(ctx).principal))
     }
 
-    /// What the API key is called.
+    /// Id of the API key; null for a person.
+    async fn api_key_id(&self, ctx: &Context<'_>) -> Option<ID> {
+        match &caller(ctx).principal.credential {
+            Credential::ApiKey(key) => Some((*key).into()),
+            Credential::Session { .. } | Credential::Token { .. } => None,
+        }
+    }
+
+    /// When the person last proved themself; null for a key, and where a token does not say.
+    async fn authenticated_at(&self, ctx: &Context<'_>) -> Option<DateTime> {
+        caller(ctx).principal.authenticated_at.map(DateTime)
+    }
+
+    /// Until when that proof counts for acts that ask for a fresh one, which may be in the past; null without one.
+    async fn step_up_valid_until(&self, ctx: &Context<'_>) -> Option<DateTime> {
+        step_up::valid_until(&caller(ctx).principal, keys(ctx).config()).map(DateTime)
+    }
+
+    /// When the credential ends by itself; null: never.
+    async fn expires_at(&self, ctx: &Context<'_>) -> Option<DateTime> {
+        caller(ctx).principal.expires_at.map(DateTime)
+    }
+
+    /// What the API key or the person is called.
     async fn name(&self, ctx: &Context<'_>) -> String {
         caller(ctx).principal.name.clone()
     }
 
-    /// What the API key may do.
+    /// What they may do.
     async fn scopes(&self, ctx: &Context<'_>) -> Vec<ApiScope> {
         caller(ctx).principal.scopes.iter().copied().map(ApiScope::from).collect()
     }
 
-    /// Whose API key it is.
+    /// Whose they are.
     async fn tenant(&self, ctx: &Context<'_>) -> Option<Result<Tenant>> {
         nullable(Tenant::read(ctx, caller(ctx).principal.tenant)).await
     }
@@ -68,6 +93,11 @@ impl Tenant {
     /// When it was created.
     async fn created_at(&self) -> DateTime {
         self.0.created_at.into()
+    }
+
+    /// Whether API keys may rotate secrets and make other keys without a person who has just proved themself.
+    async fn unattended_keys(&self) -> bool {
+        self.0.unattended_keys
     }
 
     /// Its webhooks, the newest first. Needs the scope `WEBHOOKS_READ`.
@@ -151,6 +181,12 @@ impl ApiKey {
     /// When it stops working; null: never by itself.
     async fn expires_at(&self) -> Option<DateTime> {
         self.0.expires_at.map(DateTime)
+    }
+
+    /// When it was last used, an hour too early at most; null if that is not known.
+    async fn last_used_at(&self, ctx: &Context<'_>) -> Option<Result<DateTime>> {
+        let used = state(ctx).read_models.api_key_last_used(self.0.id).await;
+        used.map(|at| at.map(DateTime)).map_err(|error| internal(&error)).transpose()
     }
 
     /// When it was withdrawn; null if it was not.

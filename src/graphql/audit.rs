@@ -89,6 +89,23 @@ pub(super) enum AuditCode {
     WebhookCircuitClosed,
     /// The tenant was created.
     TenantCreated,
+    /// The tenant's settings were changed.
+    TenantSettingsChanged,
+    /// Somebody may log in from now on.
+    #[graphql(name = "TENANT_USER_ADDED")]
+    UserAdded,
+    /// Somebody was given a new password and new one-time codes.
+    #[graphql(name = "TENANT_USER_CREDENTIALS_RESET")]
+    UserCredentialsReset,
+    /// Somebody may not log in any more.
+    #[graphql(name = "TENANT_USER_DISABLED")]
+    UserDisabled,
+    /// Somebody gave a wrong password or one-time code for a user.
+    #[graphql(name = "TENANT_LOGIN_FAILED")]
+    LoginFailed,
+    /// Somebody gave a wrong one-time code within a user's session.
+    #[graphql(name = "TENANT_STEP_UP_FAILED")]
+    StepUpFailed,
     /// The tenant registered an event type.
     #[graphql(name = "TENANT_EVENT_TYPE_REGISTERED")]
     EventTypeRegistered,
@@ -137,6 +154,8 @@ impl AuditFilter {
 /// Kinds of actors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub(super) enum ActorKind {
+    /// A person, known by a session or by a token of an identity provider.
+    User,
     /// A caller with an API key.
     ApiKey,
     /// The system on its own account, or its operator at the command line.
@@ -149,7 +168,8 @@ pub(super) enum ActorKind {
 pub(super) struct Actor {
     /// What kind of actor.
     kind: ActorKind,
-    /// Id of the API key; `system` for the system.
+    /// Id of the API key; `usr_…` for a person with a login here, issuer, `#` and subject for one of an identity provider;
+    /// `system` for the system.
     id: ID,
 }
 
@@ -171,6 +191,7 @@ impl Actor {
 impl From<&execute::Actor> for Actor {
     fn from(actor: &execute::Actor) -> Self {
         let kind = match actor.kind {
+            execute::ActorKind::User => ActorKind::User,
             execute::ActorKind::ApiKey => ActorKind::ApiKey,
             execute::ActorKind::System => ActorKind::System,
         };
@@ -205,8 +226,22 @@ impl AuditEntry {
 
     /// Who did it.
     async fn actor(&self) -> Actor {
-        let kind = if self.0.actor_kind == "api_key" { ActorKind::ApiKey } else { ActorKind::System };
+        let kind = match self.0.actor_kind.as_str() {
+            "user" => ActorKind::User,
+            "api_key" => ActorKind::ApiKey,
+            _ => ActorKind::System,
+        };
         Actor { kind, id: ID(self.0.actor_id.clone()) }
+    }
+
+    /// How the person behind it had proved themself: the authentication context class; null if nobody said.
+    async fn acr(&self) -> Option<&str> {
+        self.0.acr.as_deref()
+    }
+
+    /// When the person behind it had last proved themself; null if it was no person.
+    async fn authenticated_at(&self) -> Option<DateTime> {
+        self.0.authenticated_at.map(DateTime)
     }
 
     /// Id of what it was done to.

@@ -1,36 +1,16 @@
 //! Who calls, and what they may do.
 
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_graphql::{Context, Enum, Error, Result};
-use lru::LruCache;
-use tokio::sync::watch;
 
 use super::failure::{Failure, UserError, UserErrorCode, fault};
-use crate::clock::Clock;
-use crate::domain::api_key;
-use crate::domain::id::{ApiKeyId, RequestId, TenantId};
+use crate::authentication::{Credential, Principal};
+use crate::domain::id::{RequestId, TenantId};
 use crate::domain::scope::Scope;
-use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
 use crate::execute::{Actor, ActorKind, Meta};
-use crate::projections::rows::ApiKeyRow;
-use crate::projections::{QueryError, ReadModels, TenantScope};
-
-/// A holder of a valid API key.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Principal {
-    /// The key.
-    pub key: ApiKeyId,
-    /// What the key is called.
-    pub name: String,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// What it may do.
-    pub scopes: Vec<Scope>,
-}
+use crate::projections::TenantScope;
 
 /// A principal in one request.
 #[derive(Clone, Debug)]
@@ -46,12 +26,24 @@ pub struct Caller {
 impl Caller {
     /// What the log remembers of whoever caused an event.
     pub fn meta(&self) -> Meta {
+        let Principal { acr, authenticated_at, .. } = &*self.principal;
         Meta {
-            actor: Actor { kind: ActorKind::ApiKey, id: self.principal.key.to_string() },
+            actor: actor(&self.principal),
             request: Some(self.request),
             ip: self.ip.clone(),
+            acr: acr.clone(),
+            authenticated_at: *authenticated_at,
         }
     }
+}
+
+/// The caller as the log names them.
+pub(super) fn actor(principal: &Principal) -> Actor {
+    let kind = match &principal.credential {
+        Credential::ApiKey(_) => ActorKind::ApiKey,
+        Credential::Session { .. } | Credential::Token { .. } => ActorKind::User,
+    };
+    Actor { kind, id: principal.credential.subject() }
 }
 
 /// A credential does not carry the scope that is needed.
@@ -95,121 +87,9 @@ pub(super) fn named_tenant(ctx: &Context<'_>, scope: Scope, named: Option<&str>)
     if tenant == own || authorise(ctx, Scope::TenantsAdmin).is_ok() { Ok(tenant) } else { Err(missing().into()) }
 }
 
-/// Why a credential is not accepted.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum NotAuthenticated {
-    /// No such key, another secret, expired or withdrawn: which one is nobody's business.
-    #[error("the API key is not valid")]
-    Invalid,
-    /// Keys cannot be looked up.
-    #[error("API keys cannot be looked up")]
-    Unavailable(#[source] Arc<QueryError>),
-}
-
-/// Keys kept in memory, and withdrawn keys remembered.
-const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
-/// A key is looked up anew when what is known of it is older than this, in milliseconds.
-const FRESH_MS: u64 = 1_000;
-
-/// How often is looked whether a key still works that something long is answered for.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// Checks API keys. Remembers a key for a second, so that a withdrawal elsewhere takes effect within it; a withdrawal
-/// by this process takes effect at once.
-pub struct KeyRing {
-    read_models: ReadModels,
-    clock: Arc<dyn Clock>,
-    known: Mutex<Known>,
-    /// Sent to with every withdrawal.
-    withdrawn: watch::Sender<()>,
-}
-
-struct Known {
-    keys: LruCache<ApiKeyId, (Timestamp, Arc<ApiKeyRow>)>,
-    revoked: LruCache<ApiKeyId, ()>,
-}
-
-impl KeyRing {
-    /// A ring that knows no key yet.
-    pub fn new(read_models: ReadModels, clock: Arc<dyn Clock>) -> Self {
-        let known = Known { keys: LruCache::new(CACHED_KEYS), revoked: LruCache::new(CACHED_KEYS) };
-        Self { read_models, clock, known: Mutex::new(known), withdrawn: watch::Sender::new(()) }
-    }
-
-    /// Whose key this is.
-    ///
-    /// # Errors
-    /// [`NotAuthenticated::Invalid`] for anything but a key that works now.
-    pub async fn authenticate(&self, token: &str) -> Result<Arc<Principal>, NotAuthenticated> {
-        let presented = api_key::parse(token).map_err(|_| NotAuthenticated::Invalid)?;
-        let row = self.row(presented.id).await?.ok_or(NotAuthenticated::Invalid)?;
-        let expired = row.expires_at.is_some_and(|at| at <= self.clock.now());
-        if !presented.matches(&row.hash) || expired || row.revoked_at.is_some() || self.is_revoked(row.id) {
-            return Err(NotAuthenticated::Invalid);
-        }
-        let ApiKeyRow { id, tenant, name, scopes, .. } = &*row;
-        Ok(Arc::new(Principal { key: *id, name: name.clone(), tenant: *tenant, scopes: scopes.clone() }))
-    }
-
-    /// Accepts a key no more, whatever the read model still says.
-    pub(super) fn revoke(&self, id: ApiKeyId) {
-        self.lock().revoked.put(id, ());
-        self.withdrawn.send_replace(());
-    }
-
-    /// Resolves when the principal may go on no more: its key was withdrawn, which is seen at once, or has expired. What
-    /// is answered for long asks here again and again; a key that cannot be looked up works as long as nobody can say.
-    pub async fn ended(&self, principal: &Principal) {
-        let mut withdrawn = self.withdrawn.subscribe();
-        loop {
-            let Some(look_again) = self.works_for(principal.key).await else { return };
-            tokio::select! {
-                _ = withdrawn.changed() => {}
-                () = tokio::time::sleep(look_again) => {}
-            }
-        }
-    }
-
-    /// For how long a key works at least; `None` if it does no more.
-    async fn works_for(&self, id: ApiKeyId) -> Option<Duration> {
-        if self.is_revoked(id) {
-            return None;
-        }
-        let Ok(row) = self.row(id).await else { return Some(LOOK_AGAIN) };
-        let row = row.filter(|row| row.revoked_at.is_none())?;
-        let Some(expires_at) = row.expires_at else { return Some(LOOK_AGAIN) };
-        let left_ms = expires_at.ms_since(self.clock.now());
-        (left_ms > 0).then(|| LOOK_AGAIN.min(Duration::from_millis(left_ms)))
-    }
-
-    async fn row(&self, id: ApiKeyId) -> Result<Option<Arc<ApiKeyRow>>, NotAuthenticated> {
-        let now = self.clock.now();
-        if let Some((read_at, row)) = self.lock().keys.get(&id)
-            && *read_at <= now
-            && now.ms_since(*read_at) < FRESH_MS
-        {
-            return Ok(Some(Arc::clone(row)));
-        }
-        let found = self.read_models.api_key(id).await;
-        let row = found.map_err(|error| NotAuthenticated::Unavailable(Arc::new(error)))?.map(Arc::new);
-        if let Some(row) = &row {
-            self.lock().keys.put(id, (now, Arc::clone(row)));
-        }
-        Ok(row)
-    }
-
-    fn is_revoked(&self, id: ApiKeyId) -> bool {
-        self.lock().revoked.contains(&id)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().expect("no holder of this lock can panic")
-    }
-}
-
 macro_rules! scopes {
     ($($(#[$doc:meta])* $name:ident)*) => {
-        /// One permission of an API key.
+        /// One permission of a caller.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
         #[graphql(name = "Scope")]
         pub(super) enum ApiScope {

@@ -196,11 +196,13 @@ user_error_codes! {
     NotRedeliverable
     /// The delivery has ended, or an attempt of it is under way.
     DeliveryNotWaiting
+    /// The further proof of who calls was not accepted.
+    StepUpRejected
     /// An argument does not have the form or range that its description gives.
     InvalidInput
     ;
-    InvalidCursor CursorExpired Unauthenticated Forbidden BadRequest GraphqlParseFailed GraphqlValidationFailed QueryTooComplex
-    QueryTooLarge TooManyStreams Overloaded StorageFull StorageUnavailable Internal
+    InvalidCursor CursorExpired Unauthenticated Forbidden StepUpRequired BadRequest GraphqlParseFailed
+    GraphqlValidationFailed QueryTooComplex QueryTooLarge TooManyStreams Overloaded StorageFull StorageUnavailable Internal
 }
 
 /// Which argument a refusal is about.
@@ -240,10 +242,14 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             tenant::Refusal::Profile(_) => &["input", "profile"],
             tenant::Refusal::NoScopes => &["input", "scopes"],
             tenant::Refusal::NoSuchApiKey => &["input", "apiKeyId"],
+            tenant::Refusal::NoSuchUser | tenant::Refusal::InvalidUserName(_) | tenant::Refusal::UserExists(_) => {
+                &["input", "username"]
+            }
             tenant::Refusal::NotFound
             | tenant::Refusal::Exists(_)
             | tenant::Refusal::TooManyEventTypes
-            | tenant::Refusal::TooManyApiKeys => &[],
+            | tenant::Refusal::TooManyApiKeys
+            | tenant::Refusal::TooManyUsers => &[],
         },
         EngineError::Message(refusal) => return vec!["input", refusal.field()],
         EngineError::Overloaded

@@ -41,6 +41,7 @@ mod ledger;
 mod alert;
 mod audit;
 mod projection;
+mod step_up;
 mod access;
 mod quarantine;
 mod node;
@@ -53,10 +54,11 @@ use std::sync::Arc;
 
 use async_graphql::Context;
 
-pub use caller::{Caller, KeyRing, NotAuthenticated, Principal};
+pub use caller::Caller;
 pub use request::{Answer, Incoming, Kind, Outcome, Prepared, prepare};
 
 use crate::actors::Engine;
+use crate::authentication::KeyRing;
 use crate::clock::Clock;
 use crate::event_store::Log;
 use crate::execute::ledger::Ledger;
@@ -74,6 +76,8 @@ pub struct SchemaContext {
     pub ledger: Ledger,
     /// Time, and randomness for new ids and API keys.
     pub clock: Arc<dyn Clock>,
+    /// Knows callers.
+    pub keys: Arc<KeyRing>,
 }
 
 type Inner = async_graphql::Schema<query::Query, mutation::Mutation, live::Live>;
@@ -84,14 +88,13 @@ pub struct Schema(Inner);
 
 /// Builds the schema.
 pub fn schema(context: SchemaContext) -> Schema {
-    let keys = KeyRing::new(context.read_models.clone(), Arc::clone(&context.clock));
-    Schema(limits::apply(builder()).data(context).data(keys).finish())
+    Schema(limits::apply(builder()).data(context).finish())
 }
 
 impl Schema {
-    /// Checks API keys; forgets at once those that this schema's mutations withdraw.
-    pub fn keys(&self) -> &KeyRing {
-        self.0.data().expect("`schema` put it there")
+    /// Knows callers; forgets at once those whose credentials this schema's mutations end.
+    pub fn keys(&self) -> &Arc<KeyRing> {
+        &self.context().keys
     }
 
     /// Carries out what other transports than GraphQL ask for.
@@ -120,5 +123,5 @@ fn state<'a>(ctx: &Context<'a>) -> &'a SchemaContext {
 }
 
 fn keys<'a>(ctx: &Context<'a>) -> &'a KeyRing {
-    ctx.data_unchecked()
+    &state(ctx).keys
 }

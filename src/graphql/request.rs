@@ -13,6 +13,7 @@ use serde_json::json;
 use super::caller::Caller;
 use super::failure::{CODE, RETRY_AFTER_SECONDS};
 use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
+use super::step_up::{ACR_VALUES, MAX_AGE};
 use super::{Schema, loader};
 use crate::domain::id::RequestId;
 use crate::error_code::ErrorCode;
@@ -60,6 +61,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What a transport must know of it.
     pub outcome: Outcome,
+    /// What `WWW-Authenticate` says, if somebody is to prove themself again (RFC 9470).
+    pub challenge: Option<String>,
 }
 
 /// How a request ended.
@@ -273,7 +276,24 @@ fn finish(mut response: Response, request: RequestId) -> Answer {
         // A request that was not executed has no data, not even null.
         (false, false) => serde_json::to_vec(&Parts { data: None, errors: Some(&errors) }),
     };
-    Answer { body: body.expect("an answer has string keys"), outcome }
+    let challenge = errors.iter().find_map(challenge);
+    Answer { body: body.expect("an answer has string keys"), outcome, challenge }
+}
+
+/// The challenge of an error that asks for a further proof.
+fn challenge(error: &ServerError) -> Option<String> {
+    let extensions = error.extensions.as_ref()?;
+    let required = Value::from(ErrorCode::StepUpRequired.as_str());
+    let max_age = extensions.get(MAX_AGE).filter(|_| extensions.get(CODE) == Some(&required))?;
+    let mut text = format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\"");
+    if let Some(Value::List(values)) = extensions.get(ACR_VALUES)
+        && !values.is_empty()
+    {
+        let names: Vec<_> = values.iter().filter_map(|value| value.clone().into_json().ok()).collect();
+        let names: Vec<_> = names.iter().filter_map(|name| name.as_str()).collect();
+        text.push_str(&format!(", acr_values=\"{}\"", names.join(" ")));
+    }
+    Some(text)
 }
 
 /// How a request ended of which nothing but these errors is left: of those that pass, the longest counts.
@@ -356,6 +376,6 @@ impl Answer {
     }
 
     fn written(body: &serde_json::Value, outcome: Outcome) -> Self {
-        Self { body: body.to_string().into_bytes(), outcome }
+        Self { body: body.to_string().into_bytes(), outcome, challenge: None }
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
-use super::auth::{self, Denied};
+use super::auth::{self, Absent, Denied};
 use super::listener::Connection;
 use super::live::socket::{self, Client};
 use super::live::sse;
@@ -86,7 +86,7 @@ async fn get_prepared(parts: Parts, _: Body) -> Prepare {
 /// Makes a WebSocket of the connection.
 async fn upgrade(state: AppState, request: Request) -> Result<Response, Refusal> {
     let refused = |message: &str| Refusal::Answer(Answer::refused(ErrorCode::BadRequest, message));
-    if !socket::is_of_our_origin(request.headers()) {
+    if !auth::is_own_origin(request.headers(), state.schema.keys().config(), Absent::Allowed) {
         let message = "pages of another origin may not open a socket";
         return Err(Refusal::Answer(Answer::refused(ErrorCode::Forbidden, message)));
     }
@@ -116,8 +116,9 @@ fn ip(parts: &Parts) -> Option<String> {
 
 pub(super) async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
     let id = *parts.extensions.get::<RequestId>().expect("the layer around every route put it there");
-    let principal =
-        auth::authenticate(&parts.headers, state.schema.keys()).await.map_err(|denied| Refusal::Denied(denied, id))?;
+    let principal = auth::authenticate(&parts.method, &parts.headers, state.schema.keys())
+        .await
+        .map_err(|denied| Refusal::Denied(denied, id))?;
     Ok(Caller { principal, request: id, ip: ip(parts) })
 }
 
@@ -190,11 +191,13 @@ impl Refusal {
     }
 }
 
-/// What a request without a valid credential is asked for; `None` if nobody can say whether it is valid, which is logged.
+/// What a request without a valid credential is asked for; `None` if no
+/// other would help, or if nobody can say whether it is valid, which is logged.
 pub(super) fn challenge(denied: &Denied) -> Option<&'static str> {
     match denied {
         Denied::Missing => Some("Bearer realm=\"tidings\""),
         Denied::Invalid => Some("Bearer realm=\"tidings\", error=\"invalid_token\""),
+        Denied::ForeignOrigin => None,
         Denied::Unavailable(error) => {
             let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::error!("{error}: {source}");
@@ -204,6 +207,9 @@ pub(super) fn challenge(denied: &Denied) -> Option<&'static str> {
 }
 
 fn denied_response(denied: &Denied, request: RequestId, media_type: MediaType) -> Response {
+    if let Denied::ForeignOrigin = denied {
+        return answered(&Answer::refused(ErrorCode::Forbidden, auth::FOREIGN_ORIGIN), media_type);
+    }
     let Some(challenge) = challenge(denied) else { return answered(&Answer::internal(request), media_type) };
     let message = "a valid API key is needed: 'Authorization: Bearer tdk_…'";
     let mut response = answered(&Answer::refused(ErrorCode::Unauthenticated, message), media_type);
@@ -215,7 +221,11 @@ fn answered(answer: &Answer, media_type: MediaType) -> Response {
     let status = negotiate::status(answer.outcome, media_type);
     let mut response =
         (status, [(header::CONTENT_TYPE, media_type.content_type())], answer.body.clone()).into_response();
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, authorization"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, authorization, cookie"));
+    // What it is made of was checked when the configuration was read.
+    if let Some(challenge) = answer.challenge.as_ref().and_then(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some(seconds) = retry_after_s(answer.outcome) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -6,6 +6,7 @@
 //! | `GET /graphql/schema.graphql` | the schema |
 //! | `POST /v1/messages` | publishing without GraphQL: see [`publish`] |
 //! | `GET /v1/openapi.json` | the same for programs |
+//! | `POST /session`, `DELETE /session` | login and logout, for people: see [`session`] |
 //! | `GET /` | the way to the playground |
 //! | `GET /playground/` | a page to try the API on: see [`playground`](self), unless it is switched off |
 //! | `GET /healthz` | 200 while the process answers at all |
@@ -29,6 +30,7 @@ mod metrics;
 mod negotiate;
 mod playground;
 mod publish;
+mod session;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -85,6 +87,7 @@ pub fn router(state: AppState) -> Router {
     playground
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/graphql/schema.graphql", get(sdl))
+        .route("/session", post(session::begin).delete(session::end))
         .route("/v1/messages", post(publish::post))
         .route("/v1/openapi.json", get(publish::openapi))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -58,6 +58,16 @@ pub trait Transport: Send + Sync {
     async fn post(&self, request: Request) -> Exchange;
 }
 
+/// The way to a document that the operator has named.
+#[async_trait]
+pub trait Fetch: Send + Sync {
+    /// Gets a document of so many bytes at most; only 200 counts.
+    ///
+    /// # Errors
+    /// Why it could not be had, for the operator.
+    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, String>;
+}
+
 /// The policy and the resolver behind every check of a URL: at creation, at update and before every attempt.
 #[derive(Clone)]
 pub struct Gate {
@@ -153,6 +163,37 @@ impl Transport for HttpClient {
         };
         let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Exchange { latency_ms, result }
+    }
+}
+
+/// How long fetching a document may take.
+const FETCH_LIMIT: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl Fetch for HttpClient {
+    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, String> {
+        let fetched = tokio::time::timeout(FETCH_LIMIT, self.document(url, max_bytes)).await;
+        fetched.unwrap_or_else(|_| Err(format!("no complete answer came within {FETCH_LIMIT:?}")))
+    }
+}
+
+impl HttpClient {
+    async fn document(&self, url: &str, max_bytes: usize) -> Result<Bytes, String> {
+        let url = self.gate.check(url).map_err(|refusal| refusal.to_string())?;
+        let answer = self.client.get(url.as_str()).header("accept", "application/json").send().await;
+        let mut answer = answer.map_err(|error| before_the_answer(&error).detail)?;
+        self.raise_alarm_if_forbidden(answer.remote_addr().map(|address| address.ip()));
+        if answer.status().as_u16() != 200 {
+            return Err(format!("the answer has status {}", answer.status().as_u16()));
+        }
+        let mut document = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|_| "the answer broke off".to_owned())? {
+            if document.len() + chunk.len() > max_bytes {
+                return Err(format!("the answer has more than {max_bytes} bytes"));
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(document.into())
     }
 }
 

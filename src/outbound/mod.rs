@@ -21,7 +21,7 @@ mod retry_after;
 mod client;
 
 pub use address::EgressPolicy;
-pub use client::{Gate, HttpClient, Request, Transport};
+pub use client::{Fetch, Gate, HttpClient, Request, Transport};
 pub use url::{EndpointHost, EndpointUrl, MAX_URL_BYTES, UrlRefusal};
 
 use std::io;

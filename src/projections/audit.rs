@@ -21,8 +21,9 @@ use super::rows::AuditRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::audit::{Code, masked_url};
-use crate::domain::event::{Change, Event, SubscriptionEvent, TenantEvent};
+use crate::domain::event::{Change, Event, Occasion, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
+use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
 use crate::execute::{self, ActorKind, DELIVERIES_CATEGORY, MESSAGES_CATEGORY, Meta};
 
@@ -31,8 +32,9 @@ const REMEMBERED_SUBSCRIPTIONS: NonZeroUsize = NonZeroUsize::new(4_096).expect("
 
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
-        "INSERT INTO audit (position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO audit (position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, acr, \
+         authenticated_at_ms, changes) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
 });
@@ -128,6 +130,8 @@ impl Projection for Audit {
                 values.add(row.target)?;
                 values.add(row.request)?;
                 values.add(row.ip)?;
+                values.add(row.acr)?;
+                values.add(row.authenticated_at.map(Timestamp::as_ms))?;
                 values.add(json_text(&row.changes))
             })
             .await?;
@@ -169,6 +173,8 @@ fn row(
         target,
         request: meta.request.as_ref().map(RequestId::to_string),
         ip: meta.ip,
+        acr: meta.acr,
+        authenticated_at: meta.authenticated_at,
         changes: Value::Object(changes.0),
     }))
 }
@@ -202,6 +208,11 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
         TenantEvent::EventTypeRegistered(registered) => registered.name.to_string(),
         TenantEvent::ApiKeyIssued(issued) => issued.key.to_string(),
         TenantEvent::ApiKeyRevoked(revoked) => revoked.key.to_string(),
+        TenantEvent::SettingsChanged(_) => tenant.to_string(),
+        TenantEvent::UserAdded(added) => added.user.to_string(),
+        TenantEvent::UserCredentialsReset(reset) => reset.user.to_string(),
+        TenantEvent::UserDisabled(disabled) => disabled.user.to_string(),
+        TenantEvent::UserAuthenticationFailed(failed) => failed.user.to_string(),
     }
 }
 
@@ -222,6 +233,16 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             (Code::ApiKeyCreated, changes)
         }
         TenantEvent::ApiKeyRevoked(_) => (Code::ApiKeyRevoked, none),
+        TenantEvent::SettingsChanged(changed) => {
+            (Code::TenantSettingsChanged, none.change("unattended_keys", changed.unattended_keys.as_ref()))
+        }
+        TenantEvent::UserAdded(added) => (Code::UserAdded, none.to("name", &added.name).to("scopes", &added.scopes)),
+        TenantEvent::UserCredentialsReset(_) => (Code::UserCredentialsReset, none),
+        TenantEvent::UserDisabled(_) => (Code::UserDisabled, none),
+        TenantEvent::UserAuthenticationFailed(failed) => match failed.occasion {
+            Occasion::Login => (Code::LoginFailed, none),
+            Occasion::StepUp => (Code::StepUpFailed, none),
+        },
     }
 }
 
@@ -340,6 +361,7 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
 
 fn actor_kind(kind: ActorKind) -> &'static str {
     match kind {
+        ActorKind::User => "user",
         ActorKind::ApiKey => "api_key",
         ActorKind::System => "system",
     }
@@ -367,7 +389,8 @@ impl AuditFilter {
 
 macro_rules! select {
     () => {
-        "SELECT position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, changes FROM audit"
+        "SELECT position, tenant, code, at_ms, actor_kind, actor_id, target, request, ip, acr, \
+         authenticated_at_ms, changes FROM audit"
     };
 }
 
@@ -472,6 +495,8 @@ fn audit_row(row: &SqliteRow) -> Result<(Position, AuditRow), sqlx::Error> {
         target: columns.get()?,
         request: columns.get()?,
         ip: columns.get()?,
+        acr: columns.get()?,
+        authenticated_at: columns.optional_time()?,
         changes: columns.json()?,
     };
     Ok((position, row))

@@ -45,6 +45,7 @@ mod statistic_queries;
 mod stops;
 mod tables;
 mod tenants;
+mod users;
 mod verify;
 mod watch;
 mod webhook_queries;

@@ -3,7 +3,7 @@
 use crate::domain::circuit::TripCause;
 use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
-use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
@@ -22,6 +22,27 @@ pub struct TenantRow {
     pub profile: String,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Whether API keys may do what otherwise takes a person who has just proved themself.
+    pub unattended_keys: bool,
+}
+
+/// Somebody who logs in here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserRow {
+    /// Their id.
+    pub id: UserId,
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// By which they log in.
+    pub name: String,
+    /// What they may do.
+    pub scopes: Vec<Scope>,
+    /// The sealed hash of their password.
+    pub password: SecretId,
+    /// The sealed secret of their one-time codes.
+    pub totp: SecretId,
+    /// Since when they may not log in; `None` if they may.
+    pub disabled_at: Option<Timestamp>,
 }
 
 /// An API key, for showing it and for checking a caller's.
@@ -309,7 +330,7 @@ pub struct AuditRow {
     pub code: &'static str,
     /// When.
     pub at: Timestamp,
-    /// Kind of whoever did it: `api_key` or `system`.
+    /// Kind of whoever did it: `user`, `api_key` or `system`.
     pub actor_kind: String,
     /// Their id.
     pub actor_id: String,
@@ -319,6 +340,10 @@ pub struct AuditRow {
     pub request: Option<String>,
     /// From which address.
     pub ip: Option<String>,
+    /// How the person behind it had proved themself.
+    pub acr: Option<String>,
+    /// When they had last done so.
+    pub authenticated_at: Option<Timestamp>,
     /// What changed, by field: `{"url": {"from": …, "to": …}}`; secrets and URL queries are masked.
     pub changes: serde_json::Value,
 }

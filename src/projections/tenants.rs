@@ -8,8 +8,10 @@ use super::columns::{Columns, bytes, integer, json_text, packed};
 use super::page::{Key, List, Order, Range, list};
 use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
-use super::{Page, QueryError, ReadModels, Slice, TenantScope};
-use crate::domain::event::{ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope, users};
+use crate::domain::event::{
+    ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent, TenantSettingsChanged,
+};
 use crate::domain::filter::EventType;
 use crate::domain::id::{ApiKeyId, TenantId};
 use crate::domain::time::Timestamp;
@@ -22,7 +24,7 @@ pub(super) struct Tenants;
 #[async_trait]
 impl Projection for Tenants {
     fn concerns(&self, kind: &str) -> bool {
-        kind.starts_with("tenant.") || kind.starts_with("event_type.") || kind.starts_with("api_key.")
+        ["tenant.", "event_type.", "api_key.", "user."].iter().any(|family| kind.starts_with(family))
     }
 
     fn concerns_category(&self, category: &str) -> bool {
@@ -50,6 +52,15 @@ impl Projection for Tenants {
                     insert_api_key(connection, position, tenant, at, issued).await?;
                 }
                 Event::Tenant(TenantEvent::ApiKeyRevoked(revoked)) => revoke(connection, at, &revoked).await?,
+                Event::Tenant(TenantEvent::SettingsChanged(changed)) => {
+                    change_settings(connection, tenant, &changed).await?;
+                }
+                Event::Tenant(TenantEvent::UserAdded(added)) => {
+                    users::insert(connection, position, tenant, at, added).await?;
+                }
+                Event::Tenant(TenantEvent::UserCredentialsReset(reset)) => users::reset(connection, &reset).await?,
+                Event::Tenant(TenantEvent::UserDisabled(disabled)) => users::disable(connection, at, &disabled).await?,
+                Event::Tenant(TenantEvent::UserAuthenticationFailed(_)) => {}
                 Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => {
                     return Err(ApplyError::event(&recorded, "it is no tenant's event"));
                 }
@@ -66,7 +77,8 @@ async fn insert_tenant(
     created: TenantCreated,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO tenant (position, id, name, slug, profile, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO tenant (position, id, name, slug, profile, created_at_ms, unattended_keys) \
+         VALUES ($1, $2, $3, $4, $5, $6, FALSE)",
     )
     .bind(integer(packed(position)))
     .bind(bytes(created.tenant))
@@ -76,6 +88,19 @@ async fn insert_tenant(
     .bind(at.as_ms())
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+async fn change_settings(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    changed: &TenantSettingsChanged,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE tenant SET unattended_keys = COALESCE($2, unattended_keys) WHERE id = $1")
+        .bind(bytes(tenant))
+        .bind(changed.unattended_keys.as_ref().map(|change| change.to))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -136,13 +161,17 @@ async fn revoke(connection: &mut SqliteConnection, at: Timestamp, revoked: &ApiK
     Ok(())
 }
 
-pub(super) const TENANT: &str = "SELECT id, name, slug, profile, created_at_ms FROM tenant WHERE id = $1";
+pub(super) const TENANT: &str =
+    "SELECT id, name, slug, profile, created_at_ms, unattended_keys FROM tenant WHERE id = $1";
 
 /// By id, which grows with time: positions in different shards do not tell which tenant is newer.
-pub(super) const TENANTS: List = list!("SELECT id, name, slug, profile, created_at_ms FROM tenant", "TRUE", "id");
+pub(super) const TENANTS: List =
+    list!("SELECT id, name, slug, profile, created_at_ms, unattended_keys FROM tenant", "TRUE", "id");
 
 pub(super) const API_KEY: &str = "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
      revoked_at_ms FROM api_key WHERE id = $1";
+
+pub(super) const API_KEY_USE: &str = "SELECT used_at_ms FROM api_key_use WHERE id = $1";
 
 pub(super) const API_KEYS: List = list!(
     "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, revoked_at_ms FROM api_key",
@@ -177,6 +206,27 @@ impl ReadModels {
         Ok(found.as_ref().map(api_key_row).transpose()?.map(|(_, row)| row))
     }
 
+    /// Remembers that a key was used, in this file alone: a key that is in daily use would else fill the log.
+    pub async fn api_key_used(&self, id: ApiKeyId, at: Timestamp) -> Result<(), QueryError> {
+        let mut write = self.inner.database.begin().await?;
+        sqlx::query(
+            "INSERT INTO api_key_use (id, used_at_ms) VALUES ($1, $2) \
+             ON CONFLICT (id) DO UPDATE SET used_at_ms = max(used_at_ms, excluded.used_at_ms)",
+        )
+        .bind(bytes(id))
+        .bind(at.as_ms())
+        .execute(write.connection())
+        .await?;
+        Ok(write.commit().await?)
+    }
+
+    /// When a key was last used; `None` if this file knows of no use.
+    pub async fn api_key_last_used(&self, id: ApiKeyId) -> Result<Option<Timestamp>, QueryError> {
+        let query = sqlx::query(API_KEY_USE).bind(bytes(id));
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.as_ref().map(|row| Columns::of(row).time()).transpose()?)
+    }
+
     /// The tenant's API keys, the newest first; also those that were withdrawn.
     pub async fn api_keys(&self, scope: TenantScope, page: &Page) -> Result<Slice<ApiKeyRow>, QueryError> {
         let range = Range::of(page, Order::Descending);
@@ -206,6 +256,7 @@ fn tenant_row(row: &SqliteRow) -> Result<TenantRow, sqlx::Error> {
         slug: columns.get()?,
         profile: columns.get()?,
         created_at: columns.time()?,
+        unattended_keys: columns.get()?,
     })
 }
 

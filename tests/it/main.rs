@@ -35,4 +35,5 @@ mod retention;
 mod support;
 mod tools;
 mod transfer;
+mod users;
 mod verifiers;

@@ -4,7 +4,7 @@ use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::{payloads, readable};
 use crate::actors::{Done, EngineError};
-use crate::domain::api_key::ApiKey as Credential;
+use crate::domain::api_key::{self, ApiKey as Credential};
 use crate::domain::catalogue::Definition;
 use crate::domain::event::{ApiKeyIssued, EventTypeRegistered, TenantCreated};
 use crate::domain::id::ApiKeyId;
@@ -17,7 +17,7 @@ use crate::graphql::caller::{self, ApiScope, authorise, caller, named_tenant};
 use crate::graphql::event_type::EventType;
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, fault, internal, payload};
 use crate::graphql::scalar::{DateTime, Json};
-use crate::graphql::{keys, state};
+use crate::graphql::{keys, state, step_up};
 use crate::projections::TenantScope;
 
 /// A new tenant.
@@ -48,9 +48,11 @@ struct CreateTenantPayload {
 struct CreateApiKeyInput {
     /// What it is for, 1 to 200 characters.
     name: String,
-    /// What it may do; nothing that the caller may not do, unless the caller has `TENANTS_ADMIN`.
+    /// What it may do; nothing that the caller may not do, unless the caller has `TENANTS_ADMIN`. No key hands on
+    /// `SECRETS_ROTATE`, but the operator's own.
     scopes: Vec<ApiScope>,
-    /// When it stops working; absent: never by itself.
+    /// When it stops working; absent: never by itself, but with `SECRETS_ROTATE`, `KEYS_ADMIN` or `TENANTS_ADMIN` after 90
+    /// days, which is the most for these.
     expires_at: Option<DateTime>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
@@ -138,7 +140,8 @@ impl AccessMutation {
         payload(create_tenant(ctx, input)).await
     }
 
-    /// Makes an API key. Needs the scope `KEYS_ADMIN`.
+    /// Makes an API key. Needs the scope `KEYS_ADMIN`, and a person who has just proved themself, or a tenant that lets keys
+    /// act unattended.
     async fn create_api_key(
         &self,
         ctx: &Context<'_>,
@@ -193,6 +196,7 @@ async fn create_tenant(ctx: &Context<'_>, input: CreateTenantInput) -> Result<Cr
 
 async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<CreateApiKeyPayload, Failure> {
     let tenant = named_tenant(ctx, Scope::KeysAdmin, input.tenant_id.as_deref().map(String::as_str))?;
+    step_up::require(ctx).await?;
     let scopes = granted(ctx, &input.scopes)?;
     let clock = &*state(ctx).clock;
     if input.expires_at.is_some_and(|at| at.0 <= clock.now()) {
@@ -201,8 +205,9 @@ async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<Creat
     }
     let id = clock.api_key_id();
     let key = Credential::generate(id, &clock.random_bytes());
-    let expires_at = input.expires_at.map(|at| at.0);
-    let issued = ApiKeyIssued { key: id, name: input.name, hash: key.hash(), scopes, expires_at };
+    let expires_at = api_key::expiry(&scopes, input.expires_at.map(|at| at.0), clock.now())
+        .map_err(|error| UserError::new(UserErrorCode::InvalidInput, error, &["input", "expiresAt"]))?;
+    let issued = ApiKeyIssued { key: id, name: input.name, hash: keys(ctx).hash(&key), scopes, expires_at };
     let done = state(ctx).engine.tenant(tenant, Command::IssueApiKey(issued), caller(ctx).meta()).await?;
     readable(ctx, done.position).await;
     // The token is shown in this answer or never: a read model that fails must not take it away.
@@ -216,6 +221,9 @@ fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure
     let mut scopes: Vec<_> = wanted.iter().copied().map(Scope::from).collect();
     scopes.sort();
     scopes.dedup();
+    if scopes.contains(&Scope::SecretsRotate) {
+        step_up::require_person(ctx)?;
+    }
     let operator = authorise(ctx, Scope::TenantsAdmin).is_ok();
     match scopes.iter().find(|scope| !operator && authorise(ctx, **scope).is_err()) {
         Some(scope) => {
@@ -249,6 +257,6 @@ async fn revoke_key(ctx: &Context<'_>, input: RevokeApiKeyInput) -> Result<Revok
     Ok(RevokeApiKeyPayload { api_key: ApiKey::read(ctx, id).await?, position: position(&done), user_errors: vec![] })
 }
 
-fn position(done: &Done) -> Option<String> {
+pub(super) fn position(done: &Done) -> Option<String> {
     done.position.map(|position| position.to_string())
 }

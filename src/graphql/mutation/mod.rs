@@ -8,6 +8,7 @@ mod access;
 mod delivery;
 mod job;
 mod message;
+mod person;
 mod restore;
 mod waiting;
 mod webhook;
@@ -29,6 +30,7 @@ pub(super) struct Mutation(
     job::JobMutation,
     message::MessageMutation,
     access::AccessMutation,
+    person::PersonMutation,
 );
 
 /// How long a mutation waits for the read model.

@@ -12,8 +12,8 @@ use crate::domain::subscription::{Command, Update};
 use crate::graphql::caller::{authorise, caller, named_tenant};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, payload};
 use crate::graphql::scalar::DateTime;
-use crate::graphql::state;
 use crate::graphql::webhook::Webhook;
+use crate::graphql::{state, step_up};
 use crate::projections::TenantScope;
 
 /// A new webhook.
@@ -322,7 +322,8 @@ impl WebhookMutation {
         payload(delete(ctx, input)).await
     }
 
-    /// Gives a webhook a new signing secret. Needs the scope `SECRETS_ROTATE`.
+    /// Gives a webhook a new signing secret. Needs the scope `SECRETS_ROTATE`, and a person who has just proved themself, or
+    /// a tenant that lets keys act unattended.
     async fn rotate_webhook_secret(
         &self,
         ctx: &Context<'_>,
@@ -437,6 +438,8 @@ async fn delete(ctx: &Context<'_>, input: DeleteWebhookInput) -> Result<DeleteWe
 }
 
 async fn rotate(ctx: &Context<'_>, input: RotateWebhookSecretInput) -> Result<RotateWebhookSecretPayload, Failure> {
+    authorise(ctx, Scope::SecretsRotate)?;
+    step_up::require(ctx).await?;
     let (scope, id) = addressed(ctx, Scope::SecretsRotate, &input.webhook_id)?;
     let overlap_s = input.overlap_seconds.map(u64::try_from).transpose().map_err(|_| {
         UserError::new(UserErrorCode::InvalidInput, "an overlap is not negative", &["input", "overlapSeconds"])

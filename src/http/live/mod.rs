@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::id::ApiKeyId;
-use crate::graphql::{Caller, Kind, Prepared, Principal, Schema};
+use crate::authentication::Principal;
+use crate::graphql::{Caller, Kind, Prepared, Schema};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
@@ -62,38 +62,39 @@ impl Live {
     }
 }
 
-/// A bounded number of things, for each key and in all.
+/// A bounded number of things, for each caller and in all.
 pub(super) struct Seats {
     config: Config,
-    taken: Mutex<HashMap<ApiKeyId, usize>>,
+    taken: Mutex<HashMap<String, usize>>,
 }
 
 /// One of them; given back when it is dropped.
 pub(super) struct Seat {
     seats: Arc<Seats>,
-    key: ApiKeyId,
+    subject: String,
 }
 
 impl Seats {
-    /// `None` if the key, or all together, have as many as they may.
+    /// `None` if the caller, or all together, have as many as they may.
     pub(super) fn take(self: &Arc<Self>, principal: &Principal) -> Option<Seat> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (taken.values().sum::<usize>(), taken.get(&principal.key).copied().unwrap_or(0));
+        let subject = principal.credential.subject();
+        let (all, own) = (taken.values().sum::<usize>(), taken.get(&subject).copied().unwrap_or(0));
         if all >= self.config.max_streams || own >= self.config.max_streams_per_key {
             return None;
         }
-        taken.insert(principal.key, own + 1);
-        Some(Seat { seats: Arc::clone(self), key: principal.key })
+        taken.insert(subject.clone(), own + 1);
+        Some(Seat { seats: Arc::clone(self), subject })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = taken.get_mut(&self.key) {
+        if let Some(own) = taken.get_mut(&self.subject) {
             *own -= 1;
             if *own == 0 {
-                taken.remove(&self.key);
+                taken.remove(&self.subject);
             }
         }
     }
@@ -113,16 +114,20 @@ fn answers(schema: &Schema, prepared: Prepared, caller: Caller) -> BoxStream<'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::TenantId;
+    use crate::authentication::Credential;
+    use crate::domain::id::{ApiKeyId, TenantId};
 
     #[test]
     fn seats_are_bounded_for_each_key_and_in_all_and_come_back() {
         let live = Live::new(&Config { max_streams: 3, max_streams_per_key: 2 });
         let of = |key| Principal {
-            key: ApiKeyId::from_parts(key, 1),
+            credential: Credential::ApiKey(ApiKeyId::from_parts(key, 1)),
             name: String::new(),
             tenant: TenantId::from_parts(1, 1),
             scopes: vec![],
+            authenticated_at: None,
+            acr: None,
+            expires_at: None,
         };
         let first = live.streams.take(&of(1));
         let second = live.streams.take(&of(1));

@@ -24,8 +24,9 @@ use tracing::Instrument;
 
 use super::protocol::{self, Close, Message, SUBPROTOCOL};
 use super::{END_LIMIT, KEEP_ALIVE, SEND_LIMIT, Seat, WAITING_ANSWERS, answers};
+use crate::authentication::Principal;
 use crate::error_code::ErrorCode;
-use crate::graphql::{self, Answer, Caller, Incoming, Kind, Outcome, Prepared, Principal};
+use crate::graphql::{self, Answer, Caller, Incoming, Kind, Outcome, Prepared};
 use crate::http::AppState;
 use crate::http::auth::{self, Denied};
 use crate::http::listener::Connection;
@@ -49,18 +50,6 @@ pub(in crate::http) fn is_wanted(headers: &HeaderMap) -> bool {
 pub(in crate::http) fn speaks_ours(headers: &HeaderMap) -> bool {
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     offered.flat_map(|offered| offered.split(',')).any(|offered| offered.trim() == SUBPROTOCOL)
-}
-
-/// Whether the request comes from a page of this server, or from no page at all.
-pub(in crate::http) fn is_of_our_origin(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    match (headers.contains_key(header::ORIGIN), text(header::ORIGIN), text(header::HOST)) {
-        (false, _, _) => true,
-        (true, Some(origin), Some(host)) => {
-            origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
-        }
-        (true, _, _) => false,
-    }
 }
 
 /// Takes the socket. `caller` has what is known of the client, and no principal if none came with the upgrade.
@@ -339,7 +328,7 @@ async fn ended(state: &AppState, principal: Option<Arc<Principal>>) {
 
 fn refused(denied: &Denied) -> Close {
     match denied {
-        Denied::Missing | Denied::Invalid => Close::new(4403, "Forbidden"),
+        Denied::Missing | Denied::Invalid | Denied::ForeignOrigin => Close::new(4403, "Forbidden"),
         Denied::Unavailable(error) => {
             tracing::error!("{error}");
             Close::new(1011, "The credential cannot be checked")
@@ -350,25 +339,6 @@ fn refused(denied: &Denied) -> Close {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_our_own_pages_may_open_a_socket() {
-        let headers = |origin: Option<&str>| {
-            let origin = origin.map(|origin| (header::ORIGIN, origin.parse().unwrap()));
-            HeaderMap::from_iter([(header::HOST, "api.example:8080".parse().unwrap())].into_iter().chain(origin))
-        };
-        for (origin, ours) in [
-            (None, true),
-            (Some("https://api.example:8080"), true),
-            (Some("http://API.example:8080"), true),
-            (Some("https://api.example"), false),
-            (Some("https://api.example:8080.evil.example"), false),
-            (Some("https://evil.example"), false),
-            (Some("null"), false),
-        ] {
-            assert_eq!(is_of_our_origin(&headers(origin)), ours, "{origin:?}");
-        }
-    }
 
     #[test]
     fn the_subprotocol_is_found_among_others() {

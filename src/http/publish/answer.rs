@@ -9,7 +9,7 @@ use crate::actors::{EngineError, Published};
 use crate::domain::id::RequestId;
 use crate::domain::message;
 use crate::error_code::ErrorCode;
-use crate::http::auth::Denied;
+use crate::http::auth::{self, Denied};
 use crate::http::graphql::{self, Refusal};
 
 /// A message that is on disk.
@@ -110,6 +110,7 @@ impl Problem {
                 ..match denied {
                     Denied::Unavailable(_) => Self::internal(),
                     Denied::Missing | Denied::Invalid => Self::masked(ErrorCode::Unauthenticated),
+                    Denied::ForeignOrigin => Self::new(ErrorCode::Forbidden, auth::FOREIGN_ORIGIN),
                 }
             }
             .of_request(request),

@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 53] = [
+const FIELDS: [(&str, Option<Scope>, &str); 56] = [
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
@@ -171,6 +171,17 @@ const FIELDS: [(&str, Option<Scope>, &str); 53] = [
         "mutation { createApiKey(input: { name: \"x\", scopes: [] }) { userErrors { code } } }",
     ),
     (
+        "disableUser",
+        Some(Scope::KeysAdmin),
+        "mutation { disableUser(input: { username: \"nobody\" }) { userErrors { code } } }",
+    ),
+    (
+        "updateTenant",
+        Some(Scope::KeysAdmin),
+        "mutation { updateTenant(input: {}) { userErrors { code } } }",
+    ),
+    ("stepUp", None, "mutation { stepUp(input: { totp: \"000000\" }) { userErrors { code } } }"),
+    (
         "revokeApiKey",
         Some(Scope::KeysAdmin),
         "mutation { revokeApiKey(input: { apiKeyId: \"key_1\" }) { userErrors { code } } }",
@@ -260,6 +271,40 @@ async fn a_root_field_that_fails_leaves_all_others_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_root_field_answers_without_a_key_that_works() {
+    let api = Api::start().await;
+    let withdrawn = api.key(api.tenant, &Scope::ALL).await;
+    let id = api.answer(&withdrawn, "{ viewer { apiKeyId } }", &json!({})).await["data"]["viewer"]["apiKeyId"].clone();
+    let revoke = "mutation($id: ID!) { revokeApiKey(input: { apiKeyId: $id }) { userErrors { code } } }";
+    api.data(revoke, json!({ "id": id })).await;
+    for (name, _, call) in FIELDS {
+        let body = json!({ "query": call }).to_string();
+        for request in [api.post(&withdrawn, body.clone()), api.post("tdk_x", body.clone()), api.anonymous(body)] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 401, "{name}");
+            assert!(answer.headers().contains_key("www-authenticate"), "{name}");
+            let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+            assert_eq!(answer["errors"][0]["extensions"]["code"], json!("UNAUTHENTICATED"), "{name}");
+            assert!(answer.get("data").is_none(), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_reads_changes_nothing() {
+    let api = Api::start().await;
+    let reading = [Scope::WebhooksRead, Scope::DeliveriesRead, Scope::AuditRead];
+    let reader = api.key(api.tenant, &reading).await;
+    for (name, needed, call) in FIELDS {
+        let answer = api.answer(&reader, call, &json!({})).await;
+        let may = needed.is_none_or(|needed| reading.contains(&needed));
+        assert!(!may || !call.starts_with("mutation") || name == "stepUp", "{name} changes something");
+        let code = &answer["errors"][0]["extensions"]["code"];
+        assert_eq!(code == "FORBIDDEN", !may, "{name}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_on_another_thing_needs_its_own_scope() {
     let api = Api::start().await;
     let create = "mutation($url: String!) { createWebhook(input: { url: $url }) { webhook { id } } }";
@@ -317,6 +362,7 @@ async fn anothers_things_are_like_things_that_do_not_exist() {
     for mutation in [
         "mutation($t: ID!) { m: publishMessage(input: { type: \"user.created\", data: {}, tenantId: $t }) { userErrors { code } } }",
         "mutation($t: ID!) { m: createWebhook(input: { url: \"x\", tenantId: $t }) { userErrors { code } } }",
+        "mutation($t: ID!) { m: updateTenant(input: { tenantId: $t, unattendedKeys: false }) { userErrors { code } } }",
         "mutation($t: ID!) { m: createApiKey(input: { name: \"x\", scopes: [], tenantId: $t }) { userErrors { code } } }",
     ] {
         let answer = api.answer(&key, mutation, &json!({ "t": api.tenant })).await;

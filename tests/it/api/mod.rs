@@ -13,6 +13,8 @@ pub(crate) mod live;
 mod operations;
 mod overview;
 mod publishing;
+mod sessions;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,24 +23,29 @@ use std::sync::atomic::AtomicBool;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tidings::actors::{self, Engine, Ports, Retention, Running};
+use tidings::authentication::{self, KeyRing, password, totp};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::api_key::ApiKey;
-use tidings::domain::event::{ApiKeyIssued, TenantCreated};
+use tidings::domain::event::{ApiKeyIssued, TenantCreated, UserAdded};
 use tidings::domain::id::TenantId;
 use tidings::domain::outcome::{Exchange, Response};
 use tidings::domain::scope::Scope;
+use tidings::domain::secret::Secret;
 use tidings::domain::tenant::Command;
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventStore, Log, MemoryStore};
 use tidings::execute::Meta;
 use tidings::execute::ledger::Ledger;
 use tidings::execute::vault::{MasterKey, Vault};
-use tidings::outbound::{self, HttpClient, Request, Transport};
+use tidings::outbound::{self, Fetch, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
 use tidings::{graphql, http};
 
 /// An endpoint that the gate lets through; nothing is really sent to it.
 const URL: &str = "https://127.0.0.1:9443/hook";
+
+/// Everybody's password.
+const PASSWORD: &str = "correct horse battery staple";
 
 /// Every endpoint says 200.
 struct Agreeable;
@@ -57,6 +64,8 @@ struct Api {
     address: SocketAddr,
     engine: Engine,
     read_models: ReadModels,
+    vault: Arc<Vault>,
+    keys: Arc<KeyRing>,
     clock: Arc<dyn Clock>,
     ready: Arc<AtomicBool>,
     client: reqwest::Client,
@@ -79,8 +88,19 @@ impl Api {
     }
 
     async fn over_with(store: Arc<dyn EventStore>, live: http::LiveConfig) -> Self {
+        let clock = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
         drop(rustls::crypto::ring::default_provider().install_default());
-        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
+        let nowhere = HttpClient::new(&outbound::Config::default()).unwrap();
+        Self::with(store, clock, authentication::Config::default(), Arc::new(nowhere), live).await
+    }
+
+    async fn with(
+        store: Arc<dyn EventStore>,
+        clock: Arc<dyn Clock>,
+        auth: authentication::Config,
+        fetch: Arc<dyn Fetch>,
+        live: http::LiveConfig,
+    ) -> Self {
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
         let vault = Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap();
         let egress =
@@ -91,16 +111,26 @@ impl Api {
         let followers = read_models.follow(log.clone());
         let config = actors::Config::default();
         let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
+        let sealed = Arc::clone(&vault);
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
         let running =
             actors::start(log.clone(), Arc::clone(&clock), vault, ports, config, Retention::default()).await.unwrap();
         let (ledger, watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        let keys = Arc::new(KeyRing::new(authentication::Ports {
+            config: auth,
+            read_models: read_models.clone(),
+            engine: running.engine.clone(),
+            vault: Arc::clone(&sealed),
+            fetch,
+            clock: Arc::clone(&clock),
+        }));
         let schema = graphql::schema(graphql::SchemaContext {
             ledger,
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log,
             clock: Arc::clone(&clock),
+            keys: Arc::clone(&keys),
         });
         let ready = Arc::new(AtomicBool::new(true));
         let state = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
@@ -114,6 +144,8 @@ impl Api {
             address,
             engine,
             read_models,
+            vault: sealed,
+            keys,
             clock,
             ready,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
@@ -126,6 +158,7 @@ impl Api {
         };
         api.tenant(tenant, "acme").await;
         api.key = api.key(tenant, &Scope::ALL).await;
+        api.command(tenant, Command::SetUnattendedKeys(true)).await;
         api
     }
 
@@ -144,6 +177,22 @@ impl Api {
         key.expose().to_owned()
     }
 
+    /// Somebody of that tenant who may log in, with [`PASSWORD`]; what makes their codes.
+    async fn user(&self, tenant: TenantId, name: &str, scopes: &[Scope]) -> Secret {
+        let clock = &*self.clock;
+        let codes = totp::secret(&clock.random_bytes());
+        let hash = password::hash(PASSWORD, &clock.random_bytes());
+        let added = UserAdded {
+            user: clock.user_id(),
+            name: name.into(),
+            scopes: scopes.to_vec(),
+            password: self.vault.store(&hash, clock).await.unwrap(),
+            totp: self.vault.store(&codes, clock).await.unwrap(),
+        };
+        self.command(tenant, Command::AddUser(added)).await;
+        codes
+    }
+
     async fn command(&self, tenant: TenantId, command: Command) {
         let done = self.engine.tenant(tenant, command, Meta::system()).await.unwrap();
         assert!(self.read_models.wait_for(done.position.unwrap(), std::time::Duration::from_secs(30)).await);
@@ -156,6 +205,10 @@ impl Api {
     fn post(&self, key: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         let request = self.client.post(self.url("/graphql")).header("content-type", "application/json");
         request.bearer_auth(key).body(body)
+    }
+
+    fn anonymous(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        self.client.post(self.url("/graphql")).header("content-type", "application/json").body(body)
     }
 
     async fn answer(&self, key: &str, query: &str, variables: &Value) -> Value {

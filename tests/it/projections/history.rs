@@ -41,7 +41,7 @@ pub(super) struct History {
 
 pub(super) fn meta() -> Meta {
     let actor = Actor { kind: ActorKind::ApiKey, id: "key_of_ada".into() };
-    Meta { actor, request: None, ip: Some("192.0.2.7".into()) }
+    Meta { ip: Some("192.0.2.7".into()), ..Meta::by(actor) }
 }
 
 impl History {

@@ -65,7 +65,7 @@ async fn caught_up(models: &ReadModels, history: &History) {
 /// Every row of every table, in order. Checkpoints aside: they may stand before events that concern nobody.
 async fn dump(path: &Path) -> Vec<String> {
     let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%sqlx%' AND name NOT IN ('checkpoint', 'stop', 'held')";
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%sqlx%' AND name NOT IN ('checkpoint', 'stop', 'held', 'api_key_use')";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await.unwrap();
     let mut lines = Vec::new();
     for table in &tables {

@@ -1,0 +1,206 @@
+//! People who log in, as the operator makes them at the command line, while no server runs on the store.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+
+use super::key_file;
+use super::store::Store;
+use crate::authentication::{password, totp};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::event::{Event, UserAdded, UserCredentialsReset};
+use crate::domain::id::{SecretId, TenantId, UserId};
+use crate::domain::scope::Scope;
+use crate::domain::secret::Secret;
+use crate::domain::tenant::{self, Command};
+use crate::event_store::{Append, AppendError, Claim, Lifetime, Log, StreamWrite};
+use crate::execute::vault::Vault;
+use crate::execute::{self, Meta};
+
+/// Random bytes of a password that nobody chose.
+const PASSWORD_BYTES: usize = 20;
+
+/// What a user proves themself with; shown once.
+pub struct Credentials {
+    /// The password.
+    pub password: Secret,
+    /// What an authenticator app reads.
+    pub uri: String,
+}
+
+/// Lets somebody of the tenant with that public id log in. Without a password, one is made.
+pub async fn add(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    slug: &str,
+    name: &str,
+    scopes: Vec<Scope>,
+    chosen: Option<Secret>,
+) -> anyhow::Result<Credentials> {
+    let store = Opened::open(config, clock).await?;
+    let added = store.add(slug, name, scopes, chosen).await;
+    store.close().await;
+    added
+}
+
+/// Gives a user another password and other one-time codes, and lets them log in again if they were disabled.
+pub async fn reset(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    name: &str,
+    chosen: Option<Secret>,
+) -> anyhow::Result<Credentials> {
+    let store = Opened::open(config, clock).await?;
+    let reset = store.reset(name, chosen).await;
+    store.close().await;
+    reset
+}
+
+/// Lets a user log in no more.
+pub async fn disable(config: &Config, clock: Arc<dyn Clock>, name: &str) -> anyhow::Result<()> {
+    let store = Opened::open(config, clock).await?;
+    let disabled = match store.owner(name).await {
+        Ok((tenant, user)) => store.decide(tenant, Command::DisableUser(user)).await,
+        Err(error) => Err(error),
+    };
+    store.close().await;
+    disabled
+}
+
+struct Opened {
+    store: Store,
+    log: Log,
+    vault: Vault,
+    clock: Arc<dyn Clock>,
+}
+
+/// What proves a user, sealed.
+struct Sealed {
+    password: SecretId,
+    totp: SecretId,
+}
+
+impl Opened {
+    async fn open(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let store = Store::open(config).await?;
+        let log = store.log(config).await?;
+        let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
+        let vault = Vault::open(log.clone(), key, &*clock).await?;
+        Ok(Self { store, log, vault, clock })
+    }
+
+    async fn close(self) {
+        self.log.close().await;
+        self.store.close().await;
+    }
+
+    async fn add(
+        &self,
+        slug: &str,
+        name: &str,
+        scopes: Vec<Scope>,
+        chosen: Option<Secret>,
+    ) -> anyhow::Result<Credentials> {
+        tenant::check_user_name(name)?;
+        let owner = self.claimed(&execute::slug_claim(slug)).await?;
+        let owner =
+            owner.with_context(|| format!("there is no tenant '{slug}'; the first start of the server makes one"))?;
+        let tenant: TenantId = owner.parse()?;
+        let user = self.claim_name(name, tenant).await?;
+        let (credentials, Sealed { password, totp }) = self.credentials(name, chosen).await?;
+        let added = UserAdded { user, name: name.to_owned(), scopes, password, totp };
+        match self.decide(tenant, Command::AddUser(added)).await {
+            Ok(()) => Ok(credentials),
+            Err(error) => {
+                self.destroy([password, totp]).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn reset(&self, name: &str, chosen: Option<Secret>) -> anyhow::Result<Credentials> {
+        let (tenant, user) = self.owner(name).await?;
+        let (state, _) = execute::load_tenant(&self.log, tenant).await?;
+        let before = state.users.get(&user).cloned().with_context(|| no_user(name))?;
+        let (credentials, Sealed { password, totp }) = self.credentials(name, chosen).await?;
+        self.decide(tenant, Command::ResetUser(UserCredentialsReset { user, password, totp })).await?;
+        self.destroy([before.password, before.totp]).await?;
+        Ok(credentials)
+    }
+
+    /// Names are unique in the whole log, so that one is claimed before it is used. A crash between the two leaves a claim
+    /// that the same command completes.
+    async fn claim_name(&self, name: &str, tenant: TenantId) -> anyhow::Result<UserId> {
+        let proposed = self.clock.user_id();
+        let claim = Claim { key: execute::user_claim(name), value: format!("{tenant}/{proposed}"), bucket: None };
+        let append = Append { claims: vec![claim], ..Append::default() };
+        match self.log.append(execute::SLUG_SHARD, append).await {
+            Ok(_) => Ok(proposed),
+            Err(AppendError::ClaimTaken { .. }) => {
+                let (owner, user) = self.owner(name).await?;
+                ensure!(owner == tenant, "there is a user '{name}' already");
+                Ok(user)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn owner(&self, name: &str) -> anyhow::Result<(TenantId, UserId)> {
+        let claimed = self.claimed(&execute::user_claim(name)).await?.with_context(|| no_user(name))?;
+        let (tenant, user) = claimed.split_once('/').context("the claim to the user's name is damaged")?;
+        Ok((tenant.parse()?, user.parse()?))
+    }
+
+    async fn claimed(&self, key: &str) -> anyhow::Result<Option<String>> {
+        let key = key.to_owned();
+        Ok(self.log.claims(execute::SLUG_SHARD, std::slice::from_ref(&key)).await?.remove(&key))
+    }
+
+    async fn credentials(&self, name: &str, chosen: Option<Secret>) -> anyhow::Result<(Credentials, Sealed)> {
+        let made = || Secret::stored(hex::encode(self.clock.random_bytes::<PASSWORD_BYTES>()));
+        let password = chosen.unwrap_or_else(made);
+        let (chars, bytes) = (password.expose().chars().count(), password.expose().len());
+        if chars < password::MIN_CHARS || bytes > password::MAX_BYTES {
+            bail!(
+                "a password has at least {} characters, and {} bytes at most",
+                password::MIN_CHARS,
+                password::MAX_BYTES
+            );
+        }
+        let clock = &*self.clock;
+        let codes = totp::secret(&clock.random_bytes());
+        let hash = password::hash(password.expose(), &clock.random_bytes());
+        let sealed =
+            Sealed { password: self.vault.store(&hash, clock).await?, totp: self.vault.store(&codes, clock).await? };
+        Ok((Credentials { password, uri: totp::uri(name, &codes) }, sealed))
+    }
+
+    async fn decide(&self, id: TenantId, command: Command) -> anyhow::Result<()> {
+        let (state, version) = execute::load_tenant(&self.log, id).await?;
+        let (now, meta) = (self.clock.now(), Meta::system());
+        let events: Vec<_> = tenant::decide(&state, command)?
+            .into_iter()
+            .map(|event| execute::new_event(&Event::Tenant(event), now, Some(&meta), None, &*self.clock))
+            .collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        let stream = execute::tenant_stream(id);
+        let write = StreamWrite { stream, first_version: version + 1, lifetime: Lifetime::Kept, events };
+        let shard = execute::shard_of(id, self.log.shards());
+        self.log.append(shard, Append { writes: vec![write], ..Append::default() }).await?;
+        Ok(())
+    }
+
+    async fn destroy(&self, secrets: [SecretId; 2]) -> anyhow::Result<()> {
+        for secret in secrets {
+            self.vault.destroy(secret).await?;
+        }
+        Ok(())
+    }
+}
+
+fn no_user(name: &str) -> String {
+    format!("there is no user '{name}'")
+}

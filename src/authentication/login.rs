@@ -1,0 +1,189 @@
+//! Login with password and one-time code, and the further code before an act that asks for one.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lru::LruCache;
+use tokio::sync::Semaphore;
+
+use super::throttle::{Throttle, network};
+use super::{password, totp};
+use crate::actors::Engine;
+use crate::clock::Clock;
+use crate::domain::event::{Occasion, UserAuthenticationFailed};
+use crate::domain::id::{RequestId, SecretId, UserId};
+use crate::domain::secret::Secret;
+use crate::domain::tenant::{self, Command};
+use crate::domain::time::Timestamp;
+use crate::execute::vault::Vault;
+use crate::execute::{Actor, ActorKind, Meta};
+use crate::projections::ReadModels;
+use crate::projections::rows::UserRow;
+
+/// Tries in 15 minutes: for one user to log in, and for one user to prove themself again.
+const TRIES: usize = 5;
+/// Passwords that are hashed at one time: each takes 19 MiB and a core.
+const HASHING: usize = 2;
+/// Users whose last code is remembered.
+const REMEMBERED_CODES: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// Somebody who wants to begin a session.
+pub struct Attempt {
+    /// Who they say they are.
+    pub username: String,
+    /// Their password.
+    pub password: Secret,
+    /// Their one-time code.
+    pub totp: String,
+    /// In which request.
+    pub request: RequestId,
+    /// From which address.
+    pub ip: Option<String>,
+}
+
+/// Why somebody was not let in. What exactly was wrong, or whether there is such a user, is not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoginRefused {
+    /// Name, password or code is wrong, the code was used before, or there were too many tries.
+    #[error("name, password or code is wrong, or there were too many tries: then wait 15 minutes")]
+    Wrong,
+    /// Users or their secrets cannot be read.
+    #[error("users cannot be looked up: {0}")]
+    Unavailable(String),
+}
+
+/// Checks passwords and codes.
+pub(super) struct Logins {
+    read_models: ReadModels,
+    engine: Engine,
+    vault: Arc<Vault>,
+    clock: Arc<dyn Clock>,
+    tries_per_address: usize,
+    hashing: Semaphore,
+    tries: Mutex<Throttle>,
+    /// The last step whose code each user has used.
+    used: Mutex<LruCache<UserId, u64>>,
+}
+
+impl Logins {
+    pub(super) fn new(
+        read_models: ReadModels,
+        engine: Engine,
+        vault: Arc<Vault>,
+        clock: Arc<dyn Clock>,
+        tries_per_address: usize,
+    ) -> Self {
+        let used = Mutex::new(LruCache::new(REMEMBERED_CODES));
+        let (hashing, tries) = (Semaphore::new(HASHING), Mutex::new(Throttle::new()));
+        Self { read_models, engine, vault, clock, tries_per_address, hashing, tries, used }
+    }
+
+    /// The user, if password and code are theirs.
+    pub(super) async fn login(&self, attempt: Attempt) -> Result<UserRow, LoginRefused> {
+        let known_form = tenant::check_user_name(&attempt.username).is_ok();
+        let by_name = format!("login/{}", if known_form { attempt.username.as_str() } else { "" });
+        let by_address = network(attempt.ip.as_deref());
+        let now = self.clock.now();
+        if !self.take(&by_name, TRIES, now) || !self.take(&by_address, self.tries_per_address, now) {
+            return Err(LoginRefused::Wrong);
+        }
+        let user = if known_form { self.user(&attempt.username).await? } else { None };
+        let stored = match &user {
+            Some(user) => Some((self.secret(user.password).await?, self.secret(user.totp).await?)),
+            None => None,
+        };
+        let (hash, codes) = stored.unzip();
+        let right_password = self.password_matches(attempt.password, hash).await;
+        let nobodys = totp::secret(&[0; totp::SECRET_BYTES]);
+        let step = totp::matching_step(codes.as_ref().unwrap_or(&nobodys), &attempt.totp, seconds(now));
+        match (user, step) {
+            (Some(user), Some(step))
+                if right_password && user.disabled_at.is_none() && self.use_step(user.id, step) =>
+            {
+                let mut tries = self.tries();
+                tries.forget(&by_name);
+                tries.give_back(&by_address);
+                Ok(user)
+            }
+            (user, _) => {
+                if let Some(user) = user {
+                    self.remember_failure(&user, Occasion::Login, attempt.request, attempt.ip);
+                }
+                Err(LoginRefused::Wrong)
+            }
+        }
+    }
+
+    /// Whether the code is the user's, and counts now for the first time.
+    pub(super) async fn prove(
+        &self,
+        name: &str,
+        code: &str,
+        request: RequestId,
+        ip: Option<String>,
+    ) -> Result<(), LoginRefused> {
+        let key = format!("step-up/{name}");
+        let now = self.clock.now();
+        let user = self.user(name).await?.ok_or(LoginRefused::Wrong)?;
+        if !self.take(&key, TRIES, now) {
+            return Err(LoginRefused::Wrong);
+        }
+        let codes = self.secret(user.totp).await?;
+        let step = totp::matching_step(&codes, code, seconds(now));
+        if step.is_some_and(|step| self.use_step(user.id, step)) {
+            self.tries().forget(&key);
+            return Ok(());
+        }
+        self.remember_failure(&user, Occasion::StepUp, request, ip);
+        Err(LoginRefused::Wrong)
+    }
+
+    async fn password_matches(&self, password: Secret, stored: Option<Secret>) -> bool {
+        let _one_of_few = self.hashing.acquire().await.expect("nobody closes the semaphore");
+        let matches = move || password::matches(password.expose(), stored.as_ref());
+        tokio::task::spawn_blocking(matches).await.unwrap_or(false)
+    }
+
+    /// Behind the answer, which takes the same time for somebody whom nobody knows. Bounded by the tries.
+    fn remember_failure(&self, user: &UserRow, occasion: Occasion, request: RequestId, ip: Option<String>) {
+        let (engine, tenant, user) = (self.engine.clone(), user.tenant, user.id);
+        let actor = Actor { kind: ActorKind::User, id: user.to_string() };
+        let meta = Meta { request: Some(request), ip, ..Meta::by(actor) };
+        let failed = UserAuthenticationFailed { user, occasion };
+        tokio::spawn(async move {
+            if let Err(error) = engine.tenant(tenant, Command::FailAuthentication(failed), meta).await {
+                tracing::warn!("a failed login of {user} could not be recorded: {error}");
+            }
+        });
+    }
+
+    async fn user(&self, name: &str) -> Result<Option<UserRow>, LoginRefused> {
+        self.read_models.user(name).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
+    }
+
+    async fn secret(&self, id: SecretId) -> Result<Secret, LoginRefused> {
+        self.vault.secret(id).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
+    }
+
+    /// A code counts once, and none before it any more.
+    fn use_step(&self, user: UserId, step: u64) -> bool {
+        let mut used = self.used.lock().expect("no holder of this lock can panic");
+        let is_new = used.get(&user).is_none_or(|last| *last < step);
+        if is_new {
+            used.put(user, step);
+        }
+        is_new
+    }
+
+    fn take(&self, key: &str, limit: usize, now: Timestamp) -> bool {
+        self.tries().take(key, limit, now)
+    }
+
+    fn tries(&self) -> MutexGuard<'_, Throttle> {
+        self.tries.lock().expect("no holder of this lock can panic")
+    }
+}
+
+fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_seconds()).unwrap_or_default()
+}
