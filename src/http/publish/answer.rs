@@ -90,17 +90,15 @@ impl Problem {
     }
 
     pub(super) fn of_engine(error: &EngineError) -> Self {
-        match error {
-            EngineError::Message(refusal) => Self::of_message(refusal),
-            other if other.code() == ErrorCode::Internal => {
-                tracing::error!(error = other as &dyn std::error::Error, "a message could not be published");
-                Self::internal()
-            }
-            other => {
-                tracing::debug!("a message was turned away: {other}");
-                Self::masked(other.code())
-            }
+        if let EngineError::Message(refusal) = error {
+            return Self::of_message(refusal);
         }
+        if error.code() == ErrorCode::Internal {
+            tracing::error!(error = error as &dyn std::error::Error, "a message could not be published");
+        } else {
+            tracing::debug!("a message was turned away: {error}");
+        }
+        Self::masked(error.code())
     }
 
     pub(super) fn of_refusal(refusal: Refusal) -> Self {
@@ -164,6 +162,14 @@ pub(super) fn result(answer: &Result<Accepted, Problem>) -> Value {
     match answer {
         Ok(accepted) => value!({ "message": accepted }),
         Err(problem) => value!({ "error": problem.told() }),
+    }
+}
+
+/// What came of a line.
+pub(super) fn line(number: usize, answer: &Result<Accepted, Problem>) -> Value {
+    match answer {
+        Ok(accepted) => value!({ "line": number, "message": accepted }),
+        Err(problem) => value!({ "line": number, "error": problem.told() }),
     }
 }
 

@@ -13,7 +13,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -42,12 +41,7 @@ pub(super) fn publish(publisher: Publisher, body: Body) -> Response {
                     Ok(publish) => publisher.publish(publish).await,
                     Err(problem) => Err(problem),
                 };
-                let mut told = json!({ "line": index + 1 });
-                told.as_object_mut().expect("it was made as one").extend(match answer::result(&answer) {
-                    serde_json::Value::Object(result) => result,
-                    _ => unreachable!("a result is an object"),
-                });
-                Bytes::from(format!("{told}\n"))
+                Bytes::from(format!("{}\n", answer::line(index + 1, &answer)))
             }
         });
         let mut answered = std::pin::pin!(answered.buffered(UNDER_WAY));
