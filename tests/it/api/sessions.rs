@@ -128,7 +128,8 @@ async fn a_foreign_page_cannot_use_a_session() {
     let query = api.client.get(api.url("/graphql?query=%7Bviewer%7Bname%7D%7D")).header("cookie", &cookie);
     assert_eq!(query.send().await.unwrap().status(), 200);
     let upgrade = api.client.get(api.url("/graphql?query=%7Bviewer%7Bname%7D%7D")).header("cookie", &cookie);
-    assert_eq!(upgrade.header("upgrade", "websocket").send().await.unwrap().status(), 403);
+    let upgrade = upgrade.header("upgrade", "websocket").header("sec-websocket-protocol", "graphql-transport-ws");
+    assert_eq!(upgrade.send().await.unwrap().status(), 403);
     let form = api.client.post(api.url("/session")).header("origin", "https://evil.example");
     assert_eq!(form.header("content-type", "application/json").body("{}").send().await.unwrap().status(), 403);
     let form = api.client.post(api.url("/session")).header("content-type", "text/plain");

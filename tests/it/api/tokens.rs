@@ -79,9 +79,10 @@ fn header(algorithm: &str) -> Value {
 
 /// The JSON with one field changed; null takes it away.
 fn but(mut whole: Value, field: &str, value: Value) -> Value {
-    match value {
-        Value::Null => drop(whole.as_object_mut().unwrap().remove(field)),
-        value => whole[field] = value,
+    if value.is_null() {
+        whole.as_object_mut().unwrap().remove(field);
+    } else {
+        whole[field] = value;
     }
     whole
 }

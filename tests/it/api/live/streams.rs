@@ -26,6 +26,11 @@ async fn a_delivery_is_told_with_a_cursor_behind_which_the_rest_follows() {
         loop {
             let item = live.item().await;
             let delivery = &item["delivery"];
+            // How an earlier one ended may be told twice.
+            if cursors.iter().any(|(_, ended)| *ended == delivery["id"]) && delivery["message"]["id"] != message {
+                assert_eq!(delivery["status"], "SUCCEEDED");
+                continue;
+            }
             assert_eq!((&delivery["webhookId"], &delivery["message"]["id"]), (&webhook, &message));
             // Whatever is told can be asked for.
             let known = api.data("query($id: ID!) { delivery(id: $id) { id } }", json!({ "id": delivery["id"] })).await;
