@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidings::actors::{Config, EngineError, Retention};
+use tidings::actors::{Config, EngineError, NewSubscription, Retention};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::id::{SecretId, SubscriptionId};
@@ -143,6 +143,31 @@ async fn what_a_deletion_cancelled_is_not_attempted_again() {
     world.publish().await;
     world.succeeded(id, 2).await;
     assert_eq!(sequences(&world, id).await, [1, 2, 3]);
+    is_whole(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_one_comes_back_ordered_and_waits_for_nothing_that_was_cancelled() {
+    let world = World::under("standard-v1", Config::default()).await;
+    let new = NewSubscription { ordered: true, ..new_subscription(URL, &["user.created"]) };
+    let id = world.subscribe_as(new).await;
+    // Deleted with an attempt under way, which holds up the two behind it.
+    world.endpoint.answers([Answer::Late(200, 60_000)]);
+    for _ in 0..3 {
+        world.publish().await;
+    }
+    world.endpoint.called(1).await;
+    delete(&world, id).await;
+    assert!(restore(&world, id).await.unwrap());
+    world.enable(id).await;
+    world.endpoint.always(URL, Answer::Late(200, 20));
+    for _ in 0..3 {
+        world.publish().await;
+    }
+    world.succeeded(id, 3).await;
+    // What was under way still keeps the endpoint busy, whatever it is worth.
+    assert_eq!(world.endpoint.times(), [0, 60_000, 60_020, 60_040]);
+    assert_eq!(sequences(&world, id).await, [1, 2, 3, 4, 5, 6]);
     is_whole(&world).await;
 }
 
