@@ -271,7 +271,14 @@ pub struct TestDelivery {
 }
 
 /// Sends a test delivery: the same signing, headers and gates as real traffic, and no trace in any delivery (A17, S27).
-pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery, message: MessageId) -> Exchange {
+///
+/// Answers with what was sent too; `None`: nothing could be.
+pub(super) async fn test(
+    context: &Context,
+    target: &Target,
+    test: &TestDelivery,
+    message: MessageId,
+) -> (Option<Request>, Exchange) {
     let at = context.clock.now();
     let content = Content {
         message,
@@ -282,10 +289,10 @@ pub(super) async fn test(context: &Context, target: &Target, test: &TestDelivery
         sequence: None,
     };
     match request(context, target, target.url.clone(), &content, at, target.profile.test_timeout_ms).await {
-        Ok(request) => context.transport.post(request).await,
+        Ok(request) => (Some(request.clone()), context.transport.post(request).await),
         Err(error) => {
             tracing::error!(subscription.id = %target.subscription, error = &error as &dyn std::error::Error, "test delivery could not be made");
-            aborted("the test delivery could not be made")
+            (None, aborted("the test delivery could not be made"))
         }
     }
 }

@@ -7,6 +7,7 @@ mod jobs;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::attempt::{Target, TestDelivery};
@@ -166,6 +167,10 @@ pub struct NewSubscription {
 pub struct TestReport {
     /// Whether the profile counts the answer as success.
     pub verified: bool,
+    /// Names and values that were sent; none if nothing could be.
+    pub headers: Vec<(String, String)>,
+    /// The bytes that were sent.
+    pub body: Bytes,
     /// The exchange.
     pub exchange: Exchange,
     /// Position of the event that remembers it.
@@ -375,7 +380,7 @@ impl Engine {
         let clock = &*self.context.clock;
         let target = Target::of(&settings, clock.now()).ok_or(EngineError::Unknown("the profile is gone"))?;
         let test = TestDelivery { event_type: event_type.clone(), data, tenant_slug };
-        let exchange = attempt::test(&self.context, &target, &test, clock.message_id()).await;
+        let (request, exchange) = attempt::test(&self.context, &target, &test, clock.message_id()).await;
         let verified = exchange.result.as_ref().is_ok_and(|response| profile.accepts(response));
         let sent = TestSent {
             event_type,
@@ -385,7 +390,8 @@ impl Engine {
             latency_ms: exchange.latency_ms,
         };
         let done = self.subscription(tenant, id, Command::RecordTest(sent), meta).await?;
-        Ok(TestReport { verified, exchange, position: done.position })
+        let (headers, body) = request.map_or_else(Default::default, |request| (request.headers, request.body));
+        Ok(TestReport { verified, headers, body, exchange, position: done.position })
     }
 
     /// Lets a subscription try again whose circuit breaker tripped: one probe, then slowly more. Nothing changes where it

@@ -221,9 +221,17 @@ async fn a_test_delivery_works_while_disabled_and_leaves_only_an_audit_row(kind:
     let more = json!({ "profile": "axie-v1", "eventFilters": ["user.created"], "enabled": false });
     let (id, _) = setting.webhook("/axie", more).await;
     let mutation = "mutation($id: ID!) { testWebhookDelivery(input: { webhookId: $id }) {
-        result { verified outcome statusCode bodyPreview latencyMs } userErrors { code } } }";
+        result { verified outcome statusCode bodyPreview latencyMs request { headers { name value } body } }
+        userErrors { code } } }";
     let good = setting.server.data(mutation, json!({ "id": id })).await;
     assert_eq!(good["testWebhookDelivery"]["result"]["verified"], json!(true), "{good}");
+    // What was sent is shown as the endpoint got it.
+    let shown = &good["testWebhookDelivery"]["result"]["request"];
+    let got = setting.receiver.requests().pop().unwrap();
+    assert_eq!(shown["body"], json!(String::from_utf8(got.body.clone()).unwrap()));
+    for header in shown["headers"].as_array().unwrap() {
+        assert_eq!(got.header(header["name"].as_str().unwrap()), header["value"].as_str(), "{header}");
+    }
     assert_eq!(good["testWebhookDelivery"]["result"]["bodyPreview"], json!("hello"));
     let bad = setting.server.data(mutation, json!({ "id": id })).await;
     assert_eq!(bad["testWebhookDelivery"]["userErrors"][0]["code"], json!("WEBHOOK_BAD_RESPONSE_CODE"));

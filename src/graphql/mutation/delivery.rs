@@ -60,6 +60,26 @@ struct TestDeliveryResult {
     body_truncated: bool,
     /// What went wrong, in a sentence; null if there was an answer.
     error: Option<String>,
+    /// What was sent, for whoever looks for why a signature is not accepted.
+    request: TestDeliveryRequest,
+}
+
+/// What a test delivery sent, byte for byte.
+#[derive(SimpleObject)]
+struct TestDeliveryRequest {
+    /// The headers, in the order in which they were sent; empty if nothing could be sent.
+    headers: Vec<HttpHeader>,
+    /// The body, whose bytes are what was signed.
+    body: String,
+}
+
+/// A header of an HTTP request.
+#[derive(SimpleObject)]
+struct HttpHeader {
+    /// Its name.
+    name: String,
+    /// Its value.
+    value: String,
 }
 
 /// Which delivery to make again.
@@ -178,8 +198,10 @@ fn test_code(code: FailureCode) -> ErrorCode {
 }
 
 impl From<TestReport> for TestDeliveryResult {
-    fn from(TestReport { verified, exchange, .. }: TestReport) -> Self {
+    fn from(TestReport { verified, headers, body, exchange, .. }: TestReport) -> Self {
         let latency_ms = int(exchange.latency_ms);
+        let headers = headers.into_iter().map(|(name, value)| HttpHeader { name, value }).collect();
+        let request = TestDeliveryRequest { headers, body: String::from_utf8_lossy(&body).into_owned() };
         match exchange.result {
             Ok(response) => Self {
                 verified,
@@ -189,6 +211,7 @@ impl From<TestReport> for TestDeliveryResult {
                 body_preview: Some(response.preview),
                 body_truncated: response.truncated,
                 error: None,
+                request,
             },
             Err(failure) => Self {
                 verified,
@@ -198,6 +221,7 @@ impl From<TestReport> for TestDeliveryResult {
                 body_preview: None,
                 body_truncated: false,
                 error: Some(failure.detail),
+                request,
             },
         }
     }
