@@ -31,6 +31,8 @@ pub(super) async fn key(
     };
     let tenant: TenantId = match (claimed, version) {
         (Some(id), 1) => id.parse()?,
+        // Begun, and without a key: the key is what is made last.
+        (Some(id), 2) if engine.load_tenant(id.parse()?).await?.unattended_keys => id.parse()?,
         // Only ever once: a store whose keys were all revoked stays closed.
         (Some(_), 2..) => return Ok(None),
         (None, _) if (0..log.shards()).any(|shard| log.head(shard) > 0) => return Ok(None),
@@ -41,6 +43,8 @@ pub(super) async fn key(
             engine.create_tenant(created, Meta::system()).await?.0
         }
     };
+    // Nobody can log in yet: the first tenant's keys act for themselves until somebody says otherwise.
+    engine.tenant(tenant, Command::SetUnattendedKeys(true), Meta::system()).await?;
     let key = ApiKey::generate(clock.api_key_id(), &clock.random_bytes());
     let issued = ApiKeyIssued {
         key: key.id(),
@@ -50,7 +54,5 @@ pub(super) async fn key(
         expires_at: None,
     };
     engine.tenant(tenant, Command::IssueApiKey(issued), Meta::system()).await?;
-    // Nobody can log in yet: the first tenant's keys act for themselves until somebody says otherwise.
-    engine.tenant(tenant, Command::SetUnattendedKeys(true), Meta::system()).await?;
     Ok(Some(key.expose().to_owned()))
 }

@@ -265,6 +265,8 @@ impl KeyRing {
             return false;
         }
         match &principal.credential {
+            // Without waiting: whoever asks may have no patience.
+            Credential::ApiKey(id) if self.lock().revoked.contains(id) => false,
             // What cannot be looked up has not ended.
             Credential::ApiKey(id) => match self.row(*id).await {
                 Ok(row) => row.is_some_and(|row| self.works(&row)),

@@ -52,6 +52,19 @@ pub enum LoginRefused {
     Unavailable(String),
 }
 
+/// What is counted apart: names that anybody may invent take no room from those of users who are logged in.
+struct Tries {
+    names: Throttle,
+    addresses: Throttle,
+    proofs: Throttle,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self { names: Throttle::new(), addresses: Throttle::new(), proofs: Throttle::new() }
+    }
+}
+
 /// Checks passwords and codes.
 pub(super) struct Logins {
     read_models: ReadModels,
@@ -59,8 +72,8 @@ pub(super) struct Logins {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     tries_per_address: usize,
-    hashing: Semaphore,
-    tries: Mutex<Throttle>,
+    hashing: Arc<Semaphore>,
+    tries: Mutex<Tries>,
     /// The last step whose code each user has used.
     used: Mutex<LruCache<UserId, u64>>,
 }
@@ -74,17 +87,22 @@ impl Logins {
         tries_per_address: usize,
     ) -> Self {
         let used = Mutex::new(LruCache::new(REMEMBERED_CODES));
-        let (hashing, tries) = (Semaphore::new(HASHING), Mutex::new(Throttle::new()));
+        let (hashing, tries) = (Arc::new(Semaphore::new(HASHING)), Mutex::new(Tries::new()));
         Self { read_models, engine, vault, clock, tries_per_address, hashing, tries, used }
     }
 
     /// The user, if password and code are theirs.
     pub(super) async fn login(&self, attempt: Attempt) -> Result<UserRow, LoginRefused> {
         let known_form = tenant::check_user_name(&attempt.username).is_ok();
-        let by_name = format!("login/{}", if known_form { attempt.username.as_str() } else { "" });
+        let by_name = if known_form { attempt.username.as_str() } else { "" };
         let by_address = network(attempt.ip.as_deref());
         let now = self.clock.now();
-        if !self.take(&by_name, TRIES, now) || !self.take(&by_address, self.tries_per_address, now) {
+        // The address first: one that has none left invents no names.
+        let has_try = {
+            let mut tries = self.tries();
+            tries.addresses.take(&by_address, self.tries_per_address, now) && tries.names.take(by_name, TRIES, now)
+        };
+        if !has_try {
             return Err(LoginRefused::Wrong);
         }
         let user = if known_form { self.user(&attempt.username).await? } else { None };
@@ -101,8 +119,8 @@ impl Logins {
                 if right_password && user.disabled_at.is_none() && self.use_step(user.id, step) =>
             {
                 let mut tries = self.tries();
-                tries.forget(&by_name);
-                tries.give_back(&by_address);
+                tries.names.forget(by_name);
+                tries.addresses.give_back(&by_address);
                 Ok(user)
             }
             (user, _) => {
@@ -122,16 +140,15 @@ impl Logins {
         request: RequestId,
         ip: Option<String>,
     ) -> Result<(), LoginRefused> {
-        let key = format!("step-up/{name}");
         let now = self.clock.now();
         let user = self.user(name).await?.ok_or(LoginRefused::Wrong)?;
-        if !self.take(&key, TRIES, now) {
+        if !self.tries().proofs.take(name, TRIES, now) {
             return Err(LoginRefused::Wrong);
         }
         let codes = self.secret(user.totp).await?;
         let step = totp::matching_step(&codes, code, seconds(now));
         if step.is_some_and(|step| self.use_step(user.id, step)) {
-            self.tries().forget(&key);
+            self.tries().proofs.forget(name);
             return Ok(());
         }
         self.remember_failure(&user, Occasion::StepUp, request, ip);
@@ -139,8 +156,12 @@ impl Logins {
     }
 
     async fn password_matches(&self, password: Secret, stored: Option<Secret>) -> bool {
-        let _one_of_few = self.hashing.acquire().await.expect("nobody closes the semaphore");
-        let matches = move || password::matches(password.expose(), stored.as_ref());
+        let one_of_few = Arc::clone(&self.hashing).acquire_owned().await.expect("nobody closes the semaphore");
+        let matches = move || {
+            // Until it is done, also if nobody waits for it any more.
+            let _one_of_few = one_of_few;
+            password::matches(password.expose(), stored.as_ref())
+        };
         tokio::task::spawn_blocking(matches).await.unwrap_or(false)
     }
 
@@ -175,11 +196,7 @@ impl Logins {
         is_new
     }
 
-    fn take(&self, key: &str, limit: usize, now: Timestamp) -> bool {
-        self.tries().take(key, limit, now)
-    }
-
-    fn tries(&self) -> MutexGuard<'_, Throttle> {
+    fn tries(&self) -> MutexGuard<'_, Tries> {
         self.tries.lock().expect("no holder of this lock can panic")
     }
 }

@@ -83,6 +83,11 @@ impl Config {
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(format!("auth.{key}: must be at least 1"));
         }
+        let twice =
+            |(index, issuer): (usize, &Issuer)| self.oidc[..index].iter().any(|one| one.issuer == issuer.issuer);
+        if let Some((_, issuer)) = self.oidc.iter().enumerate().find(|entry| twice(*entry)) {
+            return Err(format!("auth.oidc: the issuer '{}' is named twice", issuer.issuer));
+        }
         self.oidc.iter().try_for_each(|issuer| issuer.check().map_err(|error| format!("auth.oidc: {error}")))
     }
 }

@@ -135,6 +135,10 @@ impl Lane {
     }
 
     async fn next(&mut self) -> Option<Queued> {
+        // In turn also where each append fills a batch by itself.
+        if let Some(queued) = self.take() {
+            return Some(queued);
+        }
         if !*self.closing.borrow_and_update() {
             tokio::select! {
                 biased;

@@ -6,6 +6,7 @@ use super::caller::caller;
 use super::failure::{Failure, fault, internal};
 use super::{keys, state};
 use crate::authentication::step_up::{Challenge, Verdict, judge, may_grant_rotation};
+use crate::domain::id::TenantId;
 use crate::error_code::ErrorCode;
 
 /// Where in an error's extensions the accepted authentication context classes stand.
@@ -13,11 +14,12 @@ pub(super) const ACR_VALUES: &str = "acrValues";
 /// Where in an error's extensions it is said how old a proof may be, in seconds.
 pub(super) const MAX_AGE: &str = "maxAge";
 
-/// Lets the caller rotate secrets or make keys, or says what is missing.
-pub(super) async fn require(ctx: &Context<'_>) -> Result<(), Failure> {
+/// Lets the caller rotate secrets or make keys in that tenant, or says what is missing. What a tenant lets its own keys
+/// do, it lets no key of another tenant do.
+pub(super) async fn require(ctx: &Context<'_>, tenant: TenantId) -> Result<(), Failure> {
     let principal = &caller(ctx).principal;
-    let tenant = state(ctx).read_models.tenant(principal.tenant).await.map_err(|error| internal(&error))?;
-    let unattended = tenant.is_some_and(|tenant| tenant.unattended_keys);
+    let row = state(ctx).read_models.tenant(tenant).await.map_err(|error| internal(&error))?;
+    let unattended = tenant == principal.tenant && row.is_some_and(|row| row.unattended_keys);
     answer(judge(principal, unattended, keys(ctx).config(), state(ctx).clock.now()))
 }
 

@@ -106,7 +106,7 @@ async fn upgrade(state: AppState, request: Request) -> Result<Response, Refusal>
     Ok(socket::respond(state, upgrade, client, connection))
 }
 
-fn connection(parts: &Parts) -> Connection {
+pub(super) fn connection(parts: &Parts) -> Connection {
     parts.extensions.get::<Connection>().expect("the listener put it there").clone()
 }
 

@@ -197,7 +197,7 @@ fn seconds(at: i64) -> Option<Timestamp> {
 
 /// The issuers with their keys.
 pub(super) struct Issuers {
-    known: Vec<Known>,
+    known: Vec<Arc<Known>>,
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
 }
@@ -223,10 +223,9 @@ struct KeySet {
 
 impl Issuers {
     pub(super) fn new(issuers: &[Issuer], fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
-        let known = |issuer: &Issuer| Known {
-            issuer: issuer.clone(),
-            keys: Mutex::default(),
-            fetching: tokio::sync::Mutex::new(()),
+        let known = |issuer: &Issuer| {
+            let fetching = tokio::sync::Mutex::new(());
+            Arc::new(Known { issuer: issuer.clone(), keys: Mutex::default(), fetching })
         };
         Self { known: issuers.iter().map(known).collect(), fetch, clock }
     }
@@ -247,34 +246,48 @@ impl Issuers {
         read.is_signed_by(&key, algorithm).then_some(principal)
     }
 
-    async fn key(&self, known: &Known, kid: Option<&str>, algorithm: Algorithm) -> Option<Jwk> {
-        let (found, fresh) = known.find(kid, algorithm, self.clock.now());
+    /// The key, if its issuer has it.
+    async fn key(&self, known: &Arc<Known>, kid: Option<&str>, algorithm: Algorithm) -> Option<Jwk> {
+        let now = self.clock.now();
+        let (found, fresh) = known.find(kid, algorithm, now);
         if found.is_some() && fresh {
             return found;
         }
-        let _only_one = known.fetching.lock().await;
-        let now = self.clock.now();
-        // Somebody else may have fetched it meanwhile.
-        let (found, fresh) = known.find(kid, algorithm, now);
-        if (found.is_some() && fresh) || !known.may_fetch(now) {
+        if found.is_some() && known.fetching.try_lock().is_err() {
             return found;
         }
-        match self.fetch(&known.issuer).await {
-            Ok(keys) => known.put(keys, now),
-            Err(error) => warn!(issuer = known.issuer.issuer, "the issuer's keys cannot be fetched: {error}"),
+        let refreshing = Arc::clone(known).refresh(Arc::clone(&self.fetch), now);
+        // In a task of its own: who goes away must not take away the keys that others wait for.
+        let refreshing = tokio::spawn(refreshing);
+        if found.is_some() {
+            // It is kept, and as good as it was a moment ago.
+            return found;
         }
+        drop(refreshing.await);
         known.find(kid, algorithm, now).0
-    }
-
-    async fn fetch(&self, issuer: &Issuer) -> Result<Arc<[Jwk]>, String> {
-        let bytes = self.fetch.get(&issuer.jwks_url, MAX_SET_BYTES).await?;
-        let set: KeySet = serde_json::from_slice(&bytes).map_err(|error| format!("they are no key set: {error}"))?;
-        // Keys of kinds that we do not know are passed over, as the standard wants.
-        Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).take(MAX_KEYS).collect())
     }
 }
 
+async fn fetch(from: &dyn Fetch, issuer: &Issuer) -> Result<Arc<[Jwk]>, String> {
+    let bytes = from.get(&issuer.jwks_url, MAX_SET_BYTES).await?;
+    let set: KeySet = serde_json::from_slice(&bytes).map_err(|error| format!("they are no key set: {error}"))?;
+    // Keys of kinds that we do not know are passed over, as the standard wants.
+    Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).take(MAX_KEYS).collect())
+}
+
 impl Known {
+    /// Fetches the keys, unless somebody has done so meanwhile or lately.
+    async fn refresh(self: Arc<Self>, from: Arc<dyn Fetch>, now: Timestamp) {
+        let _only_one = self.fetching.lock().await;
+        if !self.may_fetch(now) {
+            return;
+        }
+        match fetch(&*from, &self.issuer).await {
+            Ok(keys) => self.put(keys, now),
+            Err(error) => warn!(issuer = self.issuer.issuer, "the issuer's keys cannot be fetched: {error}"),
+        }
+    }
+
     /// The one key that fits, and whether the set is young enough to be used unasked.
     fn find(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> (Option<Jwk>, bool) {
         let keys = self.lock();

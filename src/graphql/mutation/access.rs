@@ -196,7 +196,7 @@ async fn create_tenant(ctx: &Context<'_>, input: CreateTenantInput) -> Result<Cr
 
 async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<CreateApiKeyPayload, Failure> {
     let tenant = named_tenant(ctx, Scope::KeysAdmin, input.tenant_id.as_deref().map(String::as_str))?;
-    step_up::require(ctx).await?;
+    step_up::require(ctx, tenant).await?;
     let scopes = granted(ctx, &input.scopes)?;
     let clock = &*state(ctx).clock;
     if input.expires_at.is_some_and(|at| at.0 <= clock.now()) {

@@ -438,8 +438,8 @@ async fn delete(ctx: &Context<'_>, input: DeleteWebhookInput) -> Result<DeleteWe
 }
 
 async fn rotate(ctx: &Context<'_>, input: RotateWebhookSecretInput) -> Result<RotateWebhookSecretPayload, Failure> {
-    authorise(ctx, Scope::SecretsRotate)?;
-    step_up::require(ctx).await?;
+    let tenant = authorise(ctx, Scope::SecretsRotate)?.tenant;
+    step_up::require(ctx, tenant).await?;
     let (scope, id) = addressed(ctx, Scope::SecretsRotate, &input.webhook_id)?;
     let overlap_s = input.overlap_seconds.map(u64::try_from).transpose().map_err(|_| {
         UserError::new(UserErrorCode::InvalidInput, "an overlap is not negative", &["input", "overlapSeconds"])

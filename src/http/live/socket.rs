@@ -152,11 +152,17 @@ impl Session {
         let init_until = Instant::now() + INIT_LIMIT;
         let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         let mut closing = self.connection.clone();
+        let mut ended = Box::pin(ended(self.state.clone(), None));
+        let mut watched = false;
         loop {
-            let ended = ended(&self.state, self.client.principal.clone().filter(|_| self.acknowledged));
+            // Kept from turn to turn: frames that follow each other closely must not begin it anew.
+            if self.acknowledged && !watched {
+                watched = true;
+                ended = Box::pin(self::ended(self.state.clone(), self.client.principal.clone()));
+            }
             let done = tokio::select! {
                 () = closing.closing() => Err(Close::new(1001, "The server stops").into()),
-                () = ended => Err(Close::new(4403, "Forbidden").into()),
+                () = &mut ended => Err(Close::new(4403, "Forbidden").into()),
                 () = sleep_until(init_until), if !self.acknowledged => {
                     Err(Close::new(4408, "Connection initialisation timeout").into())
                 }
@@ -319,7 +325,7 @@ impl Session {
 }
 
 /// Resolves when the principal may go on no more; never without one.
-async fn ended(state: &AppState, principal: Option<Arc<Principal>>) {
+async fn ended(state: AppState, principal: Option<Arc<Principal>>) {
     match principal {
         Some(principal) => state.schema.keys().ended(&principal).await,
         None => std::future::pending().await,

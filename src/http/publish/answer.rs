@@ -48,6 +48,9 @@ impl Accepted {
     }
 }
 
+/// The most bytes of a problem's sentence.
+const MAX_MESSAGE_BYTES: usize = 300;
+
 /// Why something was not published.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
@@ -61,7 +64,10 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: None, status: None, challenge: None, request: None }
+        let mut message = message.into();
+        // Some repeat what was sent, and thousands of them may wait for a client that does not read.
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        Self { code, message, field: None, status: None, challenge: None, request: None }
     }
 
     pub(super) fn internal() -> Self {

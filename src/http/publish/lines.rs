@@ -4,8 +4,12 @@
 //! - A line that is no message is refused alone. One that is too long, or does not end in time, ends the request: what
 //!   was answered before stays accepted.
 //! - Answers that the client has not taken yet are kept up to a number; then no more lines are read. So a client that
-//!   reads only after it has written is served as well, as long as it writes no more than that.
+//!   reads only after it has written is served as well, as long as it writes no more than that. One that takes nothing
+//!   for [`IDLE_LIMIT`] is cut off.
+//! - The request ends when its credential does, or the server stops: with a line that says so, behind the answers to all
+//!   that was read. It takes one of the caller's seats for live streams, since it may last as long.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -14,11 +18,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::answer::{self, Problem};
 use super::{Publisher, item};
 use crate::error_code::ErrorCode;
+use crate::http::listener::Connection;
+use crate::http::live::Seat;
 
 /// The most bytes of a line.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
@@ -30,10 +37,14 @@ const MAX_ANSWERS: usize = 10_000;
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Answers at once; publishes while the body comes in.
-pub(super) fn publish(publisher: Publisher, body: Body) -> Response {
+pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, body: Body) -> Response {
     let (answers, taken) = mpsc::channel::<Bytes>(MAX_ANSWERS);
     let publishing = async move {
-        let lines = lines(body.into_data_stream()).enumerate();
+        let _seat = seat;
+        let stopped = Arc::new(OnceLock::new());
+        let stop = stop(publisher.clone(), connection, Arc::clone(&stopped));
+        // What was read before is published and answered all the same.
+        let lines = lines(body.into_data_stream()).take_until(Box::pin(stop)).enumerate();
         let answered = lines.map(|(index, line)| {
             let publisher = &publisher;
             async move {
@@ -41,12 +52,14 @@ pub(super) fn publish(publisher: Publisher, body: Body) -> Response {
                     Ok(publish) => publisher.publish(publish).await,
                     Err(problem) => Err(problem),
                 };
-                Bytes::from(format!("{}\n", answer::line(index + 1, &answer)))
+                answer::line(index + 1, &answer)
             }
         });
-        let mut answered = std::pin::pin!(answered.buffered(UNDER_WAY));
-        while let Some(line) = answered.next().await {
-            if answers.send(line).await.is_err() {
+        let last = stream::once(async { stopped.get().cloned() }).filter_map(|problem| async { problem });
+        let told = answered.buffered(UNDER_WAY).chain(last.map(|problem| answer::result(&Err(problem))));
+        let mut told = std::pin::pin!(told.map(|line| Bytes::from(format!("{line}\n"))));
+        while let Some(line) = told.next().await {
+            if !matches!(timeout(IDLE_LIMIT, answers.send(line)).await, Ok(Ok(()))) {
                 break;
             }
         }
@@ -56,6 +69,20 @@ pub(super) fn publish(publisher: Publisher, body: Body) -> Response {
         taken.recv().await.map(|line| (Ok::<_, std::convert::Infallible>(line), taken))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(told)).into_response()
+}
+
+/// Resolves when no further line is to be read, and leaves the reason.
+async fn stop(publisher: Publisher, mut connection: Connection, stopped: Arc<OnceLock<Problem>>) {
+    let problem = tokio::select! {
+        () = publisher.keys().ended(&publisher.caller.principal) => {
+            Problem::new(ErrorCode::Unauthenticated, "the credential counts no more; the request ends here")
+        }
+        () = connection.closing() => {
+            Problem::new(ErrorCode::Overloaded, "the server stops; send what was not answered again")
+        }
+    };
+    // There is one who sets it.
+    drop(stopped.set(problem));
 }
 
 /// The lines that are not empty; what ends the request is the last one.
@@ -97,7 +124,7 @@ impl Reading {
                 let rest = std::mem::take(&mut self.buffer).freeze();
                 return (!rest.is_empty()).then_some(Ok(rest));
             }
-            match tokio::time::timeout(IDLE_LIMIT, self.body.next()).await {
+            match timeout(IDLE_LIMIT, self.body.next()).await {
                 Ok(Some(Ok(more))) => self.buffer.extend_from_slice(&more),
                 Ok(None) => self.ended = true,
                 Ok(Some(Err(_))) => return self.end(Problem::new(ErrorCode::BadRequest, "the body broke off")),

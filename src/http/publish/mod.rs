@@ -32,12 +32,12 @@ use self::item::Form;
 use super::AppState;
 use super::graphql;
 use super::negotiate;
-use crate::actors::Engine;
+use crate::authentication::KeyRing;
 use crate::domain::id::TenantId;
 use crate::domain::message::{self, Publish};
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
-use crate::graphql::Caller;
+use crate::graphql::{Caller, Schema};
 
 /// The most messages of one array.
 const MAX_MESSAGES: usize = 100;
@@ -45,7 +45,7 @@ const MAX_MESSAGES: usize = 100;
 /// Publishes for one caller.
 #[derive(Clone)]
 struct Publisher {
-    engine: Engine,
+    schema: Schema,
     caller: Arc<Caller>,
     tenant: TenantId,
 }
@@ -61,7 +61,12 @@ pub(super) async fn post(State(state): State<AppState>, request: Request) -> Res
     let answered = async {
         let publisher = Publisher::new(&state, caller, &parts)?;
         match Body::of(&parts.headers)? {
-            Body::Lines => Ok(lines::publish(publisher, body)),
+            Body::Lines => {
+                let seat = state.live.streams.take(&publisher.caller.principal);
+                let seat = seat
+                    .ok_or_else(|| Problem::new(ErrorCode::TooManyStreams, "too many requests with lines are open"))?;
+                Ok(lines::publish(publisher, seat, graphql::connection(&parts), body))
+            }
             Body::Whole(form) => {
                 let body = graphql::read(body).await.map_err(Problem::of_refusal)?;
                 whole(publisher, form, parts.headers, body).await
@@ -140,12 +145,16 @@ impl Publisher {
                 .filter(|tenant| *tenant == own || may(Scope::TenantsAdmin))
                 .ok_or_else(|| Problem::new(ErrorCode::NotFound, "there is no such tenant").about("tenantId"))?,
         };
-        Ok(Self { engine: state.schema.engine().clone(), caller: Arc::new(caller), tenant })
+        Ok(Self { schema: state.schema.clone(), caller: Arc::new(caller), tenant })
+    }
+
+    fn keys(&self) -> &KeyRing {
+        self.schema.keys()
     }
 
     async fn publish(&self, publish: Publish) -> Result<Accepted, Problem> {
         let draft = message::prepare(publish).map_err(|refusal| Problem::of_message(&refusal))?;
-        let published = self.engine.publish(self.tenant, draft, self.caller.meta()).await;
+        let published = self.schema.engine().publish(self.tenant, draft, self.caller.meta()).await;
         published.map(Accepted::from).map_err(|error| Problem::of_engine(&error))
     }
 }

@@ -172,7 +172,7 @@ impl Api {
     async fn key(&self, tenant: TenantId, scopes: &[Scope]) -> String {
         let key = ApiKey::generate(self.clock.api_key_id(), &self.clock.random_bytes());
         let (name, scopes) = ("test".to_owned(), scopes.to_vec());
-        let issued = ApiKeyIssued { key: key.id(), name, hash: key.hash(), scopes, expires_at: None };
+        let issued = ApiKeyIssued { key: key.id(), name, hash: self.keys.hash(&key), scopes, expires_at: None };
         self.command(tenant, Command::IssueApiKey(issued)).await;
         key.expose().to_owned()
     }

@@ -142,6 +142,40 @@ async fn a_line_is_answered_before_the_next_one_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_key_publishes_no_further_line() {
+    let api = Api::start().await;
+    let key = api.key(api.tenant, &[Scope::MessagesPublish]).await;
+    let (writer, written) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let body = stream::unfold(written, |mut written| async { Some((written.recv().await?, written)) });
+    let body = reqwest::Body::wrap(StreamBody::new(body));
+    let line = || Ok(Frame::data(format!("{ONE}\n").into()));
+    writer.send(line()).await.unwrap();
+    let request = api.client.post(api.url("/v1/messages")).bearer_auth(&key).body(body);
+    let mut answer = request.header("content-type", "application/x-ndjson").send().await.unwrap();
+    assert!(answer.chunk().await.unwrap().unwrap().starts_with(b"{\"line\":1,\"message\""));
+    let own = api.answer(&key, "{ viewer { apiKeyId } }", &json!({})).await["data"]["viewer"]["apiKeyId"].clone();
+    let revoke = "mutation($id: ID!) { revokeApiKey(input: { apiKeyId: $id }) { userErrors { code } } }";
+    api.data(revoke, json!({ "id": own })).await;
+    let end: Value = serde_json::from_slice(&answer.chunk().await.unwrap().unwrap()).unwrap();
+    assert_eq!(end["error"]["code"], "UNAUTHENTICATED");
+    assert_eq!(answer.chunk().await.unwrap(), None);
+    // Nobody reads what it would have said.
+    drop(writer.send(line()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_does_not_repeat_a_megabyte() {
+    let api = Api::start().await;
+    for line in [
+        format!("{{\"{}\":1}}", "\u{e9}".repeat(300_000)),
+        ONE.replace("\"data\"", "\"occurredAt\":\"x\",\"data\"").replace('x', &"x".repeat(500_000)),
+    ] {
+        let text = api.publish("application/x-ndjson", line).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("\"error\"") && text.len() < 500, "{}", text.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_line_without_end_ends_the_request_and_nothing_before_it_is_lost() {
     let api = Api::start().await;
     let body = format!("{ONE}\n{}\n{ONE}\n", "x".repeat(3 * 1024 * 1024));
@@ -188,6 +222,7 @@ async fn cloud_events_are_taken_in_all_their_modes() {
         ("time", json!("yesterday"), "time"),
         ("id", json!("x".repeat(256)), "id"),
         ("source", json!(""), "id"),
+        ("source", json!("/sign up"), "source"),
     ] {
         let mut wrong = event("4");
         wrong[field] = value;

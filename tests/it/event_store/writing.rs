@@ -162,24 +162,27 @@ async fn who_may_wait_gets_a_place_when_there_is_room_and_none_once_the_log_is_c
 
 #[tokio::test]
 async fn a_crowd_with_places_keeps_nobody_else_waiting_nor_the_other_way_round() {
-    let store = Faulty::held(Arc::new(MemoryStore::new(1)));
-    let config = Config { queue_appends: 8, batch_events: 2, ..Config::default() };
-    let log = Log::start(store.clone(), config).await.unwrap();
-    let mut acks = Acks::new();
-    log.try_append(0, append("subscription-1", 1, 1), acks.of(0)).unwrap();
-    handed_over(&store, 1).await;
-    for number in 1..=8 {
-        let stream = format!("deliveries-{number}");
-        log.try_place(0).unwrap().unwrap().put(append(&stream, 1, 1), acks.of(number));
-    }
-    for number in 11..=14 {
-        log.try_append(0, append(&format!("messages-{number}"), 1, 1), acks.of(number)).unwrap();
-    }
+    // Also where each append is a batch by itself.
+    for batch_events in [1, 2] {
+        let store = Faulty::held(Arc::new(MemoryStore::new(1)));
+        let config = Config { queue_appends: 8, batch_events, ..Config::default() };
+        let log = Log::start(store.clone(), config).await.unwrap();
+        let mut acks = Acks::new();
+        log.try_append(0, append("subscription-1", 1, 1), acks.of(0)).unwrap();
+        handed_over(&store, 1).await;
+        for number in 1..=8 {
+            let stream = format!("deliveries-{number}");
+            log.try_place(0).unwrap().unwrap().put(append(&stream, 1, 1), acks.of(number));
+        }
+        for number in 11..=14 {
+            log.try_append(0, append(&format!("messages-{number}"), 1, 1), acks.of(number)).unwrap();
+        }
 
-    store.commits.add_permits(9);
+        store.commits.add_permits(9);
 
-    let order: Vec<_> = acks.next(13).await.into_iter().map(|(number, _)| number).collect();
-    assert_eq!(order, [0, 11, 1, 12, 2, 13, 3, 14, 4, 5, 6, 7, 8]);
+        let order: Vec<_> = acks.next(13).await.into_iter().map(|(number, _)| number).collect();
+        assert_eq!(order, [0, 1, 11, 2, 12, 3, 13, 4, 14, 5, 6, 7, 8]);
+    }
 }
 
 async fn a_refused_append_does_not_touch_those_beside_it<D: Database>() {

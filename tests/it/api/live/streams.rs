@@ -233,7 +233,7 @@ async fn a_stream_ends_when_its_key_expires() {
     let api = Api::start().await;
     let key = ApiKey::generate(api.clock.api_key_id(), &api.clock.random_bytes());
     let expires_at = Some(api.clock.now().plus_ms(2_000));
-    let (id, hash, scopes) = (key.id(), key.hash(), vec![Scope::AuditRead]);
+    let (id, hash, scopes) = (key.id(), api.keys.hash(&key), vec![Scope::AuditRead]);
     let issued = ApiKeyIssued { key: id, name: "brief".to_owned(), hash, scopes, expires_at };
     api.command(api.tenant, Command::IssueApiKey(issued)).await;
     let answer = api.ask_for_events(key.expose(), AUDIT, &json!({})).await;
