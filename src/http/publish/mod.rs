@@ -61,7 +61,10 @@ pub(super) async fn post(State(state): State<AppState>, request: Request) -> Res
     let answered = async {
         let publisher = Publisher::new(&state, caller, &parts)?;
         match Body::of(&parts.headers)? {
-            Body::Lines => Ok(lines::publish(publisher, body)),
+            Body::Lines => {
+                item::without_key(&parts.headers)?;
+                Ok(lines::publish(publisher, body))
+            }
             Body::Whole(form) => {
                 let body = graphql::read(body).await.map_err(Problem::of_refusal)?;
                 whole(publisher, form, parts.headers, body).await
@@ -76,6 +79,7 @@ async fn whole(publisher: Publisher, form: Form, headers: HeaderMap, body: Bytes
     use tracing::Instrument;
     let publishing = async move {
         if form.is_array(&body) {
+            item::without_key(&headers)?;
             return several(&publisher, form, &body).await;
         }
         let publish = item::single(form, &headers, &body)?;
