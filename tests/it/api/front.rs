@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::Api;
+use super::{Api, URL};
 
 const QUERY: &str = r#"{"query":"{ viewer { name } }"}"#;
 
@@ -170,7 +170,7 @@ async fn a_value_that_its_type_does_not_take_stops_the_request_before_anything_i
         let literal = both("Int", &field.replace("$value", &value.to_string().replace("\"n\"", "n")));
         let literal = literal.replace("($value: Int)", "");
         for (query, variables) in [(both(kind, field), json!({ "value": value })), (literal, Value::Null)] {
-            let answer = api.graphql(&query, variables).await;
+            let answer = api.answer(&api.key, &query, &variables).await;
             assert_eq!(answer["errors"][0]["extensions"]["code"], "GRAPHQL_VALIDATION_FAILED", "{query}: {answer}");
             assert_eq!(answer.get("data"), None, "{query}");
         }
