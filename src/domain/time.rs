@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused_by_name() {
-        assert_eq!(Timestamp::parse("yesterday").unwrap_err().to_string(), "'yesterday' is not an RFC 3339 time of the years 1970 to 9999");
+        assert_eq!(
+            Timestamp::parse("yesterday").unwrap_err().to_string(),
+            "'yesterday' is not an RFC 3339 time of the years 1970 to 9999"
+        );
         assert!(Timestamp::parse("1969-12-31T23:59:59Z").is_err());
     }
 

@@ -101,7 +101,8 @@ async fn a_typed_client_creates_publishes_and_sees_what_was_delivered() {
     let delivery = loop {
         let variables = deliveries::Variables { webhook_id: Some(webhook.id.clone()) };
         let page = ask::<Deliveries>(&server, variables).await.deliveries.unwrap();
-        let mut done = page.nodes.into_iter().filter(|delivery| delivery.status == deliveries::DeliveryStatus::SUCCEEDED);
+        let mut done =
+            page.nodes.into_iter().filter(|delivery| delivery.status == deliveries::DeliveryStatus::SUCCEEDED);
         match done.next() {
             Some(delivery) => break delivery,
             None => tokio::task::yield_now().await,

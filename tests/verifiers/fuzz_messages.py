@@ -68,8 +68,9 @@ def around():
 # A wrong message among several is refused alone, within an answer that is none of a refusal.
 fitting, both = "positive", "all"
 several = copy.deepcopy(document["paths"][PATH]["post"]["requestBody"]["content"])
+one_or_several = {"schema": {"oneOf": [MESSAGE["schema"], {"type": "array", "maxItems": 100}]}}
 parts = {
-    "one message": (both, part({"application/json": MESSAGE, "application/cloudevents+json": EVENT})),
+    "one message": (both, part({"application/json": one_or_several, "application/cloudevents+json": EVENT})),
     "one message with a key": (both, with_key()),
     "a CloudEvent in binary mode": (both, in_binary_mode()),
     "several messages": (fitting, part(several)),

@@ -52,9 +52,9 @@ rules['@graphql-eslint/naming-convention'] = [
 const values = [
   'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'FilterHint',
-  'FilterPreview', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
+  'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
   'QuarantineEntry', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
-  'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookSecret',
+  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];
 rules['@graphql-eslint/strict-id-in-types'] = [
