@@ -22,6 +22,7 @@ from pathlib import Path
 import graphql
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis import strategies as st
 from schemathesis.graphql import nodes
 
@@ -136,6 +137,7 @@ def kind_of(operation, body):
 
 
 def main():
+    set_hypothesis_home_dir(Path(sys.prefix) / "hypothesis")
     register_scalars()
     schema = schemathesis.graphql.from_url(url, headers=headers)
     schema.config.generation.update(graphql_allow_null=False)

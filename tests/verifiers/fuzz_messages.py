@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 SEED = 5
-CASES = 100
+CASES = 60
 PATH = "/v1/messages"
 
 url, tenant, *event_types = sys.argv[1:]
