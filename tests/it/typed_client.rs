@@ -7,6 +7,7 @@ use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
 type DateTime = String;
+#[expect(clippy::upper_case_acronyms, reason = "the schema calls it so")]
 type JSON = Value;
 type Long = String;
 
