@@ -10,9 +10,9 @@ use time::macros::format_description;
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
-/// The text is not an RFC 3339 time between the years 0 and 9999.
+/// The text is not an RFC 3339 time of the years 1970 to 9999, in UTC.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an RFC 3339 time")]
+#[error("'{0}' is not an RFC 3339 time of the years 1970 to 9999")]
 pub struct InvalidTimestamp(String);
 
 /// 9999-12-31T23:59:59.999Z: the last moment that RFC 3339 can write.
@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused_by_name() {
-        assert_eq!(Timestamp::parse("yesterday").unwrap_err().to_string(), "'yesterday' is not an RFC 3339 time");
+        assert_eq!(
+            Timestamp::parse("yesterday").unwrap_err().to_string(),
+            "'yesterday' is not an RFC 3339 time of the years 1970 to 9999"
+        );
         assert!(Timestamp::parse("1969-12-31T23:59:59Z").is_err());
     }
 

@@ -386,17 +386,30 @@ impl BackfillPreview {
     ) -> Result<Option<Self>> {
         let Ok(id) = id.parse::<SubscriptionId>() else { return Ok(None) };
         let Some(Webhook(row)) = Webhook::read(ctx, scope, id).await? else { return Ok(None) };
-        let (after, through) = backfill_range(ctx, scope, from, to).await?;
+        let place = from.place(ctx, scope).map_err(|wrong| fault(ErrorCode::InvalidInput, wrong))?;
+        let (after, through) = backfill_range(ctx, scope, from, place, to).await?;
         let selection = Selection { source: Source::Backfill, after, through, filters: row.filters };
         count(ctx, scope, id, &selection, &row.profile).await.map(Self).map(Some)
     }
 }
 
-/// The part of the tenant's log that is meant, as the numbers before and at its end.
+impl BackfillFrom {
+    /// The place in the tenant's part of the log behind which it begins, if it is given by one; or what is wrong with it.
+    pub(super) fn place(&self, ctx: &Context<'_>, scope: TenantScope) -> Result<Option<u64>, String> {
+        let Self::Position(text) = self else { return Ok(None) };
+        let shard = state(ctx).engine.head(scope.0).shard;
+        let position = text.parse::<Position>().ok().filter(|position| position.shard == shard);
+        let wrong = || format!("'{text}' is no position in the tenant's part of the log");
+        Ok(Some(position.ok_or_else(wrong)?.seq))
+    }
+}
+
+/// The part of the tenant's log that is meant, as the numbers before and at its end; `place` is that of `from`.
 pub(super) async fn backfill_range(
     ctx: &Context<'_>,
     scope: TenantScope,
     from: &BackfillFrom,
+    place: Option<u64>,
     to: Option<DateTime>,
 ) -> Result<(u64, u64)> {
     let engine = &state(ctx).engine;
@@ -405,9 +418,6 @@ pub(super) async fn backfill_range(
         BackfillFrom::Position(_) => None,
     };
     let (after, through) = engine.range(scope.0, time, to.map(|at| at.0)).await.map_err(|error| internal(&error))?;
-    let BackfillFrom::Position(text) = from else { return Ok((after, through)) };
-    let position = text.parse::<Position>().ok().filter(|position| position.shard == engine.head(scope.0).shard);
-    let wrong = || fault(ErrorCode::InvalidInput, format!("'{text}' is no position in the tenant's part of the log"));
-    let after = position.ok_or_else(wrong)?.seq.max(after);
+    let after = place.map_or(after, |place| place.max(after));
     Ok((after, through.max(after)))
 }

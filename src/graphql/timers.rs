@@ -1,15 +1,15 @@
 //! What of a webhook waits, until when and why: asked of the subscription itself, not of a read model.
 
-use async_graphql::{Context, Enum, ID, Result, SimpleObject};
+use async_graphql::{ComplexObject, Context, Enum, ID, Result, SimpleObject};
 
 use super::caller::authorise;
 use super::delivery::AttemptOutcome;
-use super::failure::{fault, internal};
-use super::page::{Connection, List, PageArgs};
+use super::failure::{fault, internal, nullable};
+use super::page::{Connection, List, PageArgs, cost};
 use super::scalar::DateTime;
 use super::state;
 use crate::actors::EngineError;
-use crate::domain::id::{DeliveryId, SubscriptionId};
+use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
 use crate::domain::profile;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::{self, Timer, Timers};
@@ -70,6 +70,7 @@ pub(super) struct DeliveryTimer {
 
 /// What of a webhook waits, as of now.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub(super) struct WebhookTimers {
     /// How many deliveries have not ended. What matched while the circuit breaker is open is not among them.
     pending: u32,
@@ -79,42 +80,79 @@ pub(super) struct WebhookTimers {
     endpoint_hold_until: Option<DateTime>,
     /// When the circuit breaker, which is open, lets a probe through by itself; null if it does not.
     probe_at: Option<DateTime>,
-    /// The deliveries, by the times at which they are due.
-    deliveries: Connection<DeliveryTimer>,
+    #[graphql(skip)]
+    tenant: TenantId,
+    #[graphql(skip)]
+    webhook: SubscriptionId,
+    /// How many attempts the profile's schedule has in all.
+    #[graphql(skip)]
+    max_attempts: u32,
 }
 
-/// The timers that are asked for; `None` for a webhook that is gone.
+#[ComplexObject]
+impl WebhookTimers {
+    /// The deliveries, by the times at which they are due.
+    #[graphql(complexity = "cost(first, None, child_complexity)")]
+    async fn deliveries(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many deliveries, 1 to 100; 20 if it is not given.")] first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+    ) -> Option<Result<Connection<DeliveryTimer>>> {
+        nullable(async {
+            let list = List::new(Some(self.tenant), "timers", &[("webhook", Some(self.webhook.to_string()))]);
+            let page = PageArgs { first, after, ..PageArgs::default() }.of(&list)?;
+            let place = page.after.as_ref().map(place).transpose()?;
+            let found = asked(ctx, self.tenant, self.webhook, place, page.limit).await?;
+            Ok(found.map(|Timers { waiting, more, .. }| {
+                let key = |timer: &Timer| Key(timer.open.due_at.as_ms(), timer.delivery.to_string());
+                let rows = waiting.into_iter().map(|timer| (key(&timer), timer)).collect();
+                Connection::new(&list, &page, Slice::new(rows, more), |timer| shown(&timer, self.max_attempts))
+            }))
+        })
+        .await
+    }
+}
+
+/// The timers of the webhook with that profile; `None` if it is gone.
 pub(super) async fn find(
     ctx: &Context<'_>,
-    scope: TenantScope,
-    (id, profile): (SubscriptionId, &str),
-    first: Option<i32>,
-    after: Option<String>,
+    TenantScope(tenant): TenantScope,
+    (webhook, profile): (SubscriptionId, &str),
 ) -> Result<Option<WebhookTimers>> {
     authorise(ctx, Scope::DeliveriesRead)?;
-    let list = List::new(Some(scope.0), "timers", &[("webhook", Some(id.to_string()))]);
-    let page = PageArgs { first, after, ..PageArgs::default() }.of(&list)?;
-    let place = page.after.as_ref().map(place).transpose()?;
-    let timers = match state(ctx).engine.timers(scope.0, id, place, page.limit).await {
-        Ok(timers) => timers,
-        Err(EngineError::Subscription(_)) => return Ok(None),
-        Err(EngineError::Overloaded | EngineError::Unknown(_)) => {
-            return Err(fault(ErrorCode::Overloaded, "too much is under way; try again"));
-        }
-        Err(error) => return Err(internal(&error)),
+    let found = asked(ctx, tenant, webhook, None, 0).await?;
+    let Some(Timers { pending, enabled: _, hold_until, endpoint_hold_until, probe_at, waiting: _, more: _ }) = found
+    else {
+        return Ok(None);
     };
-    let max_attempts = profile::find(profile).map_or(0, profile::Profile::max_attempts);
-    let Timers { pending, enabled: _, hold_until, endpoint_hold_until, probe_at, waiting, more } = timers;
-    let key = |timer: &Timer| Key(timer.open.due_at.as_ms(), timer.delivery.to_string());
-    let rows = waiting.into_iter().map(|timer| (key(&timer), timer)).collect();
-    let slice = Slice::new(rows, more);
     Ok(Some(WebhookTimers {
         pending: pending.try_into().unwrap_or(u32::MAX),
         hold_until: hold_until.map(DateTime),
         endpoint_hold_until: endpoint_hold_until.map(DateTime),
         probe_at: probe_at.map(DateTime),
-        deliveries: Connection::new(&list, &page, slice, |timer| shown(&timer, max_attempts)),
+        tenant,
+        webhook,
+        max_attempts: profile::find(profile).map_or(0, profile::Profile::max_attempts),
     }))
+}
+
+/// What the subscription says itself, with so many deliveries behind the place; `None` if it is gone.
+async fn asked(
+    ctx: &Context<'_>,
+    tenant: TenantId,
+    webhook: SubscriptionId,
+    after: Option<(Timestamp, DeliveryId)>,
+    limit: usize,
+) -> Result<Option<Timers>> {
+    match state(ctx).engine.timers(tenant, webhook, after, limit).await {
+        Ok(timers) => Ok(Some(timers)),
+        Err(EngineError::Subscription(_)) => Ok(None),
+        Err(EngineError::Overloaded | EngineError::Unknown(_)) => {
+            Err(fault(ErrorCode::Overloaded, "too much is under way; try again"))
+        }
+        Err(error) => Err(internal(&error)),
+    }
 }
 
 fn place(Key(due_at, delivery): &Key) -> Result<(Timestamp, DeliveryId)> {

@@ -304,14 +304,9 @@ impl Webhook {
     }
 
     /// What waits, until when and why, as of now. Needs the scope `DELIVERIES_READ`.
-    #[graphql(complexity = "cost(first, None, child_complexity)")]
-    async fn timers(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "How many deliveries, 1 to 100; 20 if it is not given.")] first: Option<i32>,
-        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
-    ) -> Option<Result<WebhookTimers>> {
-        nullable(timers::find(ctx, TenantScope(self.0.tenant), (self.0.id, &self.0.profile), first, after)).await
+    #[graphql(complexity = "FOLD_COST + child_complexity")]
+    async fn timers(&self, ctx: &Context<'_>) -> Option<Result<WebhookTimers>> {
+        nullable(timers::find(ctx, TenantScope(self.0.tenant), (self.0.id, &self.0.profile))).await
     }
 
     /// The job that it has now; null if it has none. Needs the scope `DELIVERIES_READ`.

@@ -333,8 +333,9 @@ async fn a_webhook_is_backfilled_with_what_it_did_not_want_before_and_nothing_el
     let audited = setting.audited().await;
     assert_eq!((audited["TENANT_WEBHOOK_JOB_STARTED"], audited["TENANT_WEBHOOK_JOB_ENDED"]), (2, 2));
     let input = json!({ "webhookId": id, "from": { "position": "99-1" } });
-    let wrong = setting.server.graphql(BACKFILL, json!({ "input": input })).await;
-    assert_eq!(wrong["errors"][0]["extensions"]["code"], json!("INVALID_INPUT"));
+    let wrong = setting.server.data(BACKFILL, json!({ "input": input })).await;
+    let error = &wrong["startBackfill"]["userErrors"][0];
+    assert_eq!((&error["code"], &error["path"]), (&json!("INVALID_INPUT"), &json!(["input", "from", "position"])));
 }
 
 on_both! {

@@ -393,7 +393,7 @@ fn run(program: &Path, script: &str, deliveries: &[Delivery]) -> Vec<Opinion> {
 }
 
 /// The folder of installed verifiers, if it is of the versions that the list beside it names.
-fn installed(folder: &str, list: &str) -> PathBuf {
+pub(crate) fn installed(folder: &str, list: &str) -> PathBuf {
     let folder = verifiers().join(folder);
     let wanted = std::fs::read(verifiers().join(list)).unwrap();
     let there = std::fs::read(folder.join(".installed")).unwrap_or_default();

@@ -225,7 +225,9 @@ async fn start_backfill(ctx: &Context<'_>, input: StartBackfillInput) -> Result<
     let rate_per_s = rate(input.rate_per_second)?;
     let engine = &state(ctx).engine;
     let settings = engine.settings(scope.0, id).await?;
-    let (after, through) = backfill_range(ctx, scope, &input.from, input.to).await?;
+    let wrong = |why| UserError::new(UserErrorCode::InvalidInput, why, &["input", "from", "position"]);
+    let place = input.from.place(ctx, scope).map_err(wrong)?;
+    let (after, through) = backfill_range(ctx, scope, &input.from, place, input.to).await?;
     let selection = Selection { source: Source::Backfill, after, through, filters: settings.filters };
     let total = count(ctx, scope, id, &selection, &settings.profile).await?.total();
     let new = NewJob { selection, rate_per_s, total, queue: input.queue };

@@ -83,6 +83,16 @@ pub(super) fn single(form: Form, headers: &HeaderMap, body: &[u8]) -> Result<Pub
     Ok(publish)
 }
 
+/// One key cannot stand for several messages, and a CloudEvent in binary mode is known by its source and id: a publisher
+/// that gives one all the same must not believe itself safe.
+pub(super) fn without_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if !headers.contains_key("idempotency-key") {
+        return Ok(());
+    }
+    let message = "the header 'idempotency-key' is for one message that is no CloudEvent in binary mode";
+    Err(Problem::new(ErrorCode::InvalidInput, message).about("idempotencyKey"))
+}
+
 /// Reads the body of several messages: each may be refused on its own.
 pub(super) fn several(form: Form, body: &[u8]) -> Result<Vec<Result<Publish, Problem>>, Problem> {
     let items: Vec<&RawValue> = parsed(body)?;
@@ -125,6 +135,7 @@ fn cloud_event(event: CloudEvent<'_>) -> Result<Publish, Problem> {
 }
 
 fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Publish, Problem> {
+    without_key(headers)?;
     let attribute = |name: &'static str| {
         header(headers, name)?
             .map(percent_decoded)

@@ -62,6 +62,7 @@ pub(super) async fn post(State(state): State<AppState>, request: Request) -> Res
         let publisher = Publisher::new(&state, caller, &parts)?;
         match Body::of(&parts.headers)? {
             Body::Lines => {
+                item::without_key(&parts.headers)?;
                 let seat = state.live.streams.take(&publisher.caller.principal);
                 let seat = seat
                     .ok_or_else(|| Problem::new(ErrorCode::TooManyStreams, "too many requests with lines are open"))?;
@@ -81,6 +82,7 @@ async fn whole(publisher: Publisher, form: Form, headers: HeaderMap, body: Bytes
     use tracing::Instrument;
     let publishing = async move {
         if form.is_array(&body) {
+            item::without_key(&headers)?;
             return several(&publisher, form, &body).await;
         }
         let publish = item::single(form, &headers, &body)?;

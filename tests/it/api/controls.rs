@@ -9,9 +9,9 @@ const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(inpu
 const HOLD: &str = "mutation($input: HoldWebhookInput!) { holdWebhook(input: $input) { userErrors { code message } } }";
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) {
     message { id } userErrors { code message } } }";
-const TIMERS: &str = "query($id: ID!, $after: String) { webhook(id: $id) { timers(first: 2, after: $after) {
+const TIMERS: &str = "query($id: ID!, $after: String) { webhook(id: $id) { timers {
     pending holdUntil endpointHoldUntil probeAt
-    deliveries { nodes { deliveryId messageId wait dueAt notBefore nextAttempt maxAttempts lastOutcome lastStatusCode }
+    deliveries(first: 2, after: $after) { nodes { deliveryId messageId wait dueAt notBefore nextAttempt maxAttempts lastOutcome lastStatusCode }
         pageInfo { hasNextPage endCursor } } } } }";
 const MOVE: &str = "mutation($input: RescheduleDeliveryInput!) { rescheduleDelivery(input: $input) {
     delivery { id status nextAttemptAt } position userErrors { code path } } }";

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::Api;
+use super::{Api, URL};
 
 const QUERY: &str = r#"{"query":"{ viewer { name } }"}"#;
 
@@ -149,4 +149,32 @@ async fn health_readiness_schema_and_playground_need_no_key() {
         assert_eq!(get(page).await.status().as_u16(), 200, "{page}");
     }
     assert_eq!(get("/playground/../graphql.rs").await.status().as_u16(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_its_type_does_not_take_stops_the_request_before_anything_is_done() {
+    let api = Api::start().await;
+    // Refused while it is executed, the second field would take with it the first one's secret, shown once.
+    let both = |kind: &str, field: &str| {
+        format!(
+            "mutation($value: {kind}) {{ first: createWebhook(input: {{ url: \"{URL}\" }}) {{ secret }} second: {field} }}"
+        )
+    };
+    let hold = "holdWebhook(input: { webhookId: \"wh_1\", until: $value }) { position }";
+    let publish = "publishMessage(input: { type: \"user.created\", data: $value }) { position }";
+    for (kind, field, value) in [
+        ("DateTime", hold, json!("tomorrow")),
+        ("DateTime", hold, json!("1969-12-31T23:59:59Z")),
+        ("JSON", publish, json!({ "n": 1e300 })),
+    ] {
+        let literal = both("Int", &field.replace("$value", &value.to_string().replace("\"n\"", "n")));
+        let literal = literal.replace("($value: Int)", "");
+        for (query, variables) in [(both(kind, field), json!({ "value": value })), (literal, Value::Null)] {
+            let answer = api.answer(&api.key, &query, &variables).await;
+            assert_eq!(answer["errors"][0]["extensions"]["code"], "GRAPHQL_VALIDATION_FAILED", "{query}: {answer}");
+            assert_eq!(answer.get("data"), None, "{query}");
+        }
+    }
+    let none = api.data("{ webhookSummary { total } }", Value::Null).await;
+    assert_eq!(none["webhookSummary"]["total"], json!(0));
 }

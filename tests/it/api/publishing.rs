@@ -70,6 +70,24 @@ async fn a_message_is_published_and_under_its_key_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_key_for_several_messages_is_refused_rather_than_dropped() {
+    let api = Api::start().await;
+    let in_binary_mode = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
+    for (media_type, body, headers) in [
+        ("application/json", format!("[{ONE}]"), &[][..]),
+        ("application/cloudevents-batch+json", "[]".to_owned(), &[]),
+        ("application/x-ndjson", ONE.to_owned(), &[]),
+        ("application/json", "{}".to_owned(), &in_binary_mode),
+    ] {
+        let request = api.publish(media_type, body).header("idempotency-key", "signup-1");
+        let request = headers.iter().fold(request, |request, name| request.header(*name, "1.0"));
+        let (status, refused) = told(request).await;
+        let error = &refused["error"];
+        assert_eq!((status, &error["code"], &error["field"]), (422, &json!("INVALID_INPUT"), &json!("idempotencyKey")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_digit_of_a_number_is_kept() {
     let api = Api::start().await;
     let body = r#"{"type":"user.created","data":{"n":12345678901234567890123,"f":0.1000}}"#;

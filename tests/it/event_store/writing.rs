@@ -178,7 +178,7 @@ async fn a_crowd_with_places_keeps_nobody_else_waiting_nor_the_other_way_round()
             log.try_append(0, append(&format!("messages-{number}"), 1, 1), acks.of(number)).unwrap();
         }
 
-        store.commits.add_permits(9);
+        store.commits.add_permits(13);
 
         let order: Vec<_> = acks.next(13).await.into_iter().map(|(number, _)| number).collect();
         assert_eq!(order, [0, 1, 11, 2, 12, 3, 13, 4, 14, 5, 6, 7, 8]);
