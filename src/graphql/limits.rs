@@ -72,6 +72,25 @@ pub(super) fn has_one_root(operation: &OperationDefinition) -> bool {
     matches!(selection.node, Selection::Field(_))
 }
 
+/// How many fields of the root an operation asks for, fragments spread out. Only for what [`measure`] lets through.
+pub(super) fn root_fields(document: &ExecutableDocument, operation: &OperationDefinition) -> usize {
+    let mut sets = vec![&operation.selection_set.node];
+    let mut fields = 0;
+    while let Some(set) = sets.pop() {
+        for item in &set.items {
+            match &item.node {
+                Selection::Field(_) => fields += 1,
+                Selection::InlineFragment(inline) => sets.push(&inline.node.selection_set.node),
+                Selection::FragmentSpread(spread) => {
+                    let fragment = document.fragments.get(&spread.node.fragment_name.node);
+                    sets.extend(fragment.map(|fragment| &fragment.node.selection_set.node));
+                }
+            }
+        }
+    }
+    fields
+}
+
 fn within(size: usize) -> Result<usize, TooComplex> {
     if size > MAX_SELECTIONS { Err(TooComplex::Selections) } else { Ok(size) }
 }
@@ -128,6 +147,13 @@ mod tests {
         assert_eq!(size("{ ...f ...f } fragment f on Query { a b }"), Ok(6));
         assert_eq!(size("{ a @skip(if: true) ... @include(if: true) { b } }"), Ok(5));
         assert_eq!(size("query a { x } query b { y }"), Ok(2));
+    }
+
+    #[test]
+    fn root_fields_are_counted_through_fragments() {
+        let document = parse_query("mutation { a { b c } ...f ... { d ...f } } fragment f on Mutation { e g { h } }").unwrap();
+        let (_, operation) = document.operations.iter().next().unwrap();
+        assert_eq!(root_fields(&document, &operation.node), 6);
     }
 
     #[test]

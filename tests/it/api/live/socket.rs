@@ -252,3 +252,17 @@ async fn who_has_much_to_tell_keeps_nobody_waiting() {
     }
     assert!(brief.is_some_and(|before| before < MANY / 2), "{brief:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_cannot_be_paid_is_refused_alone() {
+    let api = Api::limited(tidings::rate_limit::Config { points_per_second: 1, burst_points: 7 }).await;
+    let mut socket = api.ready_socket(&api.key).await;
+    socket.subscribe("a", "{ viewer { name } }", &json!({})).await;
+    assert_eq!(socket.message_of("a").await["payload"]["extensions"]["cost"]["requested"], json!(2));
+    for query in [WEBHOOKS, "{", "{ viewer { name } }"] {
+        socket.subscribe("b", query, &json!({})).await;
+        let refused = socket.message_of("b").await;
+        let code = if query == "{" { "GRAPHQL_PARSE_FAILED" } else { "THROTTLED" };
+        assert_eq!((&refused["type"], &refused["payload"][0]["extensions"]["code"]), (&json!("error"), &json!(code)));
+    }
+}
