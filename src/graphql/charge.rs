@@ -1,7 +1,7 @@
 //! What an operation costs its caller, and who has no points left.
 //!
-//! An operation costs its complexity, which the library weighs when it validates the document, and for each mutation
-//! something on top. It is taken before anything runs. A document that is refused costs a fixed sum: it was parsed, and
+//! An operation costs its complexity, which the library weighs when it validates the document, or the size of the
+//! document if that is more, and for each mutation something on top. It is taken before anything runs. A document that is refused costs a fixed sum: it was parsed, and
 //! whoever sends nothing but such documents is to come to an end too.
 
 use std::sync::{Arc, OnceLock};
@@ -23,11 +23,20 @@ const MUTATION_POINTS: usize = 4;
 /// What a document costs that is refused, in points.
 pub(super) const REFUSED_POINTS: u32 = 1_000;
 
+/// What a document costs beside the complexity that the library weighs.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Weight {
+    /// Selections with all fragments spread out: the least that it costs.
+    pub(super) selections: usize,
+    /// Mutations.
+    pub(super) mutations: usize,
+}
+
 /// One operation's bill: written when the document is validated, read when it is answered.
 pub(super) struct Charge {
     limits: RateLimits,
     subject: String,
-    mutations: usize,
+    weight: Weight,
     paid: OnceLock<Result<Paid, Throttled>>,
 }
 
@@ -41,8 +50,8 @@ pub(super) struct Paid {
 }
 
 impl Charge {
-    pub(super) fn new(limits: &RateLimits, subject: String, mutations: usize) -> Arc<Self> {
-        Arc::new(Self { limits: limits.clone(), subject, mutations, paid: OnceLock::new() })
+    pub(super) fn new(limits: &RateLimits, subject: String, weight: Weight) -> Arc<Self> {
+        Arc::new(Self { limits: limits.clone(), subject, weight, paid: OnceLock::new() })
     }
 
     /// What was paid; `None` if it has not come to that.
@@ -67,7 +76,8 @@ impl Charge {
     }
 
     fn pay(&self, complexity: usize) -> Result<(), Throttled> {
-        let cost = complexity.max(1).saturating_add(MUTATION_POINTS.saturating_mul(self.mutations));
+        let Weight { selections, mutations } = self.weight;
+        let cost = complexity.max(selections).saturating_add(MUTATION_POINTS.saturating_mul(mutations));
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let taken = self.limits.take(&self.subject, cost).map(|standing| Paid { cost, standing });
         self.paid.get_or_init(|| taken).map(|_| ())

@@ -79,10 +79,11 @@ pub(super) fn bounded<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graphql::charge::Weight;
     use crate::rate_limit::{Config, RateLimits};
 
     fn charge() -> Arc<Charge> {
-        Charge::new(&RateLimits::new(Config::default()), "ada".into(), 0)
+        Charge::new(&RateLimits::new(Config::default()), "ada".into(), Weight::default())
     }
 
     /// Waits so many seconds for each item, and resolves it for as many.

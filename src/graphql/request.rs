@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::caller::Caller;
-use super::charge::{Charge, Paid, REFUSED_POINTS, full_at};
+use super::charge::{Charge, Paid, REFUSED_POINTS, Weight, full_at};
 use super::failure::{CODE, RETRY_AFTER_SECONDS};
 use super::item::{self, ITEM_LIMIT, ItemClock};
 use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
@@ -46,8 +46,8 @@ pub struct Incoming {
 pub struct Prepared {
     request: Request,
     kind: Kind,
-    /// Root fields, if it may change something.
-    mutations: usize,
+    /// What it costs beside what the library weighs.
+    weight: Weight,
 }
 
 /// What a request does.
@@ -141,10 +141,12 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
         let message = format!("the document has {} bytes; at most {MAX_DOCUMENT_BYTES} are allowed", query.len());
         return Err(Answer::refused(ErrorCode::QueryTooLarge, &message));
     }
+    let too_complex = |error: limits::TooComplex| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string());
+    limits::check_brackets(&query).map_err(too_complex)?;
     let mut request = Request::new(query).variables(variables.unwrap_or_default());
     request.operation_name = operation_name.clone();
     let document = request.parsed_query().map_err(|error| unparsed(&error))?;
-    limits::measure(document).map_err(|error| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string()))?;
+    let size = limits::measure(document).map_err(too_complex)?;
     let chosen = |name: Option<&str>| operation_name.as_deref().is_none_or(|wanted| name == Some(wanted));
     let operations: Vec<_> = document
         .operations
@@ -162,7 +164,7 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
     for definition in definitions {
         complete(&mut request.variables, definition)?;
     }
-    Ok(Prepared { request, kind, mutations })
+    Ok(Prepared { request, kind, weight: Weight { selections: size, mutations } })
 }
 
 fn kind(operations: &[&OperationDefinition]) -> Result<Kind, Answer> {
@@ -277,7 +279,7 @@ impl Schema {
     }
 
     fn bill(&self, prepared: &Prepared, caller: &Caller) -> Bill {
-        let charge = Charge::new(self.limits(), caller.principal.credential.subject(), prepared.mutations);
+        let charge = Charge::new(self.limits(), caller.principal.credential.subject(), prepared.weight);
         Bill { charge, request: caller.request, clock: Arc::clone(&self.context().clock) }
     }
 }

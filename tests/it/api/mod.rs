@@ -8,6 +8,7 @@ mod front;
 pub(crate) mod full;
 mod gone;
 mod history;
+mod hostile;
 mod limits;
 pub(crate) mod live;
 mod operations;

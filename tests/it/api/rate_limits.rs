@@ -25,7 +25,8 @@ fn query(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_says_what_it_cost_and_what_is_left() {
     let api = Api::start().await;
-    let answer = api.post(&api.key, query("{ rateLimit { limit cost remaining resetAt } webhooks(first: 8) { nodes { id } } }"));
+    let answer =
+        api.post(&api.key, query("{ rateLimit { limit cost remaining resetAt } webhooks(first: 8) { nodes { id } } }"));
     let answer = answer.send().await.unwrap();
     assert_eq!(header(&answer, "ratelimit-policy"), "\"points\";q=1000000;w=10");
     let rest = header(&answer, "ratelimit").to_owned();

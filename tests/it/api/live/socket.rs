@@ -259,7 +259,7 @@ async fn an_operation_that_cannot_be_paid_is_refused_alone() {
     let mut socket = api.ready_socket(&api.key).await;
     socket.subscribe("a", "{ viewer { name } }", &json!({})).await;
     assert_eq!(socket.message_of("a").await["payload"]["extensions"]["cost"]["requested"], json!(2));
-    for query in [WEBHOOKS, "{", "{ viewer { name } }"] {
+    for query in [super::WEBHOOKS, "{", "{ viewer { name } }"] {
         socket.subscribe("b", query, &json!({})).await;
         let refused = socket.message_of("b").await;
         let code = if query == "{" { "GRAPHQL_PARSE_FAILED" } else { "THROTTLED" };

@@ -262,7 +262,7 @@ async fn an_item_waits_until_it_is_paid() {
     let mut events = api.events(&api.key, WEBHOOKS, &json!({})).await;
     let other = api.key(api.tenant, &Scope::ALL).await;
     for _ in 0..8 {
-        let input = json!({ "input": { "url": super::URL } });
+        let input = json!({ "input": { "url": URL } });
         while api.answer(&other, super::CREATE, &input).await["data"].is_null() {
             tokio::task::yield_now().await;
         }
