@@ -177,7 +177,7 @@ async fn another_tenant_sees_only_its_own() {
 async fn queries_mutations_and_faulty_documents_are_answered_by_events() {
     let api = Api::start().await;
     let mut events = api.events(&api.key, ANY, &json!({})).await;
-    assert_eq!(events.answer().await, json!({ "data": { "viewer": { "name": "test" } } }));
+    assert_eq!(events.answer().await["data"], json!({ "viewer": { "name": "test" } }));
     assert_eq!(events.event().await, Some(("complete".to_owned(), String::new())));
     assert_eq!(events.event().await, None);
     let mut events = api.events(&api.key, super::CREATE, &json!({ "input": { "url": URL } })).await;
