@@ -99,6 +99,8 @@ error_codes! {
     QueryTooLarge = "QUERY_TOO_LARGE", 413;
     /// Too many live streams are open, of this key or in all; try again after the time in `Retry-After`.
     TooManyStreams = "TOO_MANY_STREAMS", 429;
+    /// The caller's budget is spent; try again after the time in `Retry-After`. Nothing was done.
+    Throttled = "THROTTLED", 429;
     /// A queue is full; try again after the time in `Retry-After`.
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
@@ -120,6 +122,8 @@ impl ErrorCode {
             Self::StorageUnavailable => Some(5),
             // Others end.
             Self::TooManyStreams => Some(5),
+            // Usually said more closely where the budget is known.
+            Self::Throttled => Some(1),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout

@@ -14,6 +14,7 @@ pub mod actors;
 pub mod projections;
 pub mod audit;
 pub mod authentication;
+pub mod rate_limit;
 pub mod graphql;
 pub mod http;
 pub mod config;

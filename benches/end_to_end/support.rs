@@ -217,6 +217,35 @@ impl Publisher {
         }
     }
 
+    /// Publishes messages of about 1 KB by one of the two ways, in one request.
+    pub(crate) async fn publish_by(&self, by_graphql: bool, one: &str, many: &str, numbers: std::ops::Range<u64>) {
+        let padding = "x".repeat(850);
+        let message = |n: u64| json!({ "type": "user.created", "data": { "padding": padding }, "idempotencyKey": format!("cost-{n}") });
+        let mut messages: Vec<_> = numbers.map(message).collect();
+        let single = messages.len() == 1;
+        let (path, body) = match (by_graphql, single) {
+            (true, true) => ("/graphql", json!({ "query": one, "variables": { "input": messages.pop() } })),
+            (true, false) => ("/graphql", json!({ "query": many, "variables": { "input": { "messages": messages } } })),
+            (false, true) => ("/v1/messages", messages.pop().unwrap()),
+            (false, false) => ("/v1/messages", Value::Array(messages)),
+        };
+        let request = self.client.post(self.url.replace("/graphql", path)).bearer_auth(&self.key);
+        let answer = request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+        let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert!(answer.get("errors").is_none() && answer.get("error").is_none(), "{answer}");
+    }
+
+    /// Sends a body of GraphQL that is to be refused by that code; by none, if it is empty.
+    pub(crate) async fn refused(&self, body: &str, code: &str) {
+        let request = self.client.post(&self.url).bearer_auth(&self.key).header("content-type", "application/json");
+        // The server may hang up before all of it is written.
+        let Ok(answer) = request.body(body.to_owned()).send().await else { return };
+        let Ok(bytes) = answer.bytes().await else { return };
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default(), code, "{answer}");
+    }
+
     /// Publishes messages of about 1 KB, by event type and number, in one request.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = (String, u64)>) {
         let padding = "x".repeat(850);

@@ -27,6 +27,7 @@ use crate::execute::ledger::Ledger;
 use crate::execute::vault::Vault;
 use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
+use crate::rate_limit::RateLimits;
 use crate::{graphql, http};
 use store::Store;
 
@@ -135,6 +136,7 @@ impl App {
             ledger,
             clock: Arc::clone(&clock),
             keys,
+            limits: RateLimits::new(config.limits.clone()),
         });
         let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
         let router = http::router(state.with_playground(config.server.playground));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
 use crate::execute::retention;
-use crate::{actors, authentication, event_store, http, outbound};
+use crate::{actors, authentication, event_store, http, outbound, rate_limit};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
 pub const ENV_PREFIX: &str = "TIDINGS_";
@@ -44,6 +44,8 @@ pub struct Config {
     pub retention: retention::Config,
     /// Bounds of live streams.
     pub live: http::LiveConfig,
+    /// How much each caller may ask for.
+    pub limits: rate_limit::Config,
     /// What is told about it.
     pub telemetry: Telemetry,
     /// Where its numbers are told.
@@ -257,6 +259,7 @@ impl Config {
         self.log_place()?;
         self.metrics_listen()?;
         self.auth.check().map_err(ConfigError::Invalid)?;
+        self.limits.check().map_err(ConfigError::Invalid)?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),

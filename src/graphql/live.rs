@@ -21,6 +21,7 @@ use super::audit::{AuditCode, AuditEntry, AuditFilter};
 use super::caller::own_tenant;
 use super::delivery::{Delivery, DeliveryFilter};
 use super::failure::{fault, internal};
+use super::item::ItemClock;
 use super::page::{Edge, List};
 use super::scalar::DateTime;
 use super::state;
@@ -225,11 +226,13 @@ impl Watch for WebhookWatch {
 /// What the watcher tells, one by one. Ends at the first error.
 fn items<W: Watch>(ctx: &Context<'_>, watch: W) -> impl stream::Stream<Item = Result<(Key, W::Row)>> + Send + use<W> {
     let budget = Arc::clone(ctx.data_unchecked::<Arc<Budget>>());
-    stream::try_unfold((watch, VecDeque::new(), budget), |(mut watch, mut waiting, budget)| async move {
+    let clock = Arc::clone(ctx.data_unchecked::<Arc<ItemClock>>());
+    stream::try_unfold((watch, VecDeque::new(), budget, clock), |(mut watch, mut waiting, budget, clock)| async move {
         loop {
             if let Some(item) = waiting.pop_front() {
                 budget.renew();
-                return Ok(Some((item, (watch, waiting, budget))));
+                clock.begin();
+                return Ok(Some((item, (watch, waiting, budget, clock))));
             }
             waiting = watch.next().await.map_err(failed)?.into();
         }

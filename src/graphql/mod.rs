@@ -11,6 +11,7 @@
 //!   `NOT_FOUND`, never with `FORBIDDEN`. Operators reach other tenants through `tenant(id:)` and `tenantId` inputs.
 //! - A document is measured before anything walks it ([`limits`]): the library's own limits follow fragments without
 //!   remembering them, and a kilobyte could keep them busy for half a minute.
+//! - What a document costs its caller is taken from a budget before anything runs ([`charge`]).
 //! - JSON comes out as the bytes that were stored. Going in, the library has numbers as 64-bit integers and doubles
 //!   ([`scalar::Json`]), so that a message can also be given as text (`dataJson`), every digit of which is kept.
 //!
@@ -19,6 +20,8 @@
 mod failure;
 mod scalar;
 mod caller;
+mod charge;
+mod item;
 mod circuit;
 mod limits;
 mod page;
@@ -63,6 +66,7 @@ use crate::clock::Clock;
 use crate::event_store::Log;
 use crate::execute::ledger::Ledger;
 use crate::projections::ReadModels;
+use crate::rate_limit::RateLimits;
 
 /// What resolvers work with.
 pub struct SchemaContext {
@@ -78,6 +82,8 @@ pub struct SchemaContext {
     pub clock: Arc<dyn Clock>,
     /// Knows callers.
     pub keys: Arc<KeyRing>,
+    /// How much they may ask for.
+    pub limits: RateLimits,
 }
 
 type Inner = async_graphql::Schema<query::Query, mutation::Mutation, live::Live>;
@@ -88,7 +94,7 @@ pub struct Schema(Inner);
 
 /// Builds the schema.
 pub fn schema(context: SchemaContext) -> Schema {
-    Schema(limits::apply(builder()).data(context).finish())
+    Schema(limits::apply(builder()).extension(charge::Charging).data(context).finish())
 }
 
 impl Schema {

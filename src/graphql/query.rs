@@ -6,6 +6,7 @@ use super::access::{ApiKey, Tenant, Viewer};
 use super::alert::{self, Alert};
 use super::audit::{self, AuditEntry, AuditFilter};
 use super::caller::{authorise, own_tenant};
+use super::charge::RateLimit;
 use super::deleted_webhook::{self, DeletedWebhook};
 use super::delivery::{self, Delivery, DeliveryFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
@@ -37,6 +38,11 @@ impl Query {
     /// Who asks.
     async fn viewer(&self) -> Option<Viewer> {
         Some(Viewer)
+    }
+
+    /// How many points the caller may still spend, and what this operation costs.
+    async fn rate_limit(&self, ctx: &Context<'_>) -> Option<RateLimit> {
+        RateLimit::of(ctx)
     }
 
     /// Anything by its id; null if there is no such thing. Needs the scope of its kind.

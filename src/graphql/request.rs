@@ -11,13 +11,18 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::caller::Caller;
+use super::charge::{Charge, Paid, REFUSED_POINTS, Weight, full_at};
 use super::failure::{CODE, RETRY_AFTER_SECONDS};
+use super::item::{self, ITEM_LIMIT, ItemClock};
 use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
 use super::step_up::{ACR_VALUES, MAX_AGE};
 use super::{Schema, loader};
+use crate::authentication::Principal;
+use crate::clock::Clock;
 use crate::domain::id::RequestId;
 use crate::error_code::ErrorCode;
 use crate::execute::history::Budget;
+use crate::rate_limit::{Standing, Throttled};
 
 /// How long a query may take.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
@@ -41,6 +46,8 @@ pub struct Incoming {
 pub struct Prepared {
     request: Request,
     kind: Kind,
+    /// What it costs beside what the library weighs.
+    weight: Weight,
 }
 
 /// What a request does.
@@ -63,6 +70,10 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What `WWW-Authenticate` says, if somebody is to prove themself again (RFC 9470).
     pub challenge: Option<String>,
+    /// In how many seconds it is worth to ask again, if it is worth it only then.
+    pub retry_after_s: Option<u32>,
+    /// How the caller's budget stands, if anything was taken from it.
+    pub standing: Option<Standing>,
 }
 
 /// How a request ended.
@@ -130,10 +141,12 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
         let message = format!("the document has {} bytes; at most {MAX_DOCUMENT_BYTES} are allowed", query.len());
         return Err(Answer::refused(ErrorCode::QueryTooLarge, &message));
     }
+    let too_complex = |error: limits::TooComplex| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string());
+    limits::check_brackets(&query).map_err(too_complex)?;
     let mut request = Request::new(query).variables(variables.unwrap_or_default());
     request.operation_name = operation_name.clone();
     let document = request.parsed_query().map_err(|error| unparsed(&error))?;
-    limits::measure(document).map_err(|error| Answer::refused(ErrorCode::QueryTooComplex, &error.to_string()))?;
+    let size = limits::measure(document).map_err(too_complex)?;
     let chosen = |name: Option<&str>| operation_name.as_deref().is_none_or(|wanted| name == Some(wanted));
     let operations: Vec<_> = document
         .operations
@@ -142,6 +155,8 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
         .map(|(_, operation)| &operation.node)
         .collect();
     let kind = kind(&operations)?;
+    let roots = |operation: &&OperationDefinition| limits::root_fields(document, operation);
+    let mutations = if kind == Kind::Mutation { operations.iter().map(roots).max().unwrap_or(0) } else { 0 };
     let definitions: Vec<_> = match operations.as_slice() {
         [operation] => operation.variable_definitions.iter().map(|definition| definition.node.clone()).collect(),
         _ => vec![],
@@ -149,7 +164,7 @@ pub fn prepare(incoming: Incoming) -> Result<Prepared, Answer> {
     for definition in definitions {
         complete(&mut request.variables, definition)?;
     }
-    Ok(Prepared { request, kind })
+    Ok(Prepared { request, kind, weight: Weight { selections: size, mutations } })
 }
 
 fn kind(operations: &[&OperationDefinition]) -> Result<Kind, Answer> {
@@ -220,11 +235,12 @@ impl Schema {
                 return Answer::refused(ErrorCode::BadRequest, message);
             }
         };
-        let request_id = caller.request;
+        let bill = self.bill(&prepared, &caller);
         let loader = loader::loader(self.context().read_models.clone());
         let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
+        let request = request.data(Arc::clone(&bill.charge));
         match tokio::time::timeout(limit, self.0.execute(request)).await {
-            Ok(response) => finish(response, request_id),
+            Ok(response) => bill.settle(response),
             Err(_) => {
                 tracing::warn!("a request was given up after {limit:?}");
                 let message =
@@ -240,24 +256,79 @@ impl Schema {
 impl Schema {
     /// Answers a subscription, until the answers are dropped. An answer that is refused is the last one.
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
-        let request_id = caller.request;
+        let bill = self.bill(&prepared, &caller);
         let loader = loader::loader(self.context().read_models.clone());
         // An item shows how things stand when it comes, not how they stood at an earlier one.
         loader.enable_all_cache(false);
         let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
-        self.0.execute_stream(request).map(move |response| finish_item(response, request_id)).boxed()
+        let clock = ItemClock::new();
+        let request = request.data(Arc::clone(&bill.charge)).data(Arc::clone(&clock));
+        let items = item::bounded(self.0.execute_stream(request), clock, Arc::clone(&bill.charge));
+        items.map(move |response| response.map_or_else(overdue, |response| bill.settle_item(response))).boxed()
+    }
+
+    /// Whether the caller has any points left; else the answer.
+    pub fn enter(&self, caller: &Principal) -> Result<(), Answer> {
+        self.limits().enter(&caller.credential.subject()).map_err(|throttled| Answer::throttled(&throttled))
+    }
+
+    /// Takes what a refused document costs, and says so in the answer.
+    pub fn charge_refused(&self, caller: &Principal, mut answer: Answer) -> Answer {
+        answer.standing = Some(self.limits().charge(&caller.credential.subject(), REFUSED_POINTS));
+        answer
+    }
+
+    fn bill(&self, prepared: &Prepared, caller: &Caller) -> Bill {
+        let charge = Charge::new(self.limits(), caller.principal.credential.subject(), prepared.weight);
+        Bill { charge, request: caller.request, clock: Arc::clone(&self.context().clock) }
     }
 }
 
-/// Without an item there is no place in one for the errors: they are the request's.
-fn finish_item(mut response: Response, request: RequestId) -> Answer {
-    if response.data == Value::Null {
-        response.errors.iter_mut().for_each(|error| error.path.clear());
-    }
-    finish(response, request)
+fn overdue() -> Answer {
+    tracing::warn!("an item of a live stream was given up after {ITEM_LIMIT:?}");
+    let message = format!("an item took longer than {} s; go on behind the last cursor", ITEM_LIMIT.as_secs());
+    Answer::refused(ErrorCode::Overloaded, &message)
 }
 
-fn finish(mut response: Response, request: RequestId) -> Answer {
+/// Whose operation it is and what it costs.
+struct Bill {
+    charge: Arc<Charge>,
+    request: RequestId,
+    clock: Arc<dyn Clock>,
+}
+
+impl Bill {
+    fn settle(&self, response: Response) -> Answer {
+        let mut answer = finish(response, self.request, self.cost());
+        let is_refused = matches!(answer.outcome, Outcome::Refused(_));
+        answer.standing = match (self.charge.paid(), self.charge.throttled()) {
+            (Some(paid), _) => Some(paid.standing),
+            (None, Some(throttled)) => {
+                answer.retry_after_s = Some(throttled.retry_after_s());
+                Some(throttled.standing)
+            }
+            // It was not even weighed.
+            (None, None) => is_refused.then(|| self.charge.refuse()),
+        };
+        answer
+    }
+
+    /// Without an item there is no place in one for the errors: they are the request's.
+    fn settle_item(&self, mut response: Response) -> Answer {
+        if response.data == Value::Null {
+            response.errors.iter_mut().for_each(|error| error.path.clear());
+        }
+        self.settle(response)
+    }
+
+    fn cost(&self) -> Option<Cost> {
+        let Paid { cost, standing } = self.charge.paid()?;
+        let reset_at = full_at(&*self.clock, &standing).to_rfc3339_ms();
+        Some(Cost { requested: cost, remaining: standing.remaining, reset_at })
+    }
+}
+
+fn finish(mut response: Response, request: RequestId, cost: Option<Cost>) -> Answer {
     response.errors.truncate(MAX_ERRORS);
     let errors: Vec<_> = response.errors.into_iter().map(|error| coded(error, request)).collect();
     let code = |error: &ServerError| {
@@ -270,14 +341,16 @@ fn finish(mut response: Response, request: RequestId) -> Answer {
         Some(_) if is_empty(&response.data) => turned_away(errors.iter().map(code)),
         Some(_) | None => Outcome::Executed,
     };
-    let body = match (errors.is_empty(), executed) {
-        (true, _) => serde_json::to_vec(&Parts { data: Some(&response.data), errors: None }),
-        (false, true) => serde_json::to_vec(&Parts { data: Some(&response.data), errors: Some(&errors) }),
+    let parts = Parts {
         // A request that was not executed has no data, not even null.
-        (false, false) => serde_json::to_vec(&Parts { data: None, errors: Some(&errors) }),
+        data: (errors.is_empty() || executed).then_some(&response.data),
+        errors: (!errors.is_empty()).then_some(&errors),
+        extensions: cost.map(|cost| AnswerExtensions { cost }),
     };
+    let body = serde_json::to_vec(&parts);
     let challenge = errors.iter().find_map(challenge);
-    Answer { body: body.expect("an answer has string keys"), outcome, challenge }
+    let body = body.expect("an answer has string keys");
+    Answer { body, outcome, challenge, retry_after_s: retry_after_s(outcome), standing: None }
 }
 
 /// The challenge of an error that asks for a further proof.
@@ -309,6 +382,29 @@ struct Parts<'a> {
     errors: Option<&'a [ServerError]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<AnswerExtensions>,
+}
+
+#[derive(serde::Serialize)]
+struct AnswerExtensions {
+    cost: Cost,
+}
+
+/// What an operation cost, in points.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cost {
+    requested: u32,
+    remaining: u32,
+    reset_at: String,
+}
+
+fn retry_after_s(outcome: Outcome) -> Option<u32> {
+    match outcome {
+        Outcome::TurnedAway(code) | Outcome::Refused(code) => code.retry_after_s(),
+        Outcome::Executed => None,
+    }
 }
 
 /// Whether every root field is null.
@@ -360,12 +456,23 @@ fn with_code(mut error: ServerError, code: ErrorCode) -> ServerError {
 impl Answer {
     /// The answer to a request that is not executed.
     pub fn refused(code: ErrorCode, message: &str) -> Self {
+        Self::refused_until(code, message, code.retry_after_s())
+    }
+
+    /// The answer to a caller who has no points left.
+    pub fn throttled(throttled: &Throttled) -> Self {
+        let retry_after_s = Some(throttled.retry_after_s());
+        let refused = Self::refused_until(ErrorCode::Throttled, &throttled.to_string(), retry_after_s);
+        Self { standing: Some(throttled.standing), ..refused }
+    }
+
+    fn refused_until(code: ErrorCode, message: &str, retry_after_s: Option<u32>) -> Self {
         let mut extensions = json!({ CODE: code.as_str() });
-        if let Some(seconds) = code.retry_after_s() {
+        if let Some(seconds) = retry_after_s {
             extensions[RETRY_AFTER_SECONDS] = seconds.into();
         }
         let body = json!({ "errors": [{ "message": message, "extensions": extensions }] });
-        Self::written(&body, Outcome::Refused(code))
+        Self { retry_after_s, ..Self::written(&body, Outcome::Refused(code)) }
     }
 
     /// The answer to a request that ended in a fault of ours.
@@ -376,6 +483,7 @@ impl Answer {
     }
 
     fn written(body: &serde_json::Value, outcome: Outcome) -> Self {
-        Self { body: body.to_string().into_bytes(), outcome, challenge: None }
+        let body = body.to_string().into_bytes();
+        Self { body, outcome, challenge: None, retry_after_s: None, standing: None }
     }
 }

@@ -12,13 +12,14 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::auth::{self, Absent, Denied};
+use super::headers;
 use super::listener::Connection;
 use super::live::socket::{self, Client};
 use super::live::sse;
 use super::negotiate::{self, MediaType};
 use crate::domain::id::RequestId;
 use crate::error_code::ErrorCode;
-use crate::graphql::{self, Answer, Caller, Incoming, Kind, Outcome, Prepared, Schema};
+use crate::graphql::{self, Answer, Caller, Incoming, Kind, Prepared, Schema};
 
 /// The most bytes of a body. A message's data has 256 KiB at most.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -54,8 +55,13 @@ async fn respond<F: Future<Output = Prepare>>(
     let (parts, body) = request.into_parts();
     let answered = async {
         let caller = caller(state, &parts).await?;
+        state.schema.enter(&caller.principal)?;
         let connection = connection(&parts);
-        let prepared = prepare(parts, body).await?;
+        let refused = |answer| state.schema.charge_refused(&caller.principal, answer);
+        let prepared = match prepare(parts, body).await {
+            Err(Refusal::Answer(answer)) => return Err(Refusal::Answer(refused(answer))),
+            prepared => prepared?.map_err(refused),
+        };
         match events {
             true => Ok(sse::respond(state, prepared, caller, connection)?),
             false => Ok(answered(&execute(&state.schema, prepared?, caller).await, media_type)),
@@ -226,17 +232,13 @@ fn answered(answer: &Answer, media_type: MediaType) -> Response {
     if let Some(challenge) = answer.challenge.as_ref().and_then(|text| HeaderValue::try_from(text).ok()) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
-    if let Some(seconds) = retry_after_s(answer.outcome) {
+    if let Some(seconds) = answer.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
-}
-
-fn retry_after_s(outcome: Outcome) -> Option<u32> {
-    match outcome {
-        Outcome::TurnedAway(code) | Outcome::Refused(code) => code.retry_after_s(),
-        Outcome::Executed => None,
+    if let Some(standing) = &answer.standing {
+        headers::tell(standing, response.headers_mut());
     }
+    response
 }
 
 fn not_acceptable() -> Response {

@@ -1,16 +1,27 @@
 //! What every request and every answer gets.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::AppState;
+use crate::rate_limit::Standing;
 
 /// For answers that are no page: nothing may be loaded or run from them.
 const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Says how the caller's budget stands, in the fields of the IETF draft `httpapi-ratelimit-headers`: what is left, and the
+/// seconds until it is full again.
+pub(super) fn tell(standing: &Standing, headers: &mut HeaderMap) {
+    let rest = format!("\"points\";r={};t={}", standing.remaining, standing.full_in_s());
+    let fields = [("ratelimit-policy", standing.policy()), ("ratelimit", rest)];
+    for (name, text) in fields {
+        headers.insert(name, HeaderValue::try_from(text).expect("numbers are visible ASCII"));
+    }
+}
 
 /// Gives a request its id and a span, and an answer the id and the headers that keep browsers in check.
 pub(super) async fn frame(State(state): State<AppState>, mut request: Request, next: Next) -> Response {

@@ -48,6 +48,11 @@ async fn an_open_circuit_is_seen_and_enabled_again_through_the_api(kind: Kind) {
     assert_eq!(circuit["trip"]["cause"], json!("HARD_FAILURES"), "{circuit}");
     assert_eq!((&circuit["trip"]["outcome"], &circuit["nextProbeAt"]), (&json!("BAD_STATUS"), &Value::Null));
 
+    let alerts = server.data("{ alerts { kind since webhookId webhook { id } } }", json!({})).await;
+    let [alert] = alerts["alerts"].as_array().unwrap().as_slice() else { panic!("{alerts}") };
+    assert_eq!((&alert["kind"], &alert["webhookId"]), (&json!("CIRCUIT_OPEN"), &id), "{alert}");
+    assert!(alert["since"].is_string() && alert["webhook"]["id"] == id, "{alert}");
+
     for _ in 0..3 {
         publish(&server).await;
     }

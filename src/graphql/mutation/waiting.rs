@@ -114,10 +114,16 @@ async fn change(
     let missing = || UserError::new(UserErrorCode::NotFound, "there is no such delivery", &["input", "deliveryId"]);
     let id = id.parse::<DeliveryId>().map_err(|_| missing())?;
     let read_models = &state(ctx).read_models;
-    let known = read_models.delivery(TenantScope(tenant), id).await.map_err(|error| internal(&error))?;
+    let read = || async { read_models.delivery(TenantScope(tenant), id).await.map_err(|error| internal(&error)) };
+    let mut known = read().await?;
+    if known.is_none() {
+        // `timers` show what no read model has yet.
+        readable(ctx, Some(state(ctx).engine.head(tenant))).await;
+        known = read().await?;
+    }
     let subscription = known.ok_or_else(missing)?.subscription;
     let done = state(ctx).engine.subscription(tenant, subscription, command(id), caller(ctx).meta()).await?;
     readable(ctx, done.position).await;
-    let row = read_models.delivery(TenantScope(tenant), id).await.map_err(|error| internal(&error))?;
+    let row = read().await?;
     Ok((row.map(Delivery), done.position.map(|position| position.to_string())))
 }

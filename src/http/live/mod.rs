@@ -11,17 +11,17 @@ pub(super) mod socket;
 pub(super) mod sse;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use crate::authentication::Principal;
-use crate::graphql::{Caller, Kind, Prepared, Schema};
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
-
-use crate::graphql::Answer;
+use crate::graphql::{Answer, Caller, Kind, Prepared, Schema};
 
 /// How long a client may take to read what it is sent.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -104,7 +104,13 @@ impl Drop for Seat {
 fn answers(schema: &Schema, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
     match prepared.kind() {
         Kind::Subscription => schema.subscribe(prepared, caller),
-        Kind::Query | Kind::Mutation => {
+        // Here and in no task of its own: who calls it off, calls off the work.
+        Kind::Query => {
+            let (schema, request) = (schema.clone(), caller.request);
+            let executing = async move { AssertUnwindSafe(schema.execute(prepared, caller)).catch_unwind().await };
+            stream::once(async move { executing.await.unwrap_or_else(|_| Answer::internal(request)) }).boxed()
+        }
+        Kind::Mutation => {
             let schema = schema.clone();
             stream::once(async move { super::graphql::execute(&schema, prepared, caller).await }).boxed()
         }

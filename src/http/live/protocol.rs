@@ -177,9 +177,10 @@ mod tests {
 
     #[test]
     fn an_id_is_escaped_and_a_payload_left_alone() {
-        let executed = Answer { body: br#"{"data":{"n":1.00}}"#.to_vec(), outcome: Outcome::Executed, challenge: None };
-        assert_eq!(answer("\"", &executed), r#"{"id":"\"","type":"next","payload":{"data":{"n":1.00}}}"#);
         let refused = Answer::refused(crate::error_code::ErrorCode::BadRequest, "no");
+        let executed =
+            Answer { body: br#"{"data":{"n":1.00}}"#.to_vec(), outcome: Outcome::Executed, ..refused.clone() };
+        assert_eq!(answer("\"", &executed), r#"{"id":"\"","type":"next","payload":{"data":{"n":1.00}}}"#);
         assert!(answer("1", &refused).starts_with(r#"{"id":"1","type":"error","payload":[{"#));
         assert_eq!(pong(Some("{}")), r#"{"type":"pong","payload":{}}"#);
     }

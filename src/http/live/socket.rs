@@ -257,7 +257,9 @@ impl Session {
         if self.operations.len() >= MAX_OPERATIONS {
             return Err(too_many(&format!("a socket has {MAX_OPERATIONS} operations at most")));
         }
-        let prepared = graphql::prepare(incoming)?;
+        let schema = &self.state.schema;
+        schema.enter(principal)?;
+        let prepared = graphql::prepare(incoming).map_err(|answer| schema.charge_refused(principal, answer))?;
         if prepared.kind() != Kind::Subscription {
             return Ok((prepared, None));
         }

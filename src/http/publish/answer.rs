@@ -11,6 +11,7 @@ use crate::domain::message;
 use crate::error_code::ErrorCode;
 use crate::http::auth::{self, Denied};
 use crate::http::graphql::{self, Refusal};
+use crate::rate_limit::Throttled;
 
 /// A message that is on disk.
 #[derive(Serialize)]
@@ -59,6 +60,8 @@ pub(super) struct Problem {
     field: Option<&'static str>,
     status: Option<StatusCode>,
     challenge: Option<&'static str>,
+    /// In how many seconds it is worth to ask again.
+    retry_after_s: Option<u32>,
     request: Option<RequestId>,
 }
 
@@ -67,7 +70,14 @@ impl Problem {
         let mut message = message.into();
         // Some repeat what was sent, and thousands of them may wait for a client that does not read.
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-        Self { code, message, field: None, status: None, challenge: None, request: None }
+        let retry_after_s = code.retry_after_s();
+        Self { code, message, field: None, status: None, challenge: None, retry_after_s, request: None }
+    }
+
+    /// The caller has no points left.
+    pub(super) fn throttled(throttled: &Throttled) -> Self {
+        let retry_after_s = Some(throttled.retry_after_s());
+        Self { retry_after_s, ..Self::new(ErrorCode::Throttled, throttled.to_string()) }
     }
 
     pub(super) fn internal() -> Self {
@@ -139,7 +149,7 @@ impl Problem {
             .unwrap_or_else(|| StatusCode::from_u16(self.code.http_status()).expect("a test reads every status"));
         let mut response = json(status, &value!({ "error": self.told() }));
         let headers = response.headers_mut();
-        if let Some(seconds) = self.code.retry_after_s() {
+        if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = self.challenge {

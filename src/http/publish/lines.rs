@@ -49,7 +49,7 @@ pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, 
             let publisher = &publisher;
             async move {
                 let answer = match line.and_then(|line| item::plain(&line)) {
-                    Ok(publish) => publisher.publish(publish).await,
+                    Ok(publish) => publisher.publish_in_turn(publish).await,
                     Err(problem) => Err(problem),
                 };
                 answer::line(index + 1, &answer)

@@ -11,6 +11,8 @@
 //! - A message is on disk before it is answered, exactly as through GraphQL; `schema/openapi.json` says the same to
 //!   programs.
 //! - None of these media types can be sent by a form of a foreign page.
+//! - Each message costs the caller [`MESSAGE_POINTS`], and each body that is refused [`REFUSED_POINTS`]. Lines wait for
+//!   points; everything else is refused without them.
 //! - A `tenantId` parameter names another tenant, which needs the scope `TENANTS_ADMIN`.
 
 mod answer;
@@ -31,6 +33,7 @@ use self::answer::{Accepted, Problem};
 use self::item::Form;
 use super::AppState;
 use super::graphql;
+use super::headers;
 use super::negotiate;
 use crate::authentication::KeyRing;
 use crate::domain::id::TenantId;
@@ -38,14 +41,22 @@ use crate::domain::message::{self, Publish};
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
 use crate::graphql::{Caller, Schema};
+use crate::rate_limit::RateLimits;
 
 /// The most messages of one array.
 const MAX_MESSAGES: usize = 100;
+
+/// What a message costs, in points.
+const MESSAGE_POINTS: u32 = 1;
+/// What a body costs that is refused for what it is.
+const REFUSED_POINTS: u32 = 10;
 
 /// Publishes for one caller.
 #[derive(Clone)]
 struct Publisher {
     schema: Schema,
+    limits: RateLimits,
+    subject: Arc<str>,
     caller: Arc<Caller>,
     tenant: TenantId,
 }
@@ -58,7 +69,9 @@ pub(super) async fn post(State(state): State<AppState>, request: Request) -> Res
         Err(refusal) => return Problem::of_refusal(refusal).respond(),
     };
     let request = caller.request;
+    let (limits, subject) = (state.schema.limits().clone(), caller.principal.credential.subject());
     let answered = async {
+        limits.enter(&subject).map_err(|throttled| Problem::throttled(&throttled))?;
         let publisher = Publisher::new(&state, caller, &parts)?;
         match Body::of(&parts.headers)? {
             Body::Lines => {
@@ -74,7 +87,14 @@ pub(super) async fn post(State(state): State<AppState>, request: Request) -> Res
             }
         }
     };
-    answered.await.unwrap_or_else(|problem| problem.of_request(request).respond())
+    let mut response = answered.await.unwrap_or_else(|problem: Problem| {
+        if !problem.may_be_repeated() {
+            limits.charge(&subject, REFUSED_POINTS);
+        }
+        problem.of_request(request).respond()
+    });
+    headers::tell(&limits.standing(&subject), response.headers_mut());
+    response
 }
 
 /// In a task of its own: a client that goes away must not leave an array half published.
@@ -147,14 +167,29 @@ impl Publisher {
                 .filter(|tenant| *tenant == own || may(Scope::TenantsAdmin))
                 .ok_or_else(|| Problem::new(ErrorCode::NotFound, "there is no such tenant").about("tenantId"))?,
         };
-        Ok(Self { schema: state.schema.clone(), caller: Arc::new(caller), tenant })
+        let subject = caller.principal.credential.subject().into();
+        let (schema, limits) = (state.schema.clone(), state.schema.limits().clone());
+        Ok(Self { schema, limits, subject, caller: Arc::new(caller), tenant })
     }
 
     fn keys(&self) -> &KeyRing {
         self.schema.keys()
     }
 
+    /// Publishes a message if the caller has points for it.
     async fn publish(&self, publish: Publish) -> Result<Accepted, Problem> {
+        let taken = self.limits.take(&self.subject, MESSAGE_POINTS);
+        taken.map_err(|throttled| Problem::throttled(&throttled))?;
+        self.paid(publish).await
+    }
+
+    /// Publishes a message as soon as the caller has points for it.
+    async fn publish_in_turn(&self, publish: Publish) -> Result<Accepted, Problem> {
+        self.limits.wait(&self.subject, MESSAGE_POINTS).await;
+        self.paid(publish).await
+    }
+
+    async fn paid(&self, publish: Publish) -> Result<Accepted, Problem> {
         let draft = message::prepare(publish).map_err(|refusal| Problem::of_message(&refusal))?;
         let published = self.schema.engine().publish(self.tenant, draft, self.caller.meta()).await;
         published.map(Accepted::from).map_err(|error| Problem::of_engine(&error))

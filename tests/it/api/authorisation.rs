@@ -8,7 +8,8 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 56] = [
+const FIELDS: [(&str, Option<Scope>, &str); 57] = [
+    ("rateLimit", None, "{ rateLimit { remaining } }"),
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),

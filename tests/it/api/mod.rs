@@ -8,11 +8,13 @@ mod front;
 pub(crate) mod full;
 mod gone;
 mod history;
+mod hostile;
 mod limits;
 pub(crate) mod live;
 mod operations;
 mod overview;
 mod publishing;
+mod rate_limits;
 mod sessions;
 mod tokens;
 
@@ -39,6 +41,7 @@ use tidings::execute::ledger::Ledger;
 use tidings::execute::vault::{MasterKey, Vault};
 use tidings::outbound::{self, Fetch, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
+use tidings::rate_limit::{self, RateLimits};
 use tidings::{graphql, http};
 
 /// An endpoint that the gate lets through; nothing is really sent to it.
@@ -78,6 +81,25 @@ struct Api {
     _folder: tempfile::TempDir,
 }
 
+/// What a test may want otherwise.
+#[derive(Default)]
+struct Settings {
+    auth: authentication::Config,
+    /// `None`: nothing is reached.
+    fetch: Option<Arc<dyn Fetch>>,
+    live: http::LiveConfig,
+    limits: rate_limit::Config,
+}
+
+/// Takes away what an answer says of its cost, which is not what most tests are about.
+fn without_cost(answer: &mut Value) {
+    answer.as_object_mut().unwrap().remove("extensions");
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1))
+}
+
 impl Api {
     async fn start() -> Self {
         Self::over(Arc::new(MemoryStore::new(1))).await
@@ -88,10 +110,14 @@ impl Api {
     }
 
     async fn over_with(store: Arc<dyn EventStore>, live: http::LiveConfig) -> Self {
-        let clock = Arc::new(SeededClock::new(Timestamp::from_ms(1_763_894_415_000), 1));
         drop(rustls::crypto::ring::default_provider().install_default());
-        let nowhere = HttpClient::new(&outbound::Config::default()).unwrap();
-        Self::with(store, clock, authentication::Config::default(), Arc::new(nowhere), live).await
+        Self::build(store, clock(), Settings { live, ..Settings::default() }).await
+    }
+
+    /// With budgets of that size.
+    async fn limited(limits: rate_limit::Config) -> Self {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        Self::build(Arc::new(MemoryStore::new(1)), clock(), Settings { limits, ..Settings::default() }).await
     }
 
     async fn with(
@@ -101,6 +127,13 @@ impl Api {
         fetch: Arc<dyn Fetch>,
         live: http::LiveConfig,
     ) -> Self {
+        Self::build(store, clock, Settings { auth, fetch: Some(fetch), live, ..Settings::default() }).await
+    }
+
+    async fn build(store: Arc<dyn EventStore>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
+        let Settings { auth, fetch, live, limits } = settings;
+        let nowhere = || Arc::new(HttpClient::new(&outbound::Config::default()).unwrap()) as Arc<dyn Fetch>;
+        let fetch = fetch.unwrap_or_else(nowhere);
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
         let vault = Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap();
         let egress =
@@ -131,6 +164,7 @@ impl Api {
             log,
             clock: Arc::clone(&clock),
             keys: Arc::clone(&keys),
+            limits: RateLimits::new(limits),
         });
         let ready = Arc::new(AtomicBool::new(true));
         let state = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
@@ -214,7 +248,9 @@ impl Api {
     async fn answer(&self, key: &str, query: &str, variables: &Value) -> Value {
         let body = json!({ "query": query, "variables": variables }).to_string();
         let answer = self.post(key, body).send().await.unwrap();
-        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+        let mut answer = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        without_cost(&mut answer);
+        answer
     }
 
     /// The `data` of an answer that must be without errors.

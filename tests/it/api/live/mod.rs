@@ -123,7 +123,7 @@ impl Api {
     }
 
     /// One that is acknowledged.
-    async fn ready_socket(&self, key: &str) -> Socket {
+    pub(super) async fn ready_socket(&self, key: &str) -> Socket {
         let mut socket = self.socket().await;
         let payload = json!({ "authorization": format!("Bearer {key}") });
         socket.send(json!({ "type": "connection_init", "payload": payload })).await;
@@ -142,7 +142,7 @@ impl Events {
 }
 
 /// A client's end of a socket.
-struct Socket {
+pub(super) struct Socket {
     socket: WebSocketStream<TcpStream>,
     /// Messages that came before the one that was waited for.
     seen: VecDeque<Value>,
@@ -157,7 +157,7 @@ impl Socket {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    async fn subscribe(&mut self, id: &str, query: &str, variables: &Value) {
+    pub(crate) async fn subscribe(&mut self, id: &str, query: &str, variables: &Value) {
         let payload = json!({ "query": query, "variables": variables });
         self.send(json!({ "id": id, "type": "subscribe", "payload": payload })).await;
     }
@@ -183,7 +183,7 @@ impl Socket {
     }
 
     /// The next message with that id; others are kept for later.
-    async fn message_of(&mut self, id: &str) -> Value {
+    pub(crate) async fn message_of(&mut self, id: &str) -> Value {
         let mut others = VecDeque::new();
         loop {
             let message = self.message().await;

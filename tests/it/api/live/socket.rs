@@ -80,7 +80,7 @@ async fn every_kind_of_operation_runs_beside_the_others() {
     assert_eq!(socket.message().await, json!({ "type": "pong", "payload": { "n": 1 } }));
     socket.subscribe("live", AUDIT, &json!({})).await;
     socket.subscribe("query", ANY, &Value::Null).await;
-    assert_eq!(socket.message_of("query").await["payload"], json!({ "data": { "viewer": { "name": "test" } } }));
+    assert_eq!(socket.message_of("query").await["payload"]["data"], json!({ "viewer": { "name": "test" } }));
     assert_eq!(socket.message_of("query").await["type"], json!("complete"));
     socket.subscribe("create", super::CREATE, &json!({ "input": { "url": URL } })).await;
     let created = socket.message_of("create").await;
@@ -251,4 +251,18 @@ async fn who_has_much_to_tell_keeps_nobody_waiting() {
         }
     }
     assert!(brief.is_some_and(|before| before < MANY / 2), "{brief:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_cannot_be_paid_is_refused_alone() {
+    let api = Api::limited(tidings::rate_limit::Config { points_per_second: 1, burst_points: 7 }).await;
+    let mut socket = api.ready_socket(&api.key).await;
+    socket.subscribe("a", "{ viewer { name } }", &json!({})).await;
+    assert_eq!(socket.message_of("a").await["payload"]["extensions"]["cost"]["requested"], json!(2));
+    for query in [super::WEBHOOKS, "{", "{ viewer { name } }"] {
+        socket.subscribe("b", query, &json!({})).await;
+        let refused = socket.message_of("b").await;
+        let code = if query == "{" { "GRAPHQL_PARSE_FAILED" } else { "THROTTLED" };
+        assert_eq!((&refused["type"], &refused["payload"][0]["extensions"]["code"]), (&json!("error"), &json!(code)));
+    }
 }
