@@ -47,6 +47,8 @@ def with_key():
     """A key in the header; another one in the message would contradict it."""
     chosen = part({"application/json": MESSAGE}, lambda name: name == "Idempotency-Key")
     del chosen["components"]["schemas"]["Message"]["properties"]["idempotencyKey"]
+    for found in chosen["paths"][PATH]["post"]["parameters"]:
+        found["required"] = found["in"] == "header"
     return chosen
 
 
@@ -71,7 +73,8 @@ several = copy.deepcopy(document["paths"][PATH]["post"]["requestBody"]["content"
 one_or_several = {"schema": {"oneOf": [MESSAGE["schema"], {"type": "array", "maxItems": 100}]}}
 parts = {
     "one message": (both, part({"application/json": one_or_several, "application/cloudevents+json": EVENT})),
-    "one message with a key": (both, with_key()),
+    # Without the key, what does not fit here may fit above: an array does.
+    "one message with a key": (fitting, with_key()),
     "a CloudEvent in binary mode": (both, in_binary_mode()),
     "several messages": (fitting, part(several)),
     "everything else": (both, around()),

@@ -53,7 +53,7 @@ const values = [
   'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'FilterHint',
   'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
-  'QuarantineEntry', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
+  'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
   'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];

@@ -124,7 +124,7 @@ async fn a_message_keeps_every_digit_or_is_refused() {
     let variables = r#"{"input":{"type":"user.created","data":{"n":18446744073709551616}}}"#;
     let body = format!(r#"{{"query":{},"variables":{variables}}}"#, json!(publish));
     let text = api.post(&api.key, body).send().await.unwrap().text().await.unwrap();
-    assert!(text.contains("lose digits") && text.contains("\"errors\""), "{text}");
+    assert!(text.contains("GRAPHQL_VALIDATION_FAILED") && text.contains("input.data"), "{text}");
     for input in [json!({ "type": "user.created" }), json!({ "type": "user.created", "data": {}, "dataJson": "{}" })] {
         let refused = api.data(publish, json!({ "input": input })).await;
         assert_eq!(refused["publishMessage"]["userErrors"][0]["code"], json!("INVALID_INPUT"));
