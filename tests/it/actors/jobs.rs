@@ -208,16 +208,21 @@ fn a_job_waits_while_the_circuit_is_open_and_goes_on_when_the_endpoint_is_well()
     });
 }
 
+/// The endpoint fails, and what comes meanwhile trips the circuit.
+async fn trip(world: &World) {
+    world.endpoint.always(URL, Answer::Late(500, 10));
+    for _ in 0..12 {
+        world.publish().await;
+        world.let_pass(100).await;
+    }
+}
+
 #[test]
 fn a_job_is_the_probe_where_nothing_else_is_owed() {
     life(async || {
         let world = world("standard-v1").await;
         let (id, _) = ended(&world, 20, 200).await;
-        world.endpoint.always(URL, Answer::Late(500, 10));
-        for _ in 0..12 {
-            world.publish().await;
-            world.let_pass(100).await;
-        }
+        trip(&world).await;
         world.endpoint.always(URL, Answer::Status(200));
         for timer in world.engine.timers(world.tenant, id, None, 100).await.unwrap().waiting {
             world.command(id, Command::Cancel { delivery: timer.delivery, reason: None }).await;
@@ -235,11 +240,7 @@ fn a_job_is_refused_while_the_circuit_is_open_unless_it_may_wait() {
     life(async || {
         let world = world("standard-v1").await;
         let (id, _) = ended(&world, 20, 200).await;
-        world.endpoint.always(URL, Answer::Late(500, 10));
-        for _ in 0..12 {
-            world.publish().await;
-            world.let_pass(100).await;
-        }
+        trip(&world).await;
         let refused = world.engine.start_job(world.tenant, id, all(&world, Ended::Succeeded), Meta::system()).await;
         assert_eq!(refused, Err(EngineError::Subscription(Refusal::CircuitOpen)));
         start(&world, id, NewJob { queue: true, ..all(&world, Ended::Succeeded) }).await;
