@@ -16,6 +16,7 @@ mod read;
 mod reader;
 mod statement;
 mod write;
+mod write_back;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tracing::warn;
 pub use self::open::{OpenError, Options};
 pub use self::reader::SqliteReader;
 use self::write::Failure;
+use self::write_back::WriteBack;
 use super::row::{integer, number};
 use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position};
 
@@ -42,6 +44,7 @@ pub struct SqliteStore {
     epoch: u64,
     /// Absent after a failure, until the next write opens it again.
     writer: Mutex<Option<SqliteConnection>>,
+    write_back: WriteBack,
     reader: SqliteReader,
 }
 
@@ -64,12 +67,14 @@ impl SqliteStore {
         MIGRATOR.run_direct(None, &mut writer, false).await?;
         let epoch = raise_epoch(&mut writer).await?;
         let reader = SqliteReader::beside_writer(&options).await?;
-        Ok(Self { options, lock, epoch, writer: Mutex::new(Some(writer)), reader })
+        let write_back = WriteBack::start(options.clone());
+        Ok(Self { options, lock, epoch, writer: Mutex::new(Some(writer)), write_back, reader })
     }
 
     /// Gives the file back: ends all connections, which empties the write-ahead log into the main file.
     pub async fn close(self) {
         self.reader.close().await;
+        self.write_back.close().await;
         if let Some(writer) = self.writer.into_inner()
             && let Err(error) = writer.close().await
         {
@@ -82,7 +87,7 @@ impl SqliteStore {
         let emptied = async {
             let mut kept = self.writer.lock().await;
             let mut connection = self.writer(&mut kept).await?;
-            let emptied = empty_write_ahead_log(&mut connection).await.map_err(|error| self.failed(&error))?;
+            let emptied = self.empty_write_ahead_log(&mut connection).await?;
             *kept = Some(connection);
             Ok::<_, AppendError>(emptied)
         };
@@ -114,7 +119,16 @@ impl SqliteStore {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;
         let answers = write::commit(&mut connection, self.epoch, batch).await;
+        self.write_back.committed();
         self.settle(&mut kept, connection, answers).await
+    }
+
+    /// `false` if a long read keeps it.
+    async fn empty_write_ahead_log(&self, connection: &mut SqliteConnection) -> Result<bool, AppendError> {
+        let _paused = self.write_back.pause().await;
+        let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await;
+        let rows = rows.map_err(|error| self.failed(&error))?;
+        Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
     }
 
     /// Puts the connection back after a success, and ends it after a failure.
@@ -213,7 +227,7 @@ impl EventStore for SqliteStore {
         let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
         query.execute(&mut connection).await.map_err(|error| self.failed(&error))?;
         // What was deleted stands in the write-ahead log too, until it is started over.
-        if !empty_write_ahead_log(&mut connection).await.map_err(|error| self.failed(&error))? {
+        if !self.empty_write_ahead_log(&mut connection).await? {
             warn!("a long read keeps the write-ahead log; what was destroyed leaves it when it is next started over");
         }
         *kept = Some(connection);
@@ -248,12 +262,6 @@ async fn raise_epoch(writer: &mut SqliteConnection) -> Result<u64, OpenError> {
     let rows = query.fetch_all(writer).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(number(row.try_get(0)?))
-}
-
-/// `false` if a long read keeps it.
-async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await;
-    Ok(rows?.first().is_some_and(|row| row.try_get(0).unwrap_or(1) == 0_i64))
 }
 
 /// Whether the disk has no room, or the file may not grow: SQLITE_FULL, and SQLITE_IOERR_SHMSIZE for the index of the

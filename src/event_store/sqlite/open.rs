@@ -11,8 +11,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 /// How long a statement waits for another program that holds the file, such as a backup.
 const BUSY_TIMEOUT_MS: u32 = 5_000;
-/// Pages in the write-ahead log before a commit moves them to the main file: 16 MiB.
-const WAL_CHECKPOINT_PAGES: u32 = 4_096;
+/// Pages in the write-ahead log before a commit moves to the main file what [`super::write_back`] has left: 64 MiB.
+pub(super) const WAL_CHECKPOINT_PAGES: u32 = 16_384;
 /// To how many bytes the write-ahead log shrinks after a long read let it grow.
 const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
 /// Page cache of the writing connection, in KiB; filled as it is needed.
@@ -160,6 +160,12 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
         must_be(&mut connection, name, wanted).await?;
     }
     Ok(connection)
+}
+
+/// A connection that moves what is committed to the main file, and writes nothing of its own.
+pub(super) async fn connect_beside_writer(options: &Options) -> Result<SqliteConnection, sqlx::Error> {
+    let connect = shared(options).create_if_missing(false).synchronous(SqliteSynchronous::Full);
+    connect.pragma("fullfsync", "ON").pragma("checkpoint_fullfsync", "ON").connect().await
 }
 
 /// The connections that read; they cannot write.
