@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod key_file;
+mod listeners;
 pub mod profiles;
 mod store;
 mod tools;
@@ -12,11 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::future::join_all;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::actors::{self, Ports, Retention, Running};
 use crate::authentication::{self, KeyRing};
@@ -29,6 +27,7 @@ use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
 use crate::rate_limit::RateLimits;
 use crate::{graphql, http};
+use listeners::{Addresses, Listeners, Serving};
 use store::Store;
 
 pub use store::reader;
@@ -41,7 +40,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_millis(250);
 
 /// The running program.
 pub struct App {
-    address: SocketAddr,
+    addresses: Addresses,
     bootstrap_key: Option<String>,
     store: Store,
     log: Log,
@@ -49,10 +48,8 @@ pub struct App {
     followers: Followers,
     /// End when they are dropped: they write nothing.
     _watchers: JoinSet<()>,
-    metrics_address: Option<SocketAddr>,
     ready: Arc<AtomicBool>,
-    stop_serving: oneshot::Sender<()>,
-    server: JoinHandle<std::io::Result<()>>,
+    serving: Serving,
 }
 
 impl App {
@@ -78,19 +75,8 @@ impl App {
         let followers = read_models.follow(log.clone());
         let transport = Arc::new(client);
         // Before anything is sent, and before a key is made that only this start could show.
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
-        let address = listener.local_addr()?;
-        let for_metrics = match config.metrics_listen()? {
-            Some(listen) => Some(
-                TcpListener::bind(listen)
-                    .await
-                    .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?,
-            ),
-            None => None,
-        };
-        let metrics_address = for_metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        let listeners = Listeners::bind(config).await?;
+        let addresses = listeners.addresses()?;
         let folded = read_models.clone();
         let retention =
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
@@ -110,17 +96,14 @@ impl App {
             tracing::warn!("the read models are still behind the log; API keys are those of an earlier time");
         }
         let ready = Arc::new(AtomicBool::new(true));
-        let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
-        if let Some(listener) = for_metrics {
-            let measured = http::Measured {
-                log: log.clone(),
-                engine: running.engine.clone(),
-                read_models: read_models.clone(),
-                ledger: ledger.clone(),
-                clock: Arc::clone(&clock),
-            };
-            watchers.spawn(serve_metrics(listener, measured));
-        }
+        let (ledger, watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        let measured = http::Measured {
+            log: log.clone(),
+            engine: running.engine.clone(),
+            read_models: read_models.clone(),
+            ledger: ledger.clone(),
+            clock: Arc::clone(&clock),
+        };
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
             read_models: read_models.clone(),
@@ -139,35 +122,23 @@ impl App {
             limits: RateLimits::new(config.limits.clone()),
         });
         let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
-        let router = http::router(state.with_playground(config.server.playground));
-        let (stop_serving, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(http::serve(listener, router, async move {
-            // A dropped sender means the same.
-            drop(stopped.await);
-        }));
-        Ok(Self {
-            address,
-            bootstrap_key,
-            store,
-            log,
-            running,
-            followers,
-            _watchers: watchers,
-            metrics_address,
-            ready,
-            stop_serving,
-            server,
-        })
+        let serving = listeners.serve(config, state.with_playground(config.server.playground), measured);
+        Ok(Self { addresses, bootstrap_key, store, log, running, followers, _watchers: watchers, ready, serving })
     }
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.everybody
+    }
+
+    /// Where operators are served apart, if they are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.addresses.operators
     }
 
     /// Where the metrics are told, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+        self.addresses.metrics
     }
 
     /// The key of the first start; nobody can read it again.
@@ -183,12 +154,7 @@ impl App {
             fenced = self.log.fenced() => Err(fenced),
         };
         self.ready.store(false, Ordering::Relaxed);
-        drop(self.stop_serving);
-        match self.server.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("the listener failed: {error}"),
-            Err(error) => tracing::error!("the listener panicked: {error}"),
-        }
+        self.serving.stop().await;
         self.running.stop().await;
         self.followers.stop().await;
         self.store.close().await;
@@ -200,13 +166,6 @@ impl App {
 fn issuers_client(config: &Config) -> Result<HttpClient, outbound::ConfigError> {
     let allow_cidrs = config.auth.issuer_allow_cidrs.clone();
     HttpClient::new(&outbound::Config { allow_cidrs, ..config.egress.clone() })
-}
-
-async fn serve_metrics(listener: TcpListener, measured: http::Measured) {
-    let served = http::serve(listener, http::metrics_router(measured), std::future::pending()).await;
-    if let Err(error) = served {
-        tracing::error!("the listener of the metrics failed: {error}");
-    }
 }
 
 /// The newest position of each shard that holds events.

@@ -46,7 +46,8 @@ pub struct Config {
     pub session_idle_minutes: u64,
     /// After how long a session ends in any case, in minutes, at least 1. Default: 720.
     pub session_max_minutes: u64,
-    /// Logins that one address may fail in 15 minutes, at least 1; all clients behind a proxy are one. Default: 100.
+    /// Logins that one address may fail in 15 minutes, at least 1; clients behind a proxy that is not trusted are
+    /// one. Default: 100.
     pub login_tries_per_address: usize,
     /// Origins of pages that may use a session beside those of this server itself. Default: none.
     pub origins: Vec<String>,

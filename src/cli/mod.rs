@@ -144,6 +144,9 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     if let Some(address) = app.metrics_address() {
         writeln!(out, "metrics on http://{address}/metrics")?;
     }
+    if let Some(address) = app.admin_address() {
+        writeln!(out, "operators on http://{address}")?;
+    }
     writeln!(out, "serving on http://{}", app.address())?;
     out.flush()?;
     app.run_until(signal).await.context("the server had to end")

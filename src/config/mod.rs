@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
@@ -26,6 +27,8 @@ pub struct Config {
     pub database: Database,
     /// Where the API listens.
     pub server: Server,
+    /// Where operators are served.
+    pub admin: Admin,
     /// How secrets are sealed.
     pub secrets: Secrets,
     /// Where the read models are kept.
@@ -115,6 +118,21 @@ pub struct Server {
     /// Whether there is a page to try the API on, at `/playground/`. Who may do what, keys say in either case.
     /// Default: true.
     pub playground: bool,
+    /// Ranges of proxies in front of it: from them `X-Forwarded-For` says who the client is and `X-Forwarded-Proto`
+    /// whether it came by TLS, for the audit log, throttles and answers. Default: none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections of one address at one time, trusted proxies aside, at least 1. Default: 1024.
+    pub max_connections_per_address: usize,
+}
+
+/// Where operators are served: who may make tenants and act for any of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Address and port of a listener of their own, with everything that `server.listen` has; there, the scope
+    /// TENANTS_ADMIN then counts no more. Default: empty, which means that operators are served at `server.listen` if
+    /// that is a loopback address, else nowhere.
+    pub listen: String,
 }
 
 /// How secrets are sealed.
@@ -130,9 +148,11 @@ pub struct Secrets {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Address and port of `/metrics`, for Prometheus; whoever reaches it may read it. Default: empty, which means
-    /// nowhere.
+    /// Address and port of `/metrics`, for Prometheus. Default: empty, which means nowhere.
     pub listen: String,
+    /// File with the token that is asked for, as `Authorization: Bearer …`. Default: empty, which means that whoever
+    /// reaches it may read; the address must then be a loopback one.
+    pub token_file: PathBuf,
 }
 
 /// What is told about the running program.
@@ -164,7 +184,12 @@ impl Default for Database {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), playground: true }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            playground: true,
+            trusted_proxies: vec![],
+            max_connections_per_address: 1_024,
+        }
     }
 }
 
@@ -232,12 +257,17 @@ impl Config {
 
     /// Where the metrics are told, if they are.
     pub fn metrics_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
-        let listen = self.metrics.listen.as_str();
-        if listen.is_empty() {
-            return Ok(None);
+        let listen = optional_address("metrics.listen", &self.metrics.listen)?;
+        if listen.is_some_and(|address| !address.ip().is_loopback()) && self.metrics.token_file.as_os_str().is_empty() {
+            let text = "metrics.listen: an address that is not a loopback one needs metrics.token_file";
+            return Err(ConfigError::Invalid(text.into()));
         }
-        let parsed = listen.parse();
-        parsed.map(Some).map_err(|error| ConfigError::Invalid(format!("metrics.listen: '{listen}': {error}")))
+        Ok(listen)
+    }
+
+    /// Where operators have a listener of their own, if they have.
+    pub fn admin_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        optional_address("admin.listen", &self.admin.listen)
     }
 
     /// Path of the key that seals secrets.
@@ -258,6 +288,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.log_place()?;
         self.metrics_listen()?;
+        self.admin_listen()?;
         self.auth.check().map_err(ConfigError::Invalid)?;
         self.limits.check().map_err(ConfigError::Invalid)?;
         let actors = &self.actors;
@@ -270,6 +301,7 @@ impl Config {
             ("actors.match_credits", actors.match_credits as usize),
             ("actors.intake_queue", actors.intake_queue),
             ("actors.request_credits", actors.request_credits),
+            ("server.max_connections_per_address", self.server.max_connections_per_address),
             ("event_store.queue_appends", self.event_store.queue_appends),
             ("event_store.batch_events", self.event_store.batch_events),
         ];
@@ -329,6 +361,14 @@ fn invalid(error: &figment::Error) -> ConfigError {
     ConfigError::Invalid(if key.is_empty() { text } else { format!("{key}: {text}") })
 }
 
+/// Empty for none.
+fn optional_address(key: &str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error| ConfigError::Invalid(format!("{key}: '{text}': {error}")))
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -379,6 +419,10 @@ mod tests {
             ("[server]\nlisten = \"nowhere\"", "server.listen"),
             ("[server]\nport = 1", "port"),
             ("[metrics]\nlisten = \"here\"", "metrics.listen"),
+            ("[metrics]\nlisten = \"0.0.0.0:9464\"", "metrics.token_file"),
+            ("[admin]\nlisten = \"here\"", "admin.listen"),
+            ("[server]\nmax_connections_per_address = 0", "server.max_connections_per_address"),
+            ("[server]\ntrusted_proxies = [\"proxy\"]", "server.trusted_proxies"),
             ("[actors]\nregions = 0", "actors.regions"),
             ("[actors]\nmax_attempts = 0", "actors.max_attempts"),
             ("[retention]\nbucket_minutes = 0", "retention.bucket_minutes"),

@@ -1,17 +1,17 @@
 //! GraphQL over HTTP: POST for everything, GET for queries. What is live goes on in [`super::live`].
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::auth::{self, Absent, Denied};
+use super::client;
 use super::headers;
 use super::listener::Connection;
 use super::live::socket::{self, Client};
@@ -106,7 +106,7 @@ async fn upgrade(state: AppState, request: Request) -> Result<Response, Refusal>
         Err(Refusal::Denied(Denied::Missing, _)) if !parts.headers.contains_key(header::AUTHORIZATION) => None,
         Err(refusal) => return Err(refusal),
     };
-    let (client, connection) = (Client { principal, ip: ip(&parts) }, connection(&parts));
+    let (client, connection) = (Client { principal, ip: client::address(&parts) }, connection(&parts));
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &state).await;
     let upgrade = upgrade.map_err(|rejection| refused(&rejection.body_text()))?;
     Ok(socket::respond(state, upgrade, client, connection))
@@ -116,16 +116,12 @@ pub(super) fn connection(parts: &Parts) -> Connection {
     parts.extensions.get::<Connection>().expect("the listener put it there").clone()
 }
 
-fn ip(parts: &Parts) -> Option<String> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical().to_string())
-}
-
 pub(super) async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Refusal> {
     let id = *parts.extensions.get::<RequestId>().expect("the layer around every route put it there");
     let principal = auth::authenticate(&parts.method, &parts.headers, state.schema.keys())
         .await
         .map_err(|denied| Refusal::Denied(denied, id))?;
-    Ok(Caller { principal, request: id, ip: ip(parts) })
+    Ok(Caller { principal: state.admitted(principal), request: id, ip: client::address(parts) })
 }
 
 pub(super) async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {

@@ -1,10 +1,11 @@
 //! Takes connections, and lets them end in order.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
@@ -15,6 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+
+use super::client::TrustedProxies;
 
 /// Connections at one time; further ones wait to be taken.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -33,7 +36,50 @@ pub(super) struct Connection {
     closing: watch::Receiver<bool>,
     cut: Arc<Notify>,
     _open: mpsc::Sender<Infallible>,
-    _slot: Arc<OwnedSemaphorePermit>,
+    _slot: Arc<(OwnedSemaphorePermit, Option<Place>)>,
+}
+
+/// How many connections one address may have.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// From one address at one time, at least 1; further ones are closed at once.
+    pub max_connections_per_address: usize,
+    /// They hand over the requests of many, and are not counted.
+    pub proxies: TrustedProxies,
+}
+
+/// How many connections each address has.
+type Taken = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One of the connections that an address may have; given back when it is dropped.
+struct Place {
+    taken: Taken,
+    address: IpAddr,
+}
+
+impl Place {
+    /// `None` if the address has as many as it may.
+    fn take(taken: &Taken, address: IpAddr, most: usize) -> Option<Self> {
+        let mut all = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(address).or_default();
+        if *own >= most {
+            return None;
+        }
+        *own += 1;
+        Some(Self { taken: Arc::clone(taken), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl Connection {
@@ -52,8 +98,14 @@ impl Connection {
 ///
 /// # Errors
 /// None of today's; a connection's failure is its own.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    bounds: Bounds,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let mut shutdown = pin!(shutdown);
+    let taken = Taken::default();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (closing, closed) = watch::channel(false);
     let (open, mut all_closed) = mpsc::channel(1);
@@ -63,11 +115,22 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             (stream, peer, slot) = accept(&listener, &slots) => {
+                let address = peer.ip().to_canonical();
+                let place = match bounds.proxies.contains(address) {
+                    true => None,
+                    false => match Place::take(&taken, address, bounds.max_connections_per_address) {
+                        None => {
+                            tracing::debug!("a connection is closed: {address} has as many as it may");
+                            continue;
+                        }
+                        place => place,
+                    },
+                };
                 let open = Connection {
                     closing: closed.clone(),
                     cut: Arc::new(Notify::new()),
                     _open: open.clone(),
-                    _slot: Arc::new(slot),
+                    _slot: Arc::new((slot, place)),
                 };
                 connections.spawn(connection(stream, peer, open, router.clone()));
             }

@@ -3,6 +3,7 @@
 //! - Everything is read at the moment of asking from what exists anyway; nothing is counted for this alone but how long
 //!   commits take.
 //! - No label holds an id: a series more for each webhook or tenant would grow without a bound.
+//! - Whoever reaches the listener may read them, unless there is a token: then only who shows it.
 //! - `docs/operations.md` says what each name means, and a test that it names all of them.
 
 use std::fmt::Write;
@@ -10,13 +11,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use subtle::ConstantTimeEq;
+
+use super::headers;
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::ledger::Counts;
+use crate::domain::secret::Secret;
 use crate::event_store::{BOUNDS_US, Log, ReadError};
 use crate::execute::MATCHER;
 use crate::execute::ledger::Ledger;
@@ -37,13 +43,38 @@ pub struct Measured {
     pub clock: Arc<dyn Clock>,
 }
 
-/// `GET /metrics`, and nothing else.
-pub fn router(measured: Measured) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(measured)
+/// `GET /metrics`, and nothing else; with a token for `Authorization: Bearer <token>` alone.
+pub fn router(measured: Measured, token: Option<Secret>) -> Router {
+    let state = Guarded { measured, token: token.map(Arc::new) };
+    Router::new().route("/metrics", get(metrics)).layer(map_response(guarded)).with_state(state)
 }
 
-async fn metrics(State(measured): State<Measured>) -> Response {
-    match measured.text().await {
+#[derive(Clone)]
+struct Guarded {
+    measured: Measured,
+    token: Option<Arc<Secret>>,
+}
+
+async fn guarded(mut response: Response) -> Response {
+    headers::guard(response.headers_mut());
+    response
+}
+
+impl Guarded {
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
+        let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        presented.as_bytes().ct_eq(token.expose().as_bytes()).into()
+    }
+}
+
+async fn metrics(State(state): State<Guarded>, headers: HeaderMap) -> Response {
+    if !state.admits(&headers) {
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"metrics\"")];
+        return (StatusCode::UNAUTHORIZED, challenge, "the token of metrics.token_file is needed\n").into_response();
+    }
+    match state.measured.text().await {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }

@@ -19,9 +19,12 @@
 //!   guessing, framing, caching and telling on.
 //! - Header lines, bodies and connections are bounded in size, time and number.
 //!
-//! TLS and the addresses of clients behind a proxy are the proxy's business: the address in audit rows is the peer's.
+//! - No answer allows another origin to read it: there is no CORS.
+//! - TLS is a proxy's business. Whom it took a request from it says in `X-Forwarded-For`, which counts if the proxy is
+//!   trusted: see [`client`](self).
 
 mod auth;
+mod client;
 mod graphql;
 mod headers;
 mod listener;
@@ -43,11 +46,14 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-pub use listener::serve;
+pub use client::TrustedProxies;
+pub use listener::{Bounds, serve};
 pub use live::Config as LiveConfig;
 pub use metrics::{Measured, router as metrics_router};
 
+use crate::authentication::Principal;
 use crate::clock::Clock;
+use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
 use crate::graphql::Schema;
 use crate::projections::ReadModels;
@@ -61,18 +67,41 @@ pub struct AppState {
     ready: Arc<AtomicBool>,
     live: Arc<live::Live>,
     playground: bool,
+    proxies: TrustedProxies,
+    takes_operators: bool,
 }
 
 impl AppState {
     /// The state; `ready` is what `/readyz` says.
     pub fn new(schema: Schema, read_models: ReadModels, clock: Arc<dyn Clock>, ready: Arc<AtomicBool>) -> Self {
         let live = Arc::new(live::Live::new(&LiveConfig::default()));
-        Self { schema, read_models, clock, ready, live, playground: true }
+        let proxies = TrustedProxies::default();
+        Self { schema, read_models, clock, ready, live, playground: true, proxies, takes_operators: true }
     }
 
     /// The same with a playground or without.
     pub fn with_playground(self, playground: bool) -> Self {
         Self { playground, ..self }
+    }
+
+    /// The same behind these proxies.
+    pub fn with_proxies(self, proxies: TrustedProxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// The same for everybody but operators, whose scope does not count there.
+    pub fn without_operators(self) -> Self {
+        Self { takes_operators: false, ..self }
+    }
+
+    /// What of a principal counts on this listener.
+    fn admitted(&self, principal: Arc<Principal>) -> Arc<Principal> {
+        if self.takes_operators || !principal.scopes.contains(&Scope::TenantsAdmin) {
+            return principal;
+        }
+        let mut limited = Principal::clone(&principal);
+        limited.scopes.retain(|scope| *scope != Scope::TenantsAdmin);
+        Arc::new(limited)
     }
 
     /// The same with these bounds of live streams.

@@ -3,17 +3,16 @@
 //! The body is JSON, which no form of a foreign page can send, and the cookie is out of reach for scripts, for other
 //! hosts and for plain connections.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::to_bytes;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::{AppState, auth, negotiate};
+use super::{AppState, auth, client, negotiate};
 use crate::authentication::{Attempt, LoginRefused, SessionToken};
 use crate::domain::id::RequestId;
 use crate::domain::secret::Secret;
@@ -53,7 +52,7 @@ pub(super) async fn begin(State(state): State<AppState>, request: Request) -> Re
 
 async fn log_in(state: &AppState, parts: &Parts, login: Login) -> Response {
     let Login { username, password, totp } = login;
-    let ip = peer(parts);
+    let ip = client::address(parts);
     let attempt = Attempt { username, password: Secret::stored(password), totp, request: request_id(parts), ip };
     match state.schema.keys().login(attempt).await {
         Ok((token, ends_at)) => begun(&token, ends_at, state.clock.now()),
@@ -103,8 +102,4 @@ fn refused(status: StatusCode, code: ErrorCode, message: &str) -> Response {
 
 fn request_id(parts: &Parts) -> RequestId {
     *parts.extensions.get().expect("the layer around every route put it there")
-}
-
-fn peer(parts: &Parts) -> Option<String> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical().to_string())
 }

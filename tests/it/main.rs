@@ -23,6 +23,7 @@ mod history;
 mod jobs;
 mod ledger;
 mod listen;
+mod listeners;
 mod live;
 mod operations;
 mod ordered;

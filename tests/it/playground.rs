@@ -46,7 +46,8 @@ async fn the_playground_is_kept_as_long_as_it_is_the_same_and_can_be_switched_of
         assert_ne!(asset.headers()["content-type"], "application/octet-stream", "{name}");
     }
     drop(server);
-    let server = Server::start_without_playground(&receiver.ca_file());
+    let mut server = Server::start(&receiver.ca_file());
+    server.restart_serving("playground = false");
     for path in ["/", "/playground", "/playground/"] {
         assert_eq!(server.client().get(server.url(path)).send().await.unwrap().status().as_u16(), 404, "{path}");
     }

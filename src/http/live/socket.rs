@@ -225,7 +225,7 @@ impl Session {
         }
         if let Some(authorization) = authorization {
             let principal = auth::principal(&authorization, self.state.schema.keys()).await;
-            self.client.principal = Some(principal.map_err(|denied| refused(&denied))?);
+            self.client.principal = Some(self.state.admitted(principal.map_err(|denied| refused(&denied))?));
         }
         let Some(principal) = &self.client.principal else { return Err(Close::new(4401, "Unauthorized").into()) };
         let seat = self.state.live.sockets.take(principal);

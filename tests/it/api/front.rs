@@ -127,6 +127,8 @@ async fn every_answer_is_guarded_and_can_be_found_in_the_logs() {
         assert!(header("x-request-id").starts_with("req_"), "{path}");
         assert_eq!(header("x-content-type-options"), "nosniff");
         assert_eq!(header("referrer-policy"), "no-referrer");
+        assert_eq!(header("cross-origin-resource-policy"), "same-origin");
+        assert_eq!(header("cross-origin-opener-policy"), "same-origin");
         assert_eq!(header("cache-control"), if path == "/playground/" { "no-cache" } else { "no-store" });
         assert!(header("content-security-policy").starts_with("default-src 'none'"));
         ids.push(header("x-request-id"));

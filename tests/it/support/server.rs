@@ -46,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) key: String,
     /// Where the metrics are, if the configuration says that they are told.
     pub(crate) metrics: String,
+    /// Where operators are served, if the configuration says that it is apart.
+    pub(crate) operators: String,
     client: reqwest::Client,
 }
 
@@ -60,14 +62,12 @@ impl Server {
         Self::start_over(None, ca_file, more)
     }
 
-    /// The same without a page to try the API on.
-    pub(crate) fn start_without_playground(ca_file: &Path) -> Self {
-        let mut server = Self::start(ca_file);
-        server.terminate();
-        let text = std::fs::read_to_string(&server.config).unwrap();
-        std::fs::write(&server.config, text.replace("[server]\n", "[server]\nplayground = false\n")).unwrap();
-        server.restart();
-        server
+    /// The same started once more, with these lines in the section `server`.
+    pub(crate) fn restart_serving(&mut self, lines: &str) {
+        self.terminate();
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        std::fs::write(&self.config, text.replace("[server]\n", &format!("[server]\n{lines}\n"))).unwrap();
+        self.restart();
     }
 
     /// The same over a log in a database of that kind.
@@ -104,6 +104,7 @@ impl Server {
             address,
             key: String::new(),
             metrics: String::new(),
+            operators: String::new(),
             client,
         };
         server.restart();
@@ -142,6 +143,9 @@ impl Server {
             }
             if let Some(url) = line.strip_prefix("metrics on ") {
                 url.clone_into(&mut self.metrics);
+            }
+            if let Some(url) = line.strip_prefix("operators on ") {
+                url.clone_into(&mut self.operators);
             }
             if let Some(address) = line.strip_prefix("serving on http://") {
                 self.address = address.parse().unwrap();
