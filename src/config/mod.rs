@@ -220,8 +220,16 @@ impl Config {
             }
             figment = figment.merge(Toml::file(file));
         }
-        let config: Self =
-            figment.merge(Env::prefixed(ENV_PREFIX).split("__")).extract().map_err(|error| invalid(&error))?;
+        Self::extract(figment.merge(Env::prefixed(ENV_PREFIX).split("__")))
+    }
+
+    /// Reads a file's text over the defaults.
+    pub fn of(text: &str) -> Result<Self, ConfigError> {
+        Self::extract(Figment::from(Serialized::defaults(Self::default())).merge(Toml::string(text)))
+    }
+
+    fn extract(figment: Figment) -> Result<Self, ConfigError> {
+        let config: Self = figment.extract().map_err(|error| invalid(&error))?;
         config.check()?;
         Ok(config)
     }

@@ -58,6 +58,7 @@ use std::sync::Arc;
 use async_graphql::Context;
 
 pub use caller::Caller;
+pub use page::List;
 pub use request::{Answer, Incoming, Kind, Outcome, Prepared, prepare};
 
 use crate::actors::Engine;

@@ -42,18 +42,18 @@ pub(super) fn items(count: usize, child: usize) -> usize {
 
 /// Which list it is: a cursor of one is no cursor of another.
 #[derive(Clone, Debug)]
-pub(super) struct List(String);
+pub struct List(String);
 
 impl List {
     /// The list of that name with what it is filtered by, in words that never change.
-    pub(super) fn new(tenant: Option<TenantId>, name: &str, filter: &[(&str, Option<String>)]) -> Self {
+    pub fn new(tenant: Option<TenantId>, name: &str, filter: &[(&str, Option<String>)]) -> Self {
         let owner = tenant.map_or(String::new(), |tenant| tenant.to_string());
         let filter: Vec<_> = filter.iter().filter(|(_, value)| value.is_some()).collect();
         Self(serde_json::to_string(&(owner, name, filter)).expect("texts are always JSON"))
     }
 
     /// The cursor of an item.
-    pub(super) fn cursor(&self, key: &Key) -> String {
+    pub fn cursor(&self, key: &Key) -> String {
         let body = [&key.0.to_be_bytes()[..], key.1.as_bytes()].concat();
         URL_SAFE_NO_PAD.encode([&[FORMAT], &self.check(&body)[..], &body].concat())
     }
@@ -64,7 +64,8 @@ impl List {
         self.key(cursor).ok_or_else(damaged)
     }
 
-    fn key(&self, cursor: &str) -> Option<Key> {
+    /// The same; `None` for what is no cursor of this list.
+    pub fn key(&self, cursor: &str) -> Option<Key> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let (format, rest) = bytes.split_first()?;
         let (check, body) = rest.split_first_chunk::<CHECK_BYTES>()?;
