@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::execute::vault::MasterKey;
+use crate::execute::vault::KeyBytes;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub(super) enum KeyFileError {
 }
 
 /// Reads the key, or makes one for a store that holds no secrets yet.
-pub(super) fn open(path: &Path, store_has_secrets: bool, clock: &dyn Clock) -> Result<MasterKey, KeyFileError> {
+pub(super) fn open(path: &Path, store_has_secrets: bool, clock: &dyn Clock) -> Result<KeyBytes, KeyFileError> {
     match fs::read_to_string(path) {
         Ok(text) => parse(&Zeroizing::new(text)).ok_or_else(|| KeyFileError::Malformed(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound && store_has_secrets => {
@@ -45,14 +45,14 @@ pub(super) fn open(path: &Path, store_has_secrets: bool, clock: &dyn Clock) -> R
     }
 }
 
-fn parse(text: &str) -> Option<MasterKey> {
+fn parse(text: &str) -> Option<KeyBytes> {
     let mut key = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.trim(), &mut *key).ok()?;
     Some(key)
 }
 
 /// On disk before it seals anything: a sealed secret without its key is lost.
-fn write(path: &Path, key: &MasterKey) -> io::Result<()> {
+fn write(path: &Path, key: &KeyBytes) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(Zeroizing::new(hex::encode(**key) + "\n").as_bytes())?;
     file.sync_all()?;

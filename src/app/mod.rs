@@ -3,6 +3,7 @@
 mod bootstrap;
 mod key_file;
 mod listeners;
+mod keys;
 pub mod profiles;
 mod store;
 mod tools;
@@ -22,7 +23,6 @@ use crate::clock::Clock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::ledger::Ledger;
-use crate::execute::vault::Vault;
 use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
 use crate::rate_limit::RateLimits;
@@ -66,8 +66,7 @@ impl App {
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
         profiles::remember(&log, &config.profiles.path, &profiles).await?;
-        let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
-        let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
+        let vault = Arc::new(keys::open_vault(config, &log, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
         let gate = client.gate().clone();
         let issuers = issuers_client(config)?;

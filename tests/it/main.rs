@@ -21,6 +21,7 @@ mod explain;
 mod faulty_endpoints;
 mod history;
 mod jobs;
+mod key_store;
 mod ledger;
 mod listen;
 mod listeners;
