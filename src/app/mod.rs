@@ -1,9 +1,9 @@
 //! Puts the program together, in the order in which its parts need each other, and takes it apart in the reverse order.
 
 mod bootstrap;
-mod key_file;
+pub mod keys;
 mod listeners;
-mod keys;
+mod operator_keys;
 pub mod profiles;
 mod store;
 mod tools;
@@ -62,6 +62,7 @@ impl App {
             // Whoever opens the log takes it from the server that has it: before that, not behind it, one must be fit to
             // serve. A log that cannot be read yet is new, or says so when it is opened.
             profiles::check(&*reader, &config.profiles.path, &profiles).await?;
+            keys::must_fit(config).await?;
         }
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
@@ -95,7 +96,7 @@ impl App {
             tracing::warn!("the read models are still behind the log; API keys are those of an earlier time");
         }
         let ready = Arc::new(AtomicBool::new(true));
-        let (ledger, watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
         let measured = http::Measured {
             log: log.clone(),
             engine: running.engine.clone(),
@@ -103,6 +104,7 @@ impl App {
             ledger: ledger.clone(),
             clock: Arc::clone(&clock),
         };
+        watchers.spawn(keys::keep_rewrapping(Arc::clone(&vault), Arc::clone(&clock)));
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
             read_models: read_models.clone(),

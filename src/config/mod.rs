@@ -142,6 +142,12 @@ pub struct Secrets {
     /// File with the 32-byte key, in hex, that seals signing secrets. Default: empty, which means the database's path
     /// with `.key` behind it, and with PostgreSQL `tidings.key` in the working directory. Made at the first start; without it the secrets of an existing store are lost.
     pub key_file: PathBuf,
+    /// Files with the keys that sealed before the current one. What is sealed under them is sealed under the current one
+    /// in the background; then they may go. Default: none.
+    pub old_key_files: Vec<PathBuf>,
+    /// Program, and its arguments, that prints the key in place of `key_file`: run at start, without a shell, for 20 s at
+    /// most. Default: none.
+    pub key_command: Vec<String>,
     /// Where sealed keys and secrets are kept: `sqlite://` and a path, or `postgres://…`, where they have the schema
     /// `tidings_keys`. Default: empty, which means the log's path with `.keys` behind it, and with PostgreSQL the log's
     /// database.
@@ -151,10 +157,12 @@ pub struct Secrets {
 /// Without the password that the URL may hold.
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key_file, store_url } = self;
+        let Self { key_file, old_key_files, key_command, store_url } = self;
         let scheme = store_url.split_once("://").map_or("", |(scheme, _)| scheme);
         f.debug_struct("Secrets")
             .field("key_file", key_file)
+            .field("old_key_files", old_key_files)
+            .field("key_command", key_command)
             .field("store_url", &format_args!("{scheme}://***"))
             .finish()
     }
@@ -332,6 +340,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.log_place()?;
         self.key_place()?;
+        self.secrets.check()?;
         self.metrics_listen()?;
         self.admin_listen()?;
         self.auth.check().map_err(ConfigError::Invalid)?;
@@ -385,6 +394,19 @@ impl Config {
             return refuse(
                 "retention.bodies_minutes: data is not kept longer than its message (retention.events_minutes)",
             );
+        }
+        Ok(())
+    }
+}
+
+impl Secrets {
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::Invalid(text.into()));
+        if !self.key_command.is_empty() && !self.key_file.as_os_str().is_empty() {
+            return refuse("secrets.key_command: stands in the place of secrets.key_file, and both are set");
+        }
+        if self.key_command.first().is_some_and(String::is_empty) {
+            return refuse("secrets.key_command: names no program");
         }
         Ok(())
     }

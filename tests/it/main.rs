@@ -22,6 +22,7 @@ mod faulty_endpoints;
 mod history;
 mod jobs;
 mod key_store;
+mod keys;
 mod ledger;
 mod listen;
 mod listeners;

@@ -9,13 +9,14 @@
 //! - Each row is sealed under one of the operator's keys, whose id it names, and bound to its purpose, tenant, object and
 //!   version ([`Binding`], `sealed.rs`), so that rows cannot be exchanged.
 //! - Nothing but sealing rests on the operator's keys: what has to stay is derived from the pepper, so they can be
-//!   replaced (`rewrap.rs`).
+//!   replaced (`rotation.rs`).
 //! - A secret is sealed and stored before the event that refers to it; a crash between the two leaves a sealed secret that
 //!   nobody refers to, never an event without its secret.
 //! - Who seals data of messages asks for [`Vault::data_key`] and keeps what [`SealingKey::seal`] makes; who opens it asks
 //!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
 
 mod data_keys;
+mod rotation;
 mod sealed;
 
 use std::num::NonZeroUsize;
@@ -28,8 +29,9 @@ use crate::clock::Clock;
 use crate::domain::secret::Secret;
 use crate::key_store::{KeyStore, KeyStoreError};
 use data_keys::DataKeys;
+pub use rotation::{Census, PIECE, Piece, Verified};
+use sealed::derive;
 pub use sealed::{Binding, InvalidKeyId, KeyBytes, KeyId, Purpose, SealingKey};
-use sealed::{HEAD_BYTES, derive};
 
 /// Opened secrets that are kept in memory, so that an attempt reads and opens none.
 const CACHED_SECRETS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -105,17 +107,16 @@ impl OperatorKeys {
     }
 
     /// Fails if a row is sealed under a key that is not among these.
-    async fn must_open_all(&self, store: &dyn KeyStore) -> Result<(), VaultError> {
-        for (head, rows) in store.census(HEAD_BYTES).await? {
-            match KeyId::of_sealed(&head) {
-                Some(id) if self.find(id).is_none() => {
-                    return Err(VaultError::UnknownKey { id, rows, configured: self.ids() });
-                }
-                Some(_) => {}
-                None => tracing::error!(rows, "rows of the key store are damaged: 'tidings keys verify' names them"),
-            }
+    pub async fn must_open_all(&self, store: &dyn KeyStore) -> Result<(), VaultError> {
+        let census = Census::of(store).await?;
+        if census.damaged > 0 {
+            let rows = census.damaged;
+            tracing::error!(rows, "rows of the key store are damaged: 'tidings keys verify' names them");
         }
-        Ok(())
+        match census.keys.into_iter().find(|(id, _)| self.find(*id).is_none()) {
+            Some((id, rows)) => Err(VaultError::UnknownKey { id, rows, configured: self.ids() }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -149,3 +149,46 @@ async fn a_data_key_in_memory_is_not_read_again() {
     store.destroy(&[rows[0].name.clone()]).await.unwrap();
     assert_eq!(vault.data_key(tenant(1), START, &clock(3)).await.unwrap().id(), key.id());
 }
+
+#[tokio::test]
+async fn rows_are_sealed_anew_by_pieces_and_nothing_is_lost_between_two() {
+    let store = Arc::new(MemoryKeys::default());
+    let before = vault(&store, 1, &[]).await.unwrap();
+    for n in 0..5 {
+        before.store(&binding(n), &Secret::generate(&[n as u8; 32]), &clock(n)).await.unwrap();
+    }
+    let keys = OperatorKeys::new(key(2), [key(1)]);
+    let first = keys.rewrap(&*store, "", 3, &clock(9)).await.unwrap();
+    assert_eq!((first.sealed, first.damaged.len()), (3, 0));
+    // As after a crash: whoever begins again has rows of both keys, and needs both.
+    assert!(matches!(vault(&store, 2, &[]).await.err(), Some(VaultError::UnknownKey { rows: 3, .. })));
+    let again = vault(&store, 2, &[1]).await.unwrap();
+    for n in 0..5 {
+        assert_eq!(again.secret(&binding(n)).await.unwrap().expose(), Secret::generate(&[n as u8; 32]).expose());
+    }
+    let rest = again.rewrap("", &clock(10)).await.unwrap();
+    assert_eq!(rest.sealed, 3);
+    assert_eq!(again.rewrap("", &clock(11)).await.unwrap().sealed, 0);
+    let alone = vault(&store, 2, &[]).await.unwrap();
+    assert_eq!(alone.census().await.unwrap(), Census { keys: vec![(keys.current(), 6)], damaged: 0 });
+    assert_eq!(alone.fingerprint(&Secret::generate(&[1; 32])), before.fingerprint(&Secret::generate(&[1; 32])));
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_and_stays_alone() {
+    let store = Arc::new(MemoryKeys::default());
+    let first = vault(&store, 1, &[]).await.unwrap();
+    for n in 0..3 {
+        first.store(&binding(n), &Secret::generate(&[n as u8; 32]), &clock(n)).await.unwrap();
+    }
+    let whole = store.get(binding(1).name()).await.unwrap().unwrap();
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert!(store.replace(binding(1).name(), &whole, &damaged).await.unwrap());
+    let keys = OperatorKeys::new(key(2), [key(1)]);
+    let named = vec![binding(1).name().to_owned()];
+    assert_eq!(keys.verify(&*store).await.unwrap(), Verified { rows: 4, damaged: named.clone() });
+    let piece = keys.rewrap(&*store, "", 9, &clock(9)).await.unwrap();
+    assert_eq!((piece.sealed, piece.damaged), (3, named));
+    assert_eq!(store.get(binding(1).name()).await.unwrap(), Some(damaged));
+}
