@@ -237,7 +237,12 @@ async fn request(
     let mut secrets = Vec::with_capacity(target.secrets.len());
     for id in &target.secrets {
         let binding = Binding::signing_secret(target.tenant, target.subscription, *id);
-        secrets.push(context.vault.secret(&binding).await?);
+        match context.vault.secret(&binding).await {
+            Ok(secret) => secrets.push(secret),
+            // It retired while the attempt waited for its turn, and was pruned; the current one, which is the first, signs.
+            Err(VaultError::Missing(_)) if !secrets.is_empty() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let body = signing::body(target.profile, content);
     let headers = signing::headers(target.profile, content, &body, &secrets, at);

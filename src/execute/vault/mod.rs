@@ -16,6 +16,7 @@
 //!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
 
 mod data_keys;
+mod orphans;
 mod rotation;
 mod sealed;
 
@@ -29,6 +30,7 @@ use crate::clock::Clock;
 use crate::domain::secret::Secret;
 use crate::key_store::{KeyStore, KeyStoreError};
 use data_keys::DataKeys;
+pub use orphans::GRACE_MS;
 pub use rotation::{Census, PIECE, Piece, Verified};
 use sealed::derive;
 pub use sealed::{Binding, InvalidKeyId, KeyBytes, KeyId, Purpose, SealingKey};
