@@ -179,6 +179,7 @@ pub async fn rotate(config: &Config, clock: &dyn Clock, mut progress: impl FnMut
         after = next;
     }
     vault.scrub().await?;
+    vault.close().await;
     log.close().await;
     events.close().await;
     status(config).await

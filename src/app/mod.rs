@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::ledger::Ledger;
+use crate::execute::vault::Vault;
 use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
 use crate::rate_limit::RateLimits;
@@ -46,8 +47,9 @@ pub struct App {
     log: Log,
     running: Running,
     followers: Followers,
-    /// End when they are dropped: they write nothing.
-    _watchers: JoinSet<()>,
+    /// May end at any moment: what one of them writes is whole with each step.
+    watchers: JoinSet<()>,
+    vault: Arc<Vault>,
     ready: Arc<AtomicBool>,
     serving: Serving,
 }
@@ -109,7 +111,7 @@ impl App {
             config: config.auth.clone(),
             read_models: read_models.clone(),
             engine: running.engine.clone(),
-            vault,
+            vault: Arc::clone(&vault),
             fetch: Arc::new(issuers),
             clock: Arc::clone(&clock),
         }));
@@ -124,7 +126,7 @@ impl App {
         });
         let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
         let serving = listeners.serve(config, state.with_playground(config.server.playground), measured);
-        Ok(Self { addresses, bootstrap_key, store, log, running, followers, _watchers: watchers, ready, serving })
+        Ok(Self { addresses, bootstrap_key, store, log, running, followers, watchers, vault, ready, serving })
     }
 
     /// Where the API listens.
@@ -149,7 +151,7 @@ impl App {
 
     /// Serves until `signal` resolves, then ends in order: no new requests, attempts under way recorded, log flushed.
     /// It ends too, with the error, when another process has taken over the log: nothing could be recorded any more.
-    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), AppendError> {
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<(), AppendError> {
         let ended = tokio::select! {
             () = signal => Ok(()),
             fenced = self.log.fenced() => Err(fenced),
@@ -158,6 +160,8 @@ impl App {
         self.serving.stop().await;
         self.running.stop().await;
         self.followers.stop().await;
+        self.watchers.shutdown().await;
+        self.vault.close().await;
         self.store.close().await;
         ended
     }

@@ -124,7 +124,7 @@ fn from_file_or_new(path: &Path, sealed_under: &[KeyId], clock: Option<&dyn Cloc
         (Err(KeyError::Io { source, .. }), Some(clock))
             if source.kind() == io::ErrorKind::NotFound && sealed_under.is_empty() =>
         {
-            let key = Zeroizing::new(clock.random_bytes::<32>());
+            let key = KeyBytes::new(clock.random_bytes());
             write(path, &key).map_err(|source| KeyError::Io { key: CURRENT, path: path.to_owned(), source })?;
             Ok(key)
         }
@@ -181,7 +181,7 @@ async fn from_command(program: &str, arguments: &[String], limit: Duration) -> R
 }
 
 fn parse(text: &str) -> Option<KeyBytes> {
-    let mut key = Zeroizing::new([0; 32]);
+    let mut key = KeyBytes::default();
     hex::decode_to_slice(text.trim(), &mut *key).ok()?;
     Some(key)
 }

@@ -91,6 +91,7 @@ impl Opened {
 
     async fn close(self) {
         self.log.close().await;
+        self.vault.close().await;
         self.store.close().await;
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 use tokio::sync::Mutex as Turn;
 
-use super::sealed::{Binding, KeyId, Purpose, SealingKey};
+use super::sealed::{Binding, KeyBytes, KeyId, Purpose, SealingKey};
 use super::{Vault, VaultError, key_bytes};
 use crate::clock::Clock;
 use crate::domain::id::TenantId;
@@ -75,7 +75,7 @@ impl Vault {
         if let Some(key) = of_month(&self.read_data_keys(tenant).await?) {
             return Ok(key);
         }
-        let made = SealingKey::new(clock.random_bytes().into());
+        let made = SealingKey::new(KeyBytes::new(clock.random_bytes()));
         self.store.add(binding.name(), &self.keys.current.seal(&binding, &**made.bytes(), clock)).await?;
         // Read back: another process may have been quicker.
         of_month(&self.read_data_keys(tenant).await?).ok_or_else(|| VaultError::Missing(binding.to_string()))

@@ -186,6 +186,11 @@ impl Vault {
         self.derived_key("tidings api keys")
     }
 
+    /// Ends what the key store has open; to be called when nobody seals any more.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
     fn cache(&self) -> MutexGuard<'_, LruCache<Binding, Secret>> {
         self.opened.lock().expect("no holder of this lock can panic")
     }

@@ -8,6 +8,7 @@
 //! or version do not open.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
@@ -20,8 +21,40 @@ use crate::clock::Clock;
 use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::time::Timestamp;
 
-/// 32 bytes of key; overwritten when they are dropped.
-pub type KeyBytes = Zeroizing<[u8; 32]>;
+/// 32 bytes of key. Prints as `***`, cannot be serialised, and is wiped when dropped.
+///
+/// ```compile_fail
+/// serde_json::to_string(&tidings::execute::vault::KeyBytes::new([7; 32]));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct KeyBytes(Zeroizing<[u8; 32]>);
+
+impl KeyBytes {
+    /// A key of these bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for KeyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Deref for KeyBytes {
+    type Target = [u8; 32];
+
+    fn deref(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl DerefMut for KeyBytes {
+    fn deref_mut(&mut self) -> &mut [u8; 32] {
+        &mut self.0
+    }
+}
 
 const VERSION: u8 = 1;
 const ID_BYTES: usize = 8;
@@ -235,7 +268,7 @@ impl SealingKey {
 pub(super) fn derive(key: &KeyBytes, purpose: &[u8]) -> KeyBytes {
     let mut mac = Hmac::<Sha256>::new_from_slice(&**key).expect("HMAC takes a key of any length");
     mac.update(purpose);
-    Zeroizing::new(mac.finalize().into_bytes().into())
+    KeyBytes::new(mac.finalize().into_bytes().into())
 }
 
 #[cfg(test)]
@@ -306,6 +339,7 @@ mod tests {
 
     #[test]
     fn printing_a_key_shows_its_id() {
+        assert_eq!(format!("{:?}", KeyBytes::new([7; 32])), "***");
         assert_eq!(format!("{:?}", key(7)), format!("SealingKey({})", key(7).id()));
     }
 }
