@@ -5,6 +5,7 @@
 
 pub mod error_code;
 pub mod domain;
+pub mod key_store;
 pub mod event_store;
 pub mod codec;
 pub mod clock;

@@ -150,8 +150,3 @@ CREATE TABLE checkpoint (
     epoch BIGINT NOT NULL,
     PRIMARY KEY (shard, reader)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-
-CREATE TABLE secret (
-    key TEXT COLLATE "C" PRIMARY KEY,
-    sealed BYTEA NOT NULL
-);

@@ -121,8 +121,3 @@ CREATE TABLE checkpoint (
     seq INTEGER NOT NULL,
     PRIMARY KEY (reader, shard)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE secret (
-    key TEXT PRIMARY KEY,
-    sealed BLOB NOT NULL
-) STRICT, WITHOUT ROWID;

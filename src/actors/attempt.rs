@@ -34,7 +34,7 @@ use crate::domain::subscription::{Finished, Settings};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, ReadError};
 use crate::execute::history::{self, AsOf, Budget, HistoryError};
-use crate::execute::vault::VaultError;
+use crate::execute::vault::{Binding, VaultError};
 use crate::outbound::Request;
 
 /// Where and how to send: what an attempt needs of a subscription's settings.
@@ -236,7 +236,13 @@ async fn request(
 ) -> Result<Request, Unmade> {
     let mut secrets = Vec::with_capacity(target.secrets.len());
     for id in &target.secrets {
-        secrets.push(context.vault.secret(*id).await?);
+        let binding = Binding::signing_secret(target.tenant, target.subscription, *id);
+        match context.vault.secret(&binding).await {
+            Ok(secret) => secrets.push(secret),
+            // It retired while the attempt waited for its turn, and was pruned; the current one, which is the first, signs.
+            Err(VaultError::Missing(_)) if !secrets.is_empty() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let body = signing::body(target.profile, content);
     let headers = signing::headers(target.profile, content, &body, &secrets, at);

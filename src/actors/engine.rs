@@ -18,7 +18,7 @@ use super::{Context, attempt, intake};
 use crate::domain::event::ReenableMode;
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
-use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
@@ -28,8 +28,9 @@ use crate::domain::time::Timestamp;
 use crate::domain::{catalogue, profile};
 use crate::error_code::ErrorCode;
 use crate::event_store::{Append, AppendError, Claim, Position, ReadError};
-use crate::execute::vault::VaultError;
+use crate::execute::vault::{Binding, VaultError};
 use crate::execute::{self, LoadError, Meta};
+use crate::key_store::KeyStoreError;
 use crate::outbound::{Gate, UrlRefusal};
 
 pub use jobs::{NewJob, RunningJob};
@@ -88,13 +89,11 @@ impl EngineError {
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
-            Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Write(AppendError::Full(_))) => {
+            Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Store(KeyStoreError::Full(_))) => {
                 ErrorCode::StorageFull
             }
             Self::Append(AppendError::Unavailable(_))
-            | Self::Vault(
-                VaultError::Write(AppendError::Unavailable(_)) | VaultError::Read(ReadError::Unavailable(_)),
-            )
+            | Self::Vault(VaultError::Store(KeyStoreError::Unavailable(_)))
             | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => ErrorCode::StorageUnavailable,
             Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
             Self::Load(_) | Self::Vault(_) => ErrorCode::Internal,
@@ -294,25 +293,26 @@ impl Engine {
         let url = self.check_url(&new.url).await?;
         let secret = self.secret_for(profile, new.secret.as_deref())?;
         let clock = &*self.context.clock;
+        let (id, sealed) = (clock.subscription_id(), clock.secret_id());
+        self.context.vault.store(&Binding::signing_secret(tenant, id, sealed), &secret, clock).await?;
         let created = SubscriptionCreated {
-            subscription: clock.subscription_id(),
+            subscription: id,
             tenant,
             profile: profile_name,
             url,
             description: new.description,
             filters: new.filters,
             enabled: new.enabled.unwrap_or(profile.enabled_default),
-            secret: self.context.vault.store(&secret, clock).await?,
+            secret: sealed,
             fingerprint: self.context.vault.fingerprint(&secret),
             public_key: secret.public_key(),
             rate_limit_per_s: new.rate_limit_per_s,
             ordered: new.ordered,
         };
-        let (id, sealed) = (created.subscription, created.secret);
         match self.subscription(tenant, id, Command::Create(created), meta).await {
             Ok(done) => Ok((id, secret, done)),
             Err(error) => {
-                self.discard_if_refused(&error, sealed).await?;
+                self.discard_if_refused(&error, &Binding::signing_secret(tenant, id, sealed)).await?;
                 Err(error)
             }
         }
@@ -345,20 +345,21 @@ impl Engine {
         let profile = before.profile().map_err(subscription::Refusal::from)?;
         let secret = self.secret_for(profile, own)?;
         let clock = &*self.context.clock;
-        let sealed = self.context.vault.store(&secret, clock).await?;
+        let sealed = clock.secret_id();
+        self.context.vault.store(&Binding::signing_secret(tenant, id, sealed), &secret, clock).await?;
         let fingerprint = self.context.vault.fingerprint(&secret);
         let public_key = secret.public_key();
         let command = Command::RotateSecret { secret: sealed, fingerprint, public_key, overlap_s, at: clock.now() };
         let done = match self.subscription(tenant, id, command, meta).await {
             Ok(done) => done,
             Err(error) => {
-                self.discard_if_refused(&error, sealed).await?;
+                self.discard_if_refused(&error, &Binding::signing_secret(tenant, id, sealed)).await?;
                 return Err(error);
             }
         };
         let kept = |old| done.settings.as_ref().is_some_and(|now| now.secrets.iter().any(|secret| secret.id == old));
         for old in before.secrets.iter().map(|secret| secret.id).filter(|old| !kept(*old)) {
-            self.context.vault.destroy(old).await?;
+            self.context.vault.destroy(&Binding::signing_secret(tenant, id, old)).await?;
         }
         Ok((secret, done))
     }
@@ -429,7 +430,7 @@ impl Engine {
         let done = self.subscription(tenant, id, Command::Delete { expected_revision }, meta).await?;
         if before.restore_window_s().is_none() {
             for secret in before.secrets {
-                self.context.vault.destroy(secret.id).await?;
+                self.context.vault.destroy(&Binding::signing_secret(tenant, id, secret.id)).await?;
             }
         }
         Ok(done)
@@ -523,7 +524,7 @@ impl Engine {
     }
 
     /// A secret of a refused command is nobody's. Of one whose outcome is unknown it may be somebody's.
-    async fn discard_if_refused(&self, error: &EngineError, sealed: SecretId) -> Result<(), EngineError> {
+    async fn discard_if_refused(&self, error: &EngineError, sealed: &Binding) -> Result<(), EngineError> {
         if matches!(error, EngineError::Subscription(_) | EngineError::Overloaded) {
             self.context.vault.destroy(sealed).await?;
         }

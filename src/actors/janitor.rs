@@ -6,6 +6,8 @@
 //!   some at a time, and each of them only once for each time that a bucket grows old;
 //! - every reader has passed it: the matchers and the read models have their checkpoints, and the log refuses otherwise.
 //!
+//! Keys of data that is gone are let go too, and once a day secrets that nobody refers to (`execute::vault`).
+//!
 //! Whatever holds a bucket back is told once, and is asked again at every look. Nothing waits for the janitor: it drops by
 //! small steps, each a commit of its own, and may end between any two of them. After a restart it goes on.
 
@@ -17,8 +19,10 @@ use tokio::sync::{mpsc, watch};
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
 use super::{Context, intake};
+use crate::domain::time::Timestamp;
 use crate::event_store::{AppendError, Bucket, DropError, Position, ReadError, StreamName};
 use crate::execute::retention::{self, end_of};
+use crate::execute::vault::VaultError;
 use crate::execute::{DELIVERIES_CATEGORY, MESSAGES_CATEGORY, subscription_of, tenant_of};
 
 /// Name of the read models' checkpoint in the log.
@@ -27,6 +31,10 @@ const READ_MODELS: &str = "read-models";
 const ASKED_AT_A_TIME: usize = 256;
 /// How long those who were asked are given before the next ones are, in milliseconds.
 const ASK_AGAIN_MS: u64 = 1_000;
+/// How much longer than the data that it sealed a data key is kept: buckets may once have been as long as this.
+const KEYS_KEPT_MS: u64 = 31 * 24 * 3_600_000;
+/// How often secrets are looked for that nobody refers to, in milliseconds: a day.
+const PRUNE_EVERY_MS: u64 = 24 * 3_600_000;
 /// Rows that one step drops at most, so that appends need not wait long for it.
 const STEP_ROWS: u32 = 2_000;
 
@@ -45,10 +53,12 @@ pub struct Retention {
 /// Why a look ended early; there is another one.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
+    #[error("the log failed: {0}")]
     Read(#[from] ReadError),
-    #[error(transparent)]
+    #[error("the log failed: {0}")]
     Append(#[from] AppendError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 /// Looks from time to time until it is stopped.
@@ -59,15 +69,28 @@ pub(super) async fn run(
     stop: &mut watch::Receiver<bool>,
 ) {
     let check_every_ms = context.retention.config.check_every_ms.max(1);
-    let mut janitor = Janitor { context, regions, intake, asked: vec![], told: None, erased_through: None };
+    let mut janitor = Janitor {
+        context,
+        regions,
+        intake,
+        asked: vec![],
+        told: None,
+        erased_through: None,
+        data_from: None,
+        pruned_at: None,
+    };
     let mut pause_ms = check_every_ms;
     // A sender that is gone means the same.
     while tokio::time::timeout(Duration::from_millis(pause_ms), stop.wait_for(|stop| *stop)).await.is_err() {
-        pause_ms = match janitor.look().await {
+        let looked = match janitor.look().await {
+            Ok(looked) => janitor.look_at_keys().await.map(|()| looked),
+            Err(error) => Err(error),
+        };
+        pause_ms = match looked {
             Ok(Look::Done) => check_every_ms,
             Ok(Look::Asked) => check_every_ms.min(ASK_AGAIN_MS),
             Err(error) => {
-                janitor.tell(&format!("the log failed: {error}"));
+                janitor.tell(&error.to_string());
                 check_every_ms
             }
         };
@@ -92,6 +115,10 @@ struct Janitor<'a> {
     told: Option<String>,
     /// Contents up to here are known to be gone.
     erased_through: Option<Bucket>,
+    /// The oldest bucket that may hold data of messages, when keys were last let go.
+    data_from: Option<Bucket>,
+    /// When secrets that nobody refers to were last looked for.
+    pruned_at: Option<Timestamp>,
 }
 
 /// A bucket in a shard.
@@ -138,6 +165,43 @@ impl Janitor<'_> {
             parts.retain(|part| part.bucket != oldest);
         }
         Ok(Look::Done)
+    }
+
+    /// Keys of data that is gone, and secrets that nobody refers to.
+    async fn look_at_keys(&mut self) -> Result<(), Failure> {
+        let oldest = self.parts().await?.iter().map(|part| part.bucket).min();
+        let from = oldest.map(|oldest| self.erased_through.map_or(oldest, |gone| oldest.max(Bucket(gone.0 + 1))));
+        if let Some(from) = from.filter(|from| self.data_from != Some(*from)) {
+            // What stands in a bucket was published before its end, and not longer before than buckets are long.
+            let margin_ms = KEYS_KEPT_MS + u64::from(self.context.retention.config.bucket_minutes) * 60_000;
+            let published = end_of(from).minus_ms(margin_ms);
+            let keys = self.context.vault.destroy_data_keys_before(published).await?;
+            self.data_from = Some(from);
+            if keys > 0 {
+                tracing::info!(keys, "keys of data that is gone were destroyed");
+            }
+        }
+        let now = self.context.clock.now();
+        if self.pruned_at.is_none_or(|at| now.ms_since(at) >= PRUNE_EVERY_MS) {
+            self.prune(now).await?;
+            self.pruned_at = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<(), VaultError> {
+        let (mut pruned, mut after) = (0, String::new());
+        while !self.context.is_stopping() {
+            let (orphans, next) = self.context.vault.prune(&self.context.log, &after, now).await?;
+            pruned += orphans;
+            let Some(next) = next else { break };
+            after = next;
+            tokio::task::yield_now().await;
+        }
+        if pruned > 0 {
+            tracing::info!(pruned, "secrets that nobody referred to were destroyed");
+        }
+        Ok(())
     }
 
     async fn parts(&self) -> Result<Vec<Part>, ReadError> {

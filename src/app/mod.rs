@@ -1,8 +1,9 @@
 //! Puts the program together, in the order in which its parts need each other, and takes it apart in the reverse order.
 
 mod bootstrap;
-mod key_file;
+pub mod keys;
 mod listeners;
+mod operator_keys;
 pub mod profiles;
 mod store;
 mod tools;
@@ -46,8 +47,9 @@ pub struct App {
     log: Log,
     running: Running,
     followers: Followers,
-    /// End when they are dropped: they write nothing.
-    _watchers: JoinSet<()>,
+    /// May end at any moment: what one of them writes is whole with each step.
+    watchers: JoinSet<()>,
+    vault: Arc<Vault>,
     ready: Arc<AtomicBool>,
     serving: Serving,
 }
@@ -62,12 +64,12 @@ impl App {
             // Whoever opens the log takes it from the server that has it: before that, not behind it, one must be fit to
             // serve. A log that cannot be read yet is new, or says so when it is opened.
             profiles::check(&*reader, &config.profiles.path, &profiles).await?;
+            keys::must_fit(config).await?;
         }
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
         profiles::remember(&log, &config.profiles.path, &profiles).await?;
-        let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
-        let vault = Arc::new(Vault::open(log.clone(), key, &*clock).await?);
+        let vault = Arc::new(keys::open_vault(config, &log, &*clock).await?);
         let client = HttpClient::new(&config.egress)?;
         let gate = client.gate().clone();
         let issuers = issuers_client(config)?;
@@ -96,7 +98,7 @@ impl App {
             tracing::warn!("the read models are still behind the log; API keys are those of an earlier time");
         }
         let ready = Arc::new(AtomicBool::new(true));
-        let (ledger, watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
         let measured = http::Measured {
             log: log.clone(),
             engine: running.engine.clone(),
@@ -104,11 +106,12 @@ impl App {
             ledger: ledger.clone(),
             clock: Arc::clone(&clock),
         };
+        watchers.spawn(keys::keep_rewrapping(Arc::clone(&vault), Arc::clone(&clock)));
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
             read_models: read_models.clone(),
             engine: running.engine.clone(),
-            vault,
+            vault: Arc::clone(&vault),
             fetch: Arc::new(issuers),
             clock: Arc::clone(&clock),
         }));
@@ -123,7 +126,7 @@ impl App {
         });
         let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
         let serving = listeners.serve(config, state.with_playground(config.server.playground), measured);
-        Ok(Self { addresses, bootstrap_key, store, log, running, followers, _watchers: watchers, ready, serving })
+        Ok(Self { addresses, bootstrap_key, store, log, running, followers, watchers, vault, ready, serving })
     }
 
     /// Where the API listens.
@@ -148,7 +151,7 @@ impl App {
 
     /// Serves until `signal` resolves, then ends in order: no new requests, attempts under way recorded, log flushed.
     /// It ends too, with the error, when another process has taken over the log: nothing could be recorded any more.
-    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), AppendError> {
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<(), AppendError> {
         let ended = tokio::select! {
             () = signal => Ok(()),
             fenced = self.log.fenced() => Err(fenced),
@@ -157,6 +160,8 @@ impl App {
         self.serving.stop().await;
         self.running.stop().await;
         self.followers.stop().await;
+        self.watchers.shutdown().await;
+        self.vault.close().await;
         self.store.close().await;
         ended
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
+use super::keys;
 use super::store::{self, Store};
 use crate::config::{Config, LogPlace};
 use crate::event_store::SqliteReader;
@@ -21,11 +22,12 @@ pub async fn verify(
     mut progress: impl FnMut(u64, u64) + Send,
 ) -> anyhow::Result<verify::Report> {
     let reader = store::reader(config).await?;
+    let keys = keys::read(config).await?;
     ensure!(
         reader.checkpoint(UNFINISHED, 0).await?.is_none(),
         "the store is from an import that did not come to its end"
     );
-    let mut report = verify::verify(&*reader, &mut progress).await?;
+    let mut report = verify::verify(&*reader, keys.as_deref(), &mut progress).await?;
     let read_models = config.read_models_path()?;
     // They are this node's own, and come again from the log: a restored log has none.
     if with_read_models && read_models.exists() {
@@ -51,13 +53,16 @@ pub async fn state(config: &Config, stream: &str, as_of: Option<AsOf>) -> anyhow
 /// Writes the whole store as text.
 pub async fn export(config: &Config, to: impl Write, progress: impl FnMut(u64, u64)) -> anyhow::Result<Exported> {
     let reader = store::reader(config).await?;
-    Ok(transfer::export(&*reader, to, progress).await?)
+    let keys = keys::read(config).await?.context("there is no key store beside the log")?;
+    Ok(transfer::export(&*reader, &*keys, to, progress).await?)
 }
 
 /// Fills an empty store from such a text.
 pub async fn import(config: &Config, from: impl BufRead, progress: impl FnMut(u64, u64)) -> anyhow::Result<Imported> {
     let store = Store::open(config).await?;
-    let imported = transfer::import(&*store.events(), &config.retention, from, progress).await?;
+    let keys = keys::open(config).await?;
+    let imported = transfer::import(&*store.events(), &*keys, &config.retention, from, progress).await?;
+    keys.close().await;
     store.close().await;
     Ok(imported)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 
-use super::key_file;
+use super::keys;
 use super::store::Store;
 use crate::authentication::{password, totp};
 use crate::clock::Clock;
@@ -15,7 +15,7 @@ use crate::domain::scope::Scope;
 use crate::domain::secret::Secret;
 use crate::domain::tenant::{self, Command};
 use crate::event_store::{Append, AppendError, Claim, Lifetime, Log, StreamWrite};
-use crate::execute::vault::Vault;
+use crate::execute::vault::{Binding, Vault};
 use crate::execute::{self, Meta};
 
 /// Random bytes of a password that nobody chose.
@@ -85,13 +85,13 @@ impl Opened {
     async fn open(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let store = Store::open(config).await?;
         let log = store.log(config).await?;
-        let key = key_file::open(&config.key_path()?, log.has_secrets().await?, &*clock)?;
-        let vault = Vault::open(log.clone(), key, &*clock).await?;
+        let vault = keys::open_vault(config, &log, &*clock).await?;
         Ok(Self { store, log, vault, clock })
     }
 
     async fn close(self) {
         self.log.close().await;
+        self.vault.close().await;
         self.store.close().await;
     }
 
@@ -108,12 +108,12 @@ impl Opened {
             owner.with_context(|| format!("there is no tenant '{slug}'; the first start of the server makes one"))?;
         let tenant: TenantId = owner.parse()?;
         let user = self.claim_name(name, tenant).await?;
-        let (credentials, Sealed { password, totp }) = self.credentials(name, chosen).await?;
+        let (credentials, Sealed { password, totp }) = self.credentials(tenant, user, name, chosen).await?;
         let added = UserAdded { user, name: name.to_owned(), scopes, password, totp };
         match self.decide(tenant, Command::AddUser(added)).await {
             Ok(()) => Ok(credentials),
             Err(error) => {
-                self.destroy([password, totp]).await?;
+                self.destroy(tenant, user, Sealed { password, totp }).await?;
                 Err(error)
             }
         }
@@ -123,9 +123,9 @@ impl Opened {
         let (tenant, user) = self.owner(name).await?;
         let (state, _) = execute::load_tenant(&self.log, tenant).await?;
         let before = state.users.get(&user).cloned().with_context(|| no_user(name))?;
-        let (credentials, Sealed { password, totp }) = self.credentials(name, chosen).await?;
+        let (credentials, Sealed { password, totp }) = self.credentials(tenant, user, name, chosen).await?;
         self.decide(tenant, Command::ResetUser(UserCredentialsReset { user, password, totp })).await?;
-        self.destroy([before.password, before.totp]).await?;
+        self.destroy(tenant, user, Sealed { password: before.password, totp: before.totp }).await?;
         Ok(credentials)
     }
 
@@ -157,7 +157,13 @@ impl Opened {
         Ok(self.log.claims(execute::SLUG_SHARD, std::slice::from_ref(&key)).await?.remove(&key))
     }
 
-    async fn credentials(&self, name: &str, chosen: Option<Secret>) -> anyhow::Result<(Credentials, Sealed)> {
+    async fn credentials(
+        &self,
+        tenant: TenantId,
+        user: UserId,
+        name: &str,
+        chosen: Option<Secret>,
+    ) -> anyhow::Result<(Credentials, Sealed)> {
         let made = || Secret::stored(hex::encode(self.clock.random_bytes::<PASSWORD_BYTES>()));
         let password = chosen.unwrap_or_else(made);
         let (chars, bytes) = (password.expose().chars().count(), password.expose().len());
@@ -171,8 +177,9 @@ impl Opened {
         let clock = &*self.clock;
         let codes = totp::secret(&clock.random_bytes());
         let hash = password::hash(password.expose(), &clock.random_bytes());
-        let sealed =
-            Sealed { password: self.vault.store(&hash, clock).await?, totp: self.vault.store(&codes, clock).await? };
+        let sealed = Sealed { password: clock.secret_id(), totp: clock.secret_id() };
+        self.vault.store(&Binding::password(tenant, user, sealed.password), &hash, clock).await?;
+        self.vault.store(&Binding::one_time_codes(tenant, user, sealed.totp), &codes, clock).await?;
         Ok((Credentials { password, uri: totp::uri(name, &codes) }, sealed))
     }
 
@@ -193,10 +200,9 @@ impl Opened {
         Ok(())
     }
 
-    async fn destroy(&self, secrets: [SecretId; 2]) -> anyhow::Result<()> {
-        for secret in secrets {
-            self.vault.destroy(secret).await?;
-        }
+    async fn destroy(&self, tenant: TenantId, user: UserId, sealed: Sealed) -> anyhow::Result<()> {
+        self.vault.destroy(&Binding::password(tenant, user, sealed.password)).await?;
+        self.vault.destroy(&Binding::one_time_codes(tenant, user, sealed.totp)).await?;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::id::{ApiKeyId, RequestId, UserId};
 use crate::domain::time::Timestamp;
-use crate::execute::vault::{MasterKey, Vault};
+use crate::execute::vault::{KeyBytes, Vault};
 use crate::outbound::Fetch;
 use crate::projections::rows::{ApiKeyRow, UserRow};
 use crate::projections::{QueryError, ReadModels};
@@ -76,7 +76,7 @@ pub struct KeyRing {
     logins: Logins,
     issuers: Issuers,
     /// Under which keys are hashed.
-    pepper: MasterKey,
+    pepper: KeyBytes,
     /// Somebody's credential has ended.
     ended: Notify,
 }

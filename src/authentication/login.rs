@@ -11,11 +11,11 @@ use super::{password, totp};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::event::{Occasion, UserAuthenticationFailed};
-use crate::domain::id::{RequestId, SecretId, UserId};
+use crate::domain::id::{RequestId, UserId};
 use crate::domain::secret::Secret;
 use crate::domain::tenant::{self, Command};
 use crate::domain::time::Timestamp;
-use crate::execute::vault::Vault;
+use crate::execute::vault::{Binding, Vault};
 use crate::execute::{Actor, ActorKind, Meta};
 use crate::projections::ReadModels;
 use crate::projections::rows::UserRow;
@@ -107,7 +107,7 @@ impl Logins {
         }
         let user = if known_form { self.user(&attempt.username).await? } else { None };
         let stored = match &user {
-            Some(user) => Some((self.secret(user.password).await?, self.secret(user.totp).await?)),
+            Some(user) => Some((self.password(user).await?, self.codes(user).await?)),
             None => None,
         };
         let (hash, codes) = stored.unzip();
@@ -145,7 +145,7 @@ impl Logins {
         if !self.tries().proofs.take(name, TRIES, now) {
             return Err(LoginRefused::Wrong);
         }
-        let codes = self.secret(user.totp).await?;
+        let codes = self.codes(&user).await?;
         let step = totp::matching_step(&codes, code, seconds(now));
         if step.is_some_and(|step| self.use_step(user.id, step)) {
             self.tries().proofs.forget(name);
@@ -182,8 +182,16 @@ impl Logins {
         self.read_models.user(name).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
     }
 
-    async fn secret(&self, id: SecretId) -> Result<Secret, LoginRefused> {
-        self.vault.secret(id).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
+    async fn password(&self, user: &UserRow) -> Result<Secret, LoginRefused> {
+        self.secret(&Binding::password(user.tenant, user.id, user.password)).await
+    }
+
+    async fn codes(&self, user: &UserRow) -> Result<Secret, LoginRefused> {
+        self.secret(&Binding::one_time_codes(user.tenant, user.id, user.totp)).await
+    }
+
+    async fn secret(&self, binding: &Binding) -> Result<Secret, LoginRefused> {
+        self.vault.secret(binding).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
     }
 
     /// A code counts once, and none before it any more.

@@ -2,6 +2,7 @@
 
 pub mod certificates;
 mod events;
+mod keys;
 pub mod listen;
 mod progress;
 mod state;
@@ -54,6 +55,8 @@ enum Command {
     Backup(transfer::Backup),
     /// Let people log in. The server must not be running.
     User(user::User),
+    /// Tell of the operator's keys and what they seal, or put another in the place of one.
+    Keys(keys::Keys),
     /// Print the GraphQL schema, or write all contract files.
     Schema(Schema),
 }
@@ -106,6 +109,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Import(options) => transfer::import(options).await?,
         Command::Backup(options) => transfer::backup(options).await?,
         Command::User(options) => user::user(options).await?,
+        Command::Keys(options) => return keys::keys(options).await,
         Command::Schema(options) => schema(options.out.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -56,13 +56,11 @@ pub(super) async fn export(options: Export) -> anyhow::Result<()> {
     file.sync_all()?;
     written.keep();
     progress.end();
-    let key = config.key_path()?;
     writeln!(
         io::stdout(),
-        "exported {} events to '{}'; its secrets stay sealed: take the key file '{}' along",
+        "exported {} events to '{}'; its secrets stay sealed: keep it as you keep the key store, and take the operator's key along",
         done.events,
-        options.file.display(),
-        key.display()
+        options.file.display()
     )?;
     Ok(())
 }
@@ -79,9 +77,8 @@ pub(super) async fn import(options: Import) -> anyhow::Result<()> {
     progress.end();
     writeln!(
         io::stdout(),
-        "imported {} events; the server needs the key file that sealed their secrets at '{}'",
-        done.events,
-        config.key_path()?.display()
+        "imported {} events; the server needs the operator's key that sealed their secrets",
+        done.events
     )?;
     Ok(())
 }
@@ -91,9 +88,9 @@ pub(super) async fn backup(options: Backup) -> anyhow::Result<()> {
     app::backup(&config, &options.file).await?;
     writeln!(
         io::stdout(),
-        "'{}' is a copy of the log; the key file '{}' is not part of it: keep a copy of that elsewhere",
-        options.file.display(),
-        config.key_path()?.display()
+        "'{}' is a copy of the log; the key store, and the key file that opens it, is not part of it: copy them apart \
+         (docs/secrets.md)",
+        options.file.display()
     )?;
     Ok(())
 }

@@ -136,12 +136,45 @@ pub struct Admin {
 }
 
 /// How secrets are sealed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
     /// File with the 32-byte key, in hex, that seals signing secrets. Default: empty, which means the database's path
     /// with `.key` behind it, and with PostgreSQL `tidings.key` in the working directory. Made at the first start; without it the secrets of an existing store are lost.
     pub key_file: PathBuf,
+    /// Files with the keys that sealed before the current one. What is sealed under them is sealed under the current one
+    /// in the background; then they may go. Default: none.
+    pub old_key_files: Vec<PathBuf>,
+    /// Program, and its arguments, that prints the key in place of `key_file`: run at start, without a shell, for 20 s at
+    /// most. Default: none.
+    pub key_command: Vec<String>,
+    /// Where sealed keys and secrets are kept: `sqlite://` and a path, or `postgres://…`, where they have the schema
+    /// `tidings_keys`. Default: empty, which means the log's path with `.keys` behind it, and with PostgreSQL the log's
+    /// database.
+    pub store_url: String,
+}
+
+/// Without the password that the URL may hold.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key_file, old_key_files, key_command, store_url } = self;
+        let scheme = store_url.split_once("://").map_or("", |(scheme, _)| scheme);
+        f.debug_struct("Secrets")
+            .field("key_file", key_file)
+            .field("old_key_files", old_key_files)
+            .field("key_command", key_command)
+            .field("store_url", &format_args!("{scheme}://***"))
+            .finish()
+    }
+}
+
+/// The key store's place, as `secrets` says.
+#[derive(Clone, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// A file.
+    Sqlite(PathBuf),
+    /// The URL of a database, which may hold a password.
+    Postgres(String),
 }
 
 /// Where the numbers of the running program are told.
@@ -283,6 +316,25 @@ impl Config {
         self.beside_log(&self.secrets.key_file, ".key")
     }
 
+    /// Where sealed keys and secrets are kept.
+    pub fn key_place(&self) -> Result<KeyPlace, ConfigError> {
+        let url = match (self.secrets.store_url.as_str(), self.log_place()?) {
+            ("", LogPlace::Sqlite(log)) => return Ok(KeyPlace::Sqlite(with_suffix(&log, ".keys"))),
+            ("", LogPlace::Postgres(_)) => &self.database.url,
+            (url, _) => url,
+        };
+        match url.split_once("://") {
+            Some(("sqlite", path)) if !path.is_empty() && !path.contains(['?', '#']) => {
+                Ok(KeyPlace::Sqlite(PathBuf::from(path)))
+            }
+            Some(("postgres" | "postgresql", _)) => Ok(KeyPlace::Postgres(url.to_owned())),
+            // What is there may hold a password.
+            Some(_) | None => {
+                Err(ConfigError::Invalid("secrets.store_url: is not of the form sqlite://PATH or postgres://…".into()))
+            }
+        }
+    }
+
     fn beside_log(&self, configured: &Path, suffix: &str) -> Result<PathBuf, ConfigError> {
         if !configured.as_os_str().is_empty() {
             return Ok(configured.to_owned());
@@ -295,6 +347,8 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.log_place()?;
+        self.key_place()?;
+        self.secrets.check()?;
         self.metrics_listen()?;
         self.admin_listen()?;
         self.auth.check().map_err(ConfigError::Invalid)?;
@@ -348,6 +402,19 @@ impl Config {
             return refuse(
                 "retention.bodies_minutes: data is not kept longer than its message (retention.events_minutes)",
             );
+        }
+        Ok(())
+    }
+}
+
+impl Secrets {
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::Invalid(text.into()));
+        if !self.key_command.is_empty() && !self.key_file.as_os_str().is_empty() {
+            return refuse("secrets.key_command: stands in the place of secrets.key_file, and both are set");
+        }
+        if self.key_command.first().is_some_and(String::is_empty) {
+            return refuse("secrets.key_command: names no program");
         }
         Ok(())
     }

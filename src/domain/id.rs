@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
 
+use super::time::Timestamp;
+
 /// The text is not an identifier of the kind that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not an id of the form {prefix}…")]
@@ -30,6 +32,11 @@ macro_rules! ids {
             /// An id made of a time in milliseconds (48 bits) and 80 random bits.
             pub const fn from_parts(at_ms: u64, random: u128) -> Self {
                 Self(Ulid::from_parts(at_ms, random))
+            }
+
+            /// When it was made.
+            pub fn made_at(self) -> Timestamp {
+                Timestamp::from_ms(i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX))
             }
 
             /// The 26 characters behind the prefix.

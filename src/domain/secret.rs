@@ -12,6 +12,10 @@ use zeroize::Zeroizing;
 use super::profile::{Algorithm, KeyForm};
 
 /// A signing secret as its owner knows it. Prints as `***`, cannot be serialised, and is wiped when dropped.
+///
+/// ```compile_fail
+/// serde_json::to_string(&tidings::domain::secret::Secret::generate(&[7; 32]));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -173,6 +177,15 @@ mod tests {
         assert_eq!(Secret::supplied(&"x".repeat(40)), Err(InvalidSecret::Repeated));
         assert_eq!(Secret::supplied(&format!("{}\n", "ab".repeat(20))), Err(InvalidSecret::Characters));
         assert_eq!(Secret::supplied(&format!(" {}", "ab".repeat(20))), Err(InvalidSecret::Characters));
+        for (count, is_taken) in [(31, false), (32, true), (256, true), (257, false)] {
+            assert_eq!(Secret::supplied(&"ab".repeat(200)[..count]).is_ok(), is_taken, "{count}");
+        }
+        for odd in ["\t", "\0", "\u{7f}", "é", "\u{a0}", "\u{200b}"] {
+            let text = format!("{}{odd}{}", "ab".repeat(20), "cd");
+            assert_eq!(Secret::supplied(&text), Err(InvalidSecret::Characters), "{odd:?}");
+        }
+        assert_eq!(Secret::supplied(&format!("{} ", "ab".repeat(20))), Err(InvalidSecret::Characters));
+        assert!(Secret::supplied("a pass phrase of several words, with a comma").is_ok());
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl Timestamp {
         Self::from_ms(self.0.saturating_add(ms))
     }
 
+    /// This moment moved back by `ms` milliseconds, to 1970 at most.
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        let ms = if ms > LAST_MS as u64 { LAST_MS } else { ms as i64 };
+        Self::from_ms(self.0.saturating_sub(ms))
+    }
+
     /// Milliseconds from `earlier` to this moment; zero if `earlier` is later.
     pub const fn ms_since(self, earlier: Self) -> u64 {
         if self.0 > earlier.0 { (self.0 - earlier.0) as u64 } else { 0 }

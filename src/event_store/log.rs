@@ -386,26 +386,6 @@ impl Log {
     pub async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         self.inner.store.save_checkpoint(reader, at).await
     }
-
-    /// See [`EventStore::put_secret`].
-    pub async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        self.inner.store.put_secret(key, sealed).await
-    }
-
-    /// See [`EventReader::secret`].
-    pub async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.reader().secret(key).await
-    }
-
-    /// See [`EventStore::destroy_secret`].
-    pub async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        self.inner.store.destroy_secret(key).await
-    }
-
-    /// See [`EventReader::has_secrets`].
-    pub async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.reader().has_secrets().await
-    }
 }
 
 /// Fails at a number that is missing above the floor: `events` are what was read behind `after`. The floor has to be

@@ -12,6 +12,7 @@ use super::{
     Position, ReadError, Recorded, Snapshot, StoredSnapshot, StreamName, Wakeup,
 };
 use crate::domain::time::Timestamp;
+use crate::key_store::MemoryKeys;
 
 /// The log in memory. It lives as long as a handle on it.
 #[derive(Debug)]
@@ -24,7 +25,8 @@ pub struct MemoryStore {
 struct Data {
     epoch: u64,
     shards: Vec<Shard>,
-    secrets: BTreeMap<String, Vec<u8>>,
+    /// Share the life of the log: what a simulation starts again has its keys.
+    keys: Arc<MemoryKeys>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +56,7 @@ impl MemoryStore {
     /// An empty log of so many shards.
     pub fn new(shards: u16) -> Self {
         let shards = (0..shards).map(|_| Shard::default()).collect();
-        Self { data: Arc::new(Mutex::new(Data { epoch: 1, shards, secrets: BTreeMap::new() })), epoch: 1 }
+        Self { data: Arc::new(Mutex::new(Data { epoch: 1, shards, keys: Arc::default() })), epoch: 1 }
     }
 
     /// A new handle on the same log, as if the process had been started again: this one is fenced from now on.
@@ -62,6 +64,11 @@ impl MemoryStore {
         let mut data = self.data();
         data.epoch += 1;
         Self { data: Arc::clone(&self.data), epoch: data.epoch }
+    }
+
+    /// The sealed keys beside this log, the same for every handle on it.
+    pub fn keys(&self) -> Arc<MemoryKeys> {
+        Arc::clone(&self.data().keys)
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -377,20 +384,6 @@ impl EventReader for MemoryStore {
     async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
         self.read(shard, |shard| shard.checkpoints.iter().map(|(reader, seq)| (reader.clone(), *seq)).collect())
     }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.data().secrets.get(key).cloned())
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        let data = self.data();
-        let behind = data.secrets.iter().filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
-        Ok(page(behind.map(|(key, sealed)| (key.clone(), sealed.clone())), limit))
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        Ok(!self.data().secrets.is_empty())
-    }
 }
 
 fn stored(shard: u16, seq: u64, snapshot: &Snapshot) -> StoredSnapshot {
@@ -432,15 +425,5 @@ impl EventStore for MemoryStore {
         let mut rows = 0;
         self.write_all(|shard| rows += shard.drop_contents(through))?;
         Ok(Dropped { rows, more: false })
-    }
-
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        self.data().secrets.insert(key.to_owned(), sealed.to_vec());
-        Ok(())
-    }
-
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        self.data().secrets.remove(key);
-        Ok(())
     }
 }

@@ -14,7 +14,7 @@
 //! Knows nothing of webhooks: a payload is bytes with a type name and a schema version. Beside the events stand small
 //! tables that must commit with them or live as long as them: erasable content of an event, claims (uniqueness and
 //! idempotency), wake-ups (streams with work to do), periods (from where on a stream is to be read), snapshots and
-//! readers' checkpoints; and sealed secrets.
+//! readers' checkpoints. Sealed keys and secrets have a store of their own (`key_store`).
 //!
 //! [`EventReader`] and [`EventStore`] are what a database must do; [`Log`] is what the rest of the program holds: it
 //! groups appends into few commits, keeps the newest events in memory for the readers that follow, and wakes them.
@@ -456,15 +456,6 @@ pub trait EventReader: Send + Sync + 'static {
 
     /// How far every reader has come, by name.
     async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError>;
-
-    /// The sealed secret under the key.
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError>;
-
-    /// The sealed secrets in the order of their keys, at most `limit`, continuing behind the key `after`.
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError>;
-
-    /// Whether any secret is stored: a store that holds some must not be opened with a new key.
-    async fn has_secrets(&self) -> Result<bool, ReadError>;
 }
 
 /// What a database must do to hold the log. Each method is one transaction.
@@ -495,10 +486,4 @@ pub trait EventStore: Send + Sync + 'static {
     /// Erases the contents of events of the bucket and all older ones, in all shards, by steps as above. The events
     /// stay.
     async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError>;
-
-    /// Stores a sealed secret under a key, replacing an older one.
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError>;
-
-    /// Destroys a sealed secret; nothing happens if there is none.
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError>;
 }

@@ -16,7 +16,8 @@
 //! - Reading makes new positions: a tenant's shard is that of the new store, and numbers are gapless again. Where an
 //!   event refers to a message by its number, the number is replaced. Versions of bucketed streams whose beginning was
 //!   dropped begin with 1 again. Ids, times and bodies stay.
-//! - Sealed secrets stay sealed: whoever moves a store moves its key file as well.
+//! - Sealed secrets stay sealed: whoever moves a store moves the operator's keys as well. An export holds the key store:
+//!   it is for moving, not for keeping (docs/secrets.md).
 //! - Snapshots are left behind; they come again by themselves.
 
 mod import;
@@ -32,9 +33,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::MATCHER;
+use super::vault::Binding;
 use crate::codec;
 use crate::domain::event::{Event, SubscriptionEvent};
 use crate::event_store::{Claim, EventReader, Position, ReadError, Recorded, without_holes};
+use crate::key_store::{KeyStore, KeyStoreError};
 
 /// Rows read at a time.
 const PAGE: usize = 500;
@@ -110,6 +113,9 @@ pub enum ExportError {
     /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The key store cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
     /// The text cannot be written.
     #[error("the export cannot be written")]
     Write(#[from] io::Error),
@@ -135,6 +141,7 @@ impl<W: Write> Out<W> {
 /// Writes the whole store; `progress` is told how many events are written, of how many.
 pub async fn export(
     reader: &dyn EventReader,
+    keys: &dyn KeyStore,
     to: impl Write,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Exported, ExportError> {
@@ -147,10 +154,10 @@ pub async fn export(
         }
     }
     let mut known = HashSet::new();
-    export_secrets(reader, &mut known, &mut out).await?;
+    export_secrets(keys, &mut known, &mut out).await?;
     let heads = loop {
         let pinned = heads(reader).await?;
-        export_secrets(reader, &mut known, &mut out).await?;
+        export_secrets(keys, &mut known, &mut out).await?;
         if secrets_are_whole(reader, &pinned, &known).await? {
             break pinned;
         }
@@ -224,20 +231,24 @@ fn replaces_secret(recorded: &Recorded) -> bool {
     )
 }
 
-/// The key of the secret that a subscription signs by as of a number; `None` if it was not made yet.
+/// The row of the secret that a subscription signs by as of a number; `None` if it was not made yet.
 async fn secret_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Result<Option<String>, ReadError> {
-    let (mut secret, mut next) = (None, 1);
+    let (mut owner, mut secret, mut next) = (None, None, 1);
     loop {
         let page = reader.read_stream(stream, next, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(secret) };
+        let Some(last) = page.last() else {
+            let binding = |((tenant, id), secret)| Binding::signing_secret(tenant, id, secret).name().to_owned();
+            return Ok(owner.zip(secret).map(binding));
+        };
         next = last.version + 1;
         for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
             match codec::decode(recorded) {
                 Ok(Event::Subscription(SubscriptionEvent::Created(created))) => {
-                    secret = Some(created.secret.to_string())
+                    owner = Some((created.tenant, created.subscription));
+                    secret = Some(created.secret);
                 }
                 Ok(Event::Subscription(SubscriptionEvent::SecretRotated(rotated))) => {
-                    secret = Some(rotated.secret.to_string());
+                    secret = Some(rotated.secret);
                 }
                 // What cannot be read is exported as it is.
                 Ok(_) | Err(_) => {}
@@ -276,18 +287,18 @@ async fn export_claims<W: Write>(reader: &dyn EventReader, shard: u16, out: &mut
 
 /// Those that are not known yet.
 async fn export_secrets<W: Write>(
-    reader: &dyn EventReader,
+    keys: &dyn KeyStore,
     known: &mut HashSet<String>,
     out: &mut Out<W>,
 ) -> Result<(), ExportError> {
-    let mut after: Option<String> = None;
+    let mut after = String::new();
     loop {
-        let page = reader.secrets(after.as_deref(), PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = Some(last.clone());
-        for (key, sealed) in page {
-            if known.insert(key.clone()) {
-                out.line(&Line::Secret { key, sealed: BASE64.encode(sealed) })?;
+        let page = keys.rows("", &after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after.clone_from(&last.name);
+        for row in page {
+            if known.insert(row.name.clone()) {
+                out.line(&Line::Secret { key: row.name, sealed: BASE64.encode(row.value) })?;
             }
         }
     }

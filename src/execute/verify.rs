@@ -13,6 +13,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::ledger::{self, Books};
+use super::vault::Binding;
 use super::{Loaded, MATCHER, deliveries_stream, is_bucketed, subscription_of, subscription_stream};
 use crate::codec;
 use crate::domain::event::Event;
@@ -20,6 +21,7 @@ use crate::domain::id::SubscriptionId;
 use crate::domain::ledger::Counts;
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Position, ReadError, Recorded, StoredSnapshot, Wakeup};
+use crate::key_store::KeyStore;
 
 /// Rows read at a time.
 const PAGE: usize = 1_000;
@@ -74,8 +76,13 @@ impl Report {
     }
 }
 
-/// Checks the whole log; `progress` is told how many events are read, of how many.
-pub async fn verify(reader: &dyn EventReader, mut progress: impl FnMut(u64, u64)) -> Result<Report, ReadError> {
+/// Checks the whole log, and that the secrets that sign are in the key store if there is one to look at; `progress` is
+/// told how many events are read, of how many.
+pub async fn verify(
+    reader: &dyn EventReader,
+    keys: Option<&dyn KeyStore>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, ReadError> {
     let mut report = Report::default();
     let mut shards = Vec::new();
     for shard in 0..reader.shards() {
@@ -86,7 +93,9 @@ pub async fn verify(reader: &dyn EventReader, mut progress: impl FnMut(u64, u64)
         shard.pass(reader, &mut report, |done| progress(done, total)).await?;
         shard.look_at_periods(reader, &mut report).await?;
         shard.look_at_wakeups(reader, &mut report).await?;
-        shard.look_at_secrets(reader, &mut report).await?;
+        if let Some(keys) = keys {
+            shard.look_at_secrets(reader, keys, &mut report).await?;
+        }
         shard.balance(&mut report);
         shard.sum_up(&mut report);
     }
@@ -394,11 +403,17 @@ impl Shard {
     }
 
     /// The secrets that sign are there; whether they open, only the key can say.
-    async fn look_at_secrets(&self, reader: &dyn EventReader, report: &mut Report) -> Result<(), ReadError> {
+    async fn look_at_secrets(
+        &self,
+        reader: &dyn EventReader,
+        keys: &dyn KeyStore,
+        report: &mut Report,
+    ) -> Result<(), ReadError> {
         for (id, loaded) in &self.subscriptions {
             let Ok(settings) = loaded.state.settings() else { continue };
             let Some(current) = settings.secrets.first() else { continue };
-            if reader.secret(&current.id.to_string()).await?.is_none()
+            let binding = Binding::signing_secret(settings.tenant, settings.id, current.id);
+            if keys.get(binding.name()).await.map_err(|error| ReadError::Unavailable(error.to_string()))?.is_none()
                 && !self.has_moved(reader, &subscription_stream(*id)).await?
             {
                 report.differs(format!("secret {} of subscription {id}", current.id), "a sealed secret", "none");

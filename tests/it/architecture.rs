@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Frameworks by the name of their crate, and the modules that are their home.
 const HOMES: &[(&str, &[&str])] = &[
-    ("sqlx", &["event_store", "projections"]),
+    ("sqlx", &["key_store", "event_store", "projections"]),
     ("reqwest", &["outbound"]),
     ("hickory_resolver", &["outbound"]),
     ("ractor", &["actors"]),

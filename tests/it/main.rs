@@ -21,6 +21,8 @@ mod explain;
 mod faulty_endpoints;
 mod history;
 mod jobs;
+mod key_store;
+mod keys;
 mod ledger;
 mod listen;
 mod listeners;

@@ -11,7 +11,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use super::{State, SubscriptionMessage};
 use crate::domain::subscription::{Command, Restore};
 use crate::domain::time::Timestamp;
-use crate::execute::vault::VaultError;
+use crate::execute::vault::{Binding, VaultError};
 
 impl State {
     /// Begins to destroy the secrets, if it is time. From then on nobody can restore the subscription.
@@ -22,13 +22,14 @@ impl State {
         }
         let at = self.arguments.context.clock.now();
         let Some(settings) = self.loaded.state.outlived(at) else { return };
-        let secrets: Vec<_> = settings.secrets.iter().map(|secret| secret.id).collect();
+        let sealed = |id| Binding::signing_secret(settings.tenant, settings.id, id);
+        let secrets: Vec<_> = settings.secrets.iter().map(|secret| sealed(secret.id)).collect();
         self.destroying = true;
         let (context, me) = (Arc::clone(&self.arguments.context), me.clone());
         tokio::spawn(async move {
             let mut result = Ok(());
             for secret in secrets {
-                result = context.vault.destroy(secret).await;
+                result = context.vault.destroy(&secret).await;
                 if result.is_err() {
                     break;
                 }

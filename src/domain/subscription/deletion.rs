@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deliveries, Life, Refusal, Settings, Subscription};
+use super::{Deliveries, Life, Refusal, SecretVersion, Settings, Subscription};
 use crate::domain::event::{Event, SecretsDestroyed, SubscriptionDeleted, SubscriptionEvent, SubscriptionRestored};
-use crate::domain::id::TenantId;
+use crate::domain::id::{SecretId, TenantId};
 use crate::domain::profile;
 use crate::domain::time::Timestamp;
 
@@ -75,6 +75,18 @@ impl Subscription {
             Life::Deleted(deleted) if deleted.destroy_at().is_some_and(|at| at <= now) => deleted.settings.as_ref(),
             Life::Absent | Life::Live(_) | Life::Deleted(_) => None,
         }
+    }
+
+    /// Whether that secret may still sign, now or after the subscription was restored. One that retired is kept for
+    /// `grace_ms` more: an attempt may have begun before.
+    pub fn keeps_secret(&self, secret: SecretId, now: Timestamp, grace_ms: u64) -> bool {
+        let settings = match &self.life {
+            Life::Live(settings) => Some(settings),
+            Life::Deleted(deleted) => deleted.settings.as_ref(),
+            Life::Absent => None,
+        };
+        let signs = |known: &SecretVersion| known.retires_at.is_none_or(|at| now < at.plus_ms(grace_ms));
+        settings.is_some_and(|settings| settings.secrets.iter().any(|known| known.id == secret && signs(known)))
     }
 
     pub(super) fn evolve_deleted(&mut self, event: &SubscriptionDeleted, at: Timestamp) {

@@ -10,8 +10,7 @@
 //! - Others may read beside the owner ([`PostgresReader`]).
 //!
 //! No notification is sent with an append: that would put every commit of the database in one line. Others are told
-//! afterwards, now and then (`herald.rs`). What a destroyed
-//! secret leaves in dead rows and in the write-ahead log stays until the database reuses them; it is sealed.
+//! afterwards, now and then (`herald.rs`).
 
 mod herald;
 mod open;
@@ -228,18 +227,6 @@ impl EventStore for PostgresStore {
             Ok(_) => Ok(()),
             Err(failure) => Err(refusal(failure, at.shard, owned.epoch)),
         }
-    }
-
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        let query = sqlx::query(
-            "INSERT INTO secret (key, sealed) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET sealed = excluded.sealed",
-        );
-        self.execute(query.bind(key).bind(sealed)).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
-    }
-
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
-        self.execute(query).await.map(drop).map_err(|failure| refusal(failure, 0, 0))
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

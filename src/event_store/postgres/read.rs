@@ -66,7 +66,7 @@ pub(super) const CLAIMS_AFTER: &str = "SELECT key, value, bucket FROM claim \
 
 pub(super) const PERIOD: &str = "SELECT bucket, first_version FROM period WHERE stream = $1";
 
-/// No name is empty, so all are behind the empty one; so it is with the keys of snapshots and secrets.
+/// No name is empty, so all are behind the empty one; so it is with the keys of snapshots.
 pub(super) const PERIODS: &str =
     "SELECT stream, bucket, first_version FROM period WHERE shard = $1 AND stream > $2 ORDER BY stream LIMIT $3";
 
@@ -79,12 +79,6 @@ pub(super) const SNAPSHOT: &str = "SELECT key, seq, fingerprint, data FROM snaps
 
 pub(super) const SNAPSHOTS: &str =
     "SELECT key, seq, fingerprint, data FROM snapshot WHERE shard = $1 AND key > $2 ORDER BY key LIMIT $3";
-
-pub(super) const SECRET: &str = "SELECT sealed FROM secret WHERE key = $1";
-
-pub(super) const SECRETS: &str = "SELECT key, sealed FROM secret WHERE key > $1 ORDER BY key LIMIT $2";
-
-pub(super) const HAS_SECRETS: &str = "SELECT EXISTS (SELECT FROM secret)";
 
 pub(super) fn wakeup(row: &PgRow) -> Result<Wakeup, sqlx::Error> {
     Ok(Wakeup { key: row.try_get(0)?, due_at: Timestamp::from_ms(row.try_get(1)?) })

@@ -251,17 +251,4 @@ impl EventReader for PostgresReader {
         let query = sqlx::query(read::CHECKPOINTS).bind(self.readable(shard)?);
         self.all(query, |row| Ok((row.try_get(0)?, number(row.try_get(1)?)))).await
     }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.at_most_one(sqlx::query(read::SECRET).bind(key), |row| row.try_get(0)).await
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        let query = sqlx::query(read::SECRETS).bind(after.unwrap_or_default()).bind(integer(limit as u64));
-        self.all(query, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        sqlx::query_scalar(read::HAS_SECRETS).fetch_one(&self.pool).await.map_err(unavailable)
-    }
 }

@@ -206,34 +206,6 @@ impl EventStore for SqliteStore {
         if saved.rows_affected() == 0 { Err(self.fenced()) } else { Ok(()) }
     }
 
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        let mut kept = self.writer.lock().await;
-        let mut connection = self.writer(&mut kept).await?;
-        sqlx::query(
-            "INSERT INTO secret (key, sealed) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET sealed = excluded.sealed",
-        )
-        .bind(key)
-        .bind(sealed)
-        .execute(&mut connection)
-        .await
-        .map_err(|error| self.failed(&error))?;
-        *kept = Some(connection);
-        Ok(())
-    }
-
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        let mut kept = self.writer.lock().await;
-        let mut connection = self.writer(&mut kept).await?;
-        let query = sqlx::query("DELETE FROM secret WHERE key = $1").bind(key);
-        query.execute(&mut connection).await.map_err(|error| self.failed(&error))?;
-        // What was deleted stands in the write-ahead log too, until it is started over.
-        if !self.empty_write_ahead_log(&mut connection).await? {
-            warn!("a long read keeps the write-ahead log; what was destroyed leaves it when it is next started over");
-        }
-        *kept = Some(connection);
-        Ok(())
-    }
-
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {
         let mut kept = self.writer.lock().await;
         let mut connection = self.writer(&mut kept).await?;

@@ -70,7 +70,6 @@ async fn names_are_read_on_in_their_order() {
     for (sql, search) in [
         (read::CLAIMS_AFTER, "SEARCH claim USING PRIMARY KEY (key>?)"),
         (read::PERIODS, "SEARCH period USING PRIMARY KEY (stream>?)"),
-        (read::SECRETS, "SEARCH secret USING PRIMARY KEY (key>?)"),
         (read::SNAPSHOTS, "SEARCH snapshot USING INDEX sqlite_autoindex_snapshot_1 (key>?)"),
         (read::PERIOD, "SEARCH period USING PRIMARY KEY (stream=?)"),
         (read::SNAPSHOT, "SEARCH snapshot USING INDEX sqlite_autoindex_snapshot_1 (key=?)"),

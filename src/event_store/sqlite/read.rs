@@ -50,9 +50,6 @@ pub(super) const SNAPSHOT: &str = "SELECT key, seq, fingerprint, data FROM snaps
 pub(super) const SNAPSHOTS: &str = "SELECT key, seq, fingerprint, data FROM snapshot \
      WHERE key >= $1 AND key IS NOT $2 ORDER BY key LIMIT $3";
 
-pub(super) const SECRETS: &str =
-    "SELECT key, sealed FROM secret WHERE key >= $1 AND key IS NOT $2 ORDER BY key LIMIT $3";
-
 pub(super) const CHECKPOINTS: &str = "SELECT reader, seq FROM checkpoint WHERE shard = $1 ORDER BY reader";
 
 pub(super) async fn stream(
@@ -98,15 +95,6 @@ pub(super) async fn wakeups(pool: &SqlitePool, after: Option<&Wakeup>, limit: us
     let query = sqlx::query(WAKEUPS).bind(due_at_ms).bind(key).bind(integer(limit as u64));
     let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     rows.iter().map(wakeup).collect::<Result<_, sqlx::Error>>().map_err(unavailable)
-}
-
-pub(super) async fn secrets(
-    pool: &SqlitePool,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-    let rows = page(pool, SECRETS, after, limit).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(unavailable)
 }
 
 /// The rows behind the name `after`, or from the first on.

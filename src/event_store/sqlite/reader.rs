@@ -225,20 +225,6 @@ impl EventReader for SqliteReader {
         only_shard(shard)?;
         read::checkpoints(&self.pool, shard).await
     }
-
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let query = sqlx::query_scalar("SELECT sealed FROM secret WHERE key = $1").bind(key);
-        query.fetch_optional(&self.pool).await.map_err(unavailable)
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        read::secrets(&self.pool, after, limit).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM secret)");
-        query.fetch_one(&self.pool).await.map_err(unavailable)
-    }
 }
 
 fn only_shard(shard: u16) -> Result<(), ReadError> {

@@ -17,6 +17,7 @@ use crate::event_store::{
 };
 use crate::execute::retention::Config;
 use crate::execute::{self, MATCHER};
+use crate::key_store::{KeyStore, KeyStoreError};
 
 /// A reader whose checkpoint stands in a store that is being imported into: one that has it is not whole.
 pub const UNFINISHED: &str = "unfinished-import";
@@ -64,21 +65,25 @@ pub enum ImportError {
     /// The store cannot be written.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The key store cannot be read or written.
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
 }
 
 /// Fills an empty store. Until it has come to its end the store is marked as [`UNFINISHED`]; after a failure it is to be
 /// thrown away. `progress` is told how many events are stored, of how many.
 pub async fn import(
     store: &dyn EventStore,
+    keys: &dyn KeyStore,
     retention: &Config,
     mut from: impl BufRead,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Imported, ImportError> {
-    refuse_used(store.reader()).await?;
+    refuse_used(store.reader(), keys).await?;
     for shard in 0..store.reader().shards() {
         store.save_checkpoint(UNFINISHED, Position { shard, seq: 0 }).await?;
     }
-    let mut import = Import::of(store, retention);
+    let mut import = Import::of(store, keys, retention);
     let mut hash = Sha256::new();
     let mut text = Vec::new();
     let mut total = 0;
@@ -117,13 +122,13 @@ pub async fn import(
     Ok(done)
 }
 
-async fn refuse_used(store: &dyn EventReader) -> Result<(), ImportError> {
+async fn refuse_used(store: &dyn EventReader, keys: &dyn KeyStore) -> Result<(), ImportError> {
     for shard in 0..store.shards() {
         if store.head(shard).await? > 0 || !store.checkpoints(shard).await?.is_empty() {
             return Err(ImportError::NotEmpty);
         }
     }
-    if store.has_secrets().await? { Err(ImportError::NotEmpty) } else { Ok(()) }
+    if keys.rows("", "", 1).await?.is_empty() { Ok(()) } else { Err(ImportError::NotEmpty) }
 }
 
 fn check_header(text: &[u8]) -> Result<(), ImportError> {
@@ -140,6 +145,7 @@ fn check_header(text: &[u8]) -> Result<(), ImportError> {
 
 struct Import<'a> {
     store: &'a dyn EventStore,
+    keys: &'a dyn KeyStore,
     retention: &'a Config,
     lines: u64,
     events: u64,
@@ -252,10 +258,11 @@ struct Stream {
 }
 
 impl<'a> Import<'a> {
-    fn of(store: &'a dyn EventStore, retention: &'a Config) -> Self {
+    fn of(store: &'a dyn EventStore, keys: &'a dyn KeyStore, retention: &'a Config) -> Self {
         let shards = usize::from(store.reader().shards());
         Self {
             store,
+            keys,
             retention,
             lines: 0,
             events: 0,
@@ -397,7 +404,7 @@ impl<'a> Import<'a> {
 
     async fn secret(&mut self, key: &str, sealed: &str) -> Result<(), ImportError> {
         let sealed = BASE64.decode(sealed).map_err(|error| self.wrong(format!("it is no Base64: {error}")))?;
-        Ok(self.store.put_secret(key, &sealed).await?)
+        if self.keys.add(key, &sealed).await? { Ok(()) } else { Err(self.wrong("a secret is there twice".into())) }
     }
 
     async fn wait(&mut self, shard: u16, append: Append) -> Result<(), ImportError> {

@@ -16,6 +16,7 @@ mod restart;
 mod restoring;
 mod retention;
 mod schedule;
+mod secrets;
 mod shards;
 mod simulation;
 mod snapshots;

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use tidings::actors::{Config, EngineError, NewSubscription, Retention};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::DeliveryEvent;
-use tidings::domain::id::{SecretId, SubscriptionId};
+use tidings::domain::id::SubscriptionId;
 use tidings::domain::profile;
 use tidings::domain::secret::Secret;
 use tidings::domain::signing;
 use tidings::domain::subscription::{NotRestorable, Refusal};
 use tidings::event_store::{EventReader, MemoryStore};
 use tidings::execute::transfer::{export, import};
+use tidings::execute::vault::Binding;
 use tidings::execute::verify::verify;
 use tidings::execute::{Meta, deliveries_stream, retention, subscription_stream};
+use tidings::key_store::KeyStore;
 
 use crate::support::simulation::{Answer, Call, START, URL, World, life, new_subscription};
 
@@ -41,12 +43,13 @@ fn reason(answer: Result<bool, EngineError>) -> NotRestorable {
     }
 }
 
-async fn secret(world: &World, id: SubscriptionId) -> SecretId {
-    world.engine.settings(world.tenant, id).await.unwrap().secrets[0].id
+async fn secret(world: &World, id: SubscriptionId) -> Binding {
+    let secret = world.engine.settings(world.tenant, id).await.unwrap().secrets[0].id;
+    Binding::signing_secret(world.tenant, id, secret)
 }
 
-async fn is_kept(world: &World, secret: SecretId) -> bool {
-    world.log.secret(&secret.to_string()).await.unwrap().is_some()
+async fn is_kept(world: &World, secret: &Binding) -> bool {
+    world.store.memory.keys().get(secret.name()).await.unwrap().is_some()
 }
 
 /// The types of what happened to the subscription itself.
@@ -74,7 +77,7 @@ async fn sequences(world: &World, id: SubscriptionId) -> Vec<u64> {
 }
 
 async fn is_whole(world: &World) {
-    let report = verify(&world.store.memory, |_, _| {}).await.unwrap();
+    let report = verify(&world.store.memory, Some(&*world.store.memory.keys()), |_, _| {}).await.unwrap();
     assert_eq!(report.differences, 0, "{:?}", report.first);
 }
 
@@ -178,10 +181,10 @@ async fn behind_the_window_the_secret_is_destroyed_and_nobody_restores_it() {
     let secret = secret(&world, id).await;
     delete(&world, id).await;
     world.let_pass(WINDOW - HOUR).await;
-    assert!(is_kept(&world, secret).await);
+    assert!(is_kept(&world, &secret).await);
     assert_eq!(life_of(&world, id).await, ["created", "deleted"]);
     world.let_pass(2 * HOUR).await;
-    assert!(!is_kept(&world, secret).await);
+    assert!(!is_kept(&world, &secret).await);
     assert_eq!(life_of(&world, id).await, ["created", "deleted", "secrets_destroyed"]);
     let until = START.plus_ms(WINDOW);
     let NotRestorable::TooLate(told) = reason(restore(&world, id).await) else { panic!("it is not too late") };
@@ -201,7 +204,7 @@ fn a_secret_is_destroyed_also_if_nothing_runs_when_its_window_ends() {
             let secret = secret(&world, id).await;
             delete(&world, id).await;
             if destroyed_before_the_crash {
-                world.log.destroy_secret(&secret.to_string()).await.unwrap();
+                world.store.memory.keys().destroy(&[secret.name().to_owned()]).await.unwrap();
             }
             (Arc::clone(&world.store), id, secret)
         });
@@ -209,7 +212,7 @@ fn a_secret_is_destroyed_also_if_nothing_runs_when_its_window_ends() {
             let world = World::again(&left, WINDOW + HOUR).await;
             // Nobody asks for it.
             world.let_pass(10_000).await;
-            assert!(!is_kept(&world, secret).await);
+            assert!(!is_kept(&world, &secret).await);
             assert_eq!(life_of(&world, id).await, ["created", "deleted", "secrets_destroyed"]);
             assert!(matches!(reason(restore(&world, id).await), NotRestorable::TooLate(_)));
             is_whole(&world).await;
@@ -223,7 +226,7 @@ async fn under_axie_a_deletion_is_for_ever_and_its_secret_is_destroyed_at_once()
     let id = world.subscribe().await;
     let secret = secret(&world, id).await;
     delete(&world, id).await;
-    assert!(!is_kept(&world, secret).await);
+    assert!(!is_kept(&world, &secret).await);
     assert_eq!(reason(restore(&world, id).await), NotRestorable::ForGood);
     assert_eq!(life_of(&world, id).await, ["created", "deleted"]);
 }
@@ -286,9 +289,9 @@ fn an_imported_copy_can_restore_it_too_and_forgets_it_on_time() {
         let left = &left;
         async move {
             let mut text = Vec::new();
-            export(&left.memory, &mut text, |_, _| {}).await.unwrap();
+            export(&left.memory, &*left.memory.keys(), &mut text, |_, _| {}).await.unwrap();
             let copy = MemoryStore::new(2);
-            import(&copy, &retention::Config::default(), &text[..], |_, _| {}).await.unwrap();
+            import(&copy, &*copy.keys(), &retention::Config::default(), &text[..], |_, _| {}).await.unwrap();
             let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(START.plus_ms(at_ms), 1 + at_ms));
             World::over(copy, clock, Config::default()).await
         }
@@ -307,6 +310,6 @@ fn an_imported_copy_can_restore_it_too_and_forgets_it_on_time() {
     life(async || {
         let world = copy(WINDOW + HOUR).await;
         world.let_pass(10_000).await;
-        assert!(!is_kept(&world, secret).await);
+        assert!(!is_kept(&world, &secret).await);
     });
 }

@@ -38,7 +38,8 @@ use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventStore, Log, MemoryStore};
 use tidings::execute::Meta;
 use tidings::execute::ledger::Ledger;
-use tidings::execute::vault::{MasterKey, Vault};
+use tidings::execute::vault::{Binding, KeyBytes, OperatorKeys, Vault};
+use tidings::key_store::MemoryKeys;
 use tidings::outbound::{self, Fetch, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
 use tidings::rate_limit::{self, RateLimits};
@@ -135,7 +136,8 @@ impl Api {
         let nowhere = || Arc::new(HttpClient::new(&outbound::Config::default()).unwrap()) as Arc<dyn Fetch>;
         let fetch = fetch.unwrap_or_else(nowhere);
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
-        let vault = Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap();
+        let keys = OperatorKeys::new(KeyBytes::new([7; 32]), []);
+        let vault = Vault::open(Arc::new(MemoryKeys::default()), keys, &*clock).await.unwrap();
         let egress =
             outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..outbound::Config::default() };
         let gate = HttpClient::new(&egress).unwrap().gate().clone();
@@ -217,13 +219,10 @@ impl Api {
         let clock = &*self.clock;
         let codes = totp::secret(&clock.random_bytes());
         let hash = password::hash(PASSWORD, &clock.random_bytes());
-        let added = UserAdded {
-            user: clock.user_id(),
-            name: name.into(),
-            scopes: scopes.to_vec(),
-            password: self.vault.store(&hash, clock).await.unwrap(),
-            totp: self.vault.store(&codes, clock).await.unwrap(),
-        };
+        let (user, password, totp) = (clock.user_id(), clock.secret_id(), clock.secret_id());
+        self.vault.store(&Binding::password(tenant, user, password), &hash, clock).await.unwrap();
+        self.vault.store(&Binding::one_time_codes(tenant, user, totp), &codes, clock).await.unwrap();
+        let added = UserAdded { user, name: name.into(), scopes: scopes.to_vec(), password, totp };
         self.command(tenant, Command::AddUser(added)).await;
         codes
     }

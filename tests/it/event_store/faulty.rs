@@ -127,14 +127,6 @@ impl EventReader for Faulty {
         self.behind.reader().checkpoint(reader, shard).await
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.behind.reader().secret(key).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.behind.reader().has_secrets().await
-    }
-
     async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
         self.behind.reader().floor(shard).await
     }
@@ -175,10 +167,6 @@ impl EventReader for Faulty {
     async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
         self.behind.reader().checkpoints(shard).await
     }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        self.behind.reader().secrets(after, limit).await
-    }
 }
 
 #[async_trait]
@@ -200,14 +188,6 @@ impl EventStore for Faulty {
 
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         self.behind.save_checkpoint(reader, at).await
-    }
-
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        self.behind.put_secret(key, sealed).await
-    }
-
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        self.behind.destroy_secret(key).await
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

@@ -322,14 +322,9 @@ async fn the_log_passes_on_what_only_the_store_knows<D: Database>() {
     let log = Log::start(store.clone(), Config::default()).await.unwrap();
     log.append(0, append("subscription-1", 1, 2)).await.unwrap();
     log.save_checkpoint("matcher", at(2)).await.unwrap();
-    log.put_secret("sec_1", b"sealed").await.unwrap();
     assert_eq!(log.read_stream("subscription-1", 1, 9).await, store.reader().read_stream("subscription-1", 1, 9).await);
     assert_eq!(log.read_category("subscription", at(9), None, 9).await.unwrap().len(), 2);
     assert_eq!(log.checkpoint("matcher", 0).await, Ok(Some(2)));
-    assert_eq!(log.secret("sec_1").await, Ok(Some(b"sealed".to_vec())));
-    assert_eq!(log.has_secrets().await, Ok(true));
-    log.destroy_secret("sec_1").await.unwrap();
-    assert_eq!(log.has_secrets().await, Ok(false));
     assert_eq!(log.claims(0, &["a".to_owned()]).await.unwrap().len(), 0);
     assert_eq!(log.wakeups(0, None, 9).await, Ok(vec![]));
 }

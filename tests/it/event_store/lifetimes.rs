@@ -205,7 +205,7 @@ async fn what_is_refused_or_repeated_leaves_no_snapshot_and_moves_no_period<D: D
     assert_eq!(store.reader().buckets(0).await.unwrap().len(), 1);
 }
 
-async fn claims_readers_and_secrets_are_listed_in_order<D: Database>() {
+async fn claims_and_readers_are_listed_in_order<D: Database>() {
     let database = D::fresh().await;
     let store = database.store();
     let claim = |key: &str, bucket: Option<u32>| Claim {
@@ -230,13 +230,6 @@ async fn claims_readers_and_secrets_are_listed_in_order<D: Database>() {
     store.forget_reader("nobody").await.unwrap();
     assert_eq!(store.reader().checkpoints(0).await.unwrap(), readers[..1]);
     assert_eq!(store.reader().checkpoint("matcher", 0).await, Ok(None));
-
-    let secrets = ["sec_1", "sec_2", "sec_3"].map(|key| (key.to_owned(), key.as_bytes().to_vec()));
-    for (key, sealed) in secrets.iter().rev() {
-        store.put_secret(key, sealed).await.unwrap();
-    }
-    assert_eq!(store.reader().secrets(None, 2).await.unwrap(), secrets[..2]);
-    assert_eq!(store.reader().secrets(Some("sec_2"), 9).await.unwrap(), secrets[2..]);
 }
 
 async fn what_is_asked_of_a_shard_that_does_not_exist_is_refused<D: Database>() {
@@ -264,6 +257,6 @@ on_every_store! {
     a_bucket_tells_where_it_ends,
     a_snapshot_rests_on_the_append_that_carries_it_and_replaces_an_older_one,
     what_is_refused_or_repeated_leaves_no_snapshot_and_moves_no_period,
-    claims_readers_and_secrets_are_listed_in_order,
+    claims_and_readers_are_listed_in_order,
     what_is_asked_of_a_shard_that_does_not_exist_is_refused,
 }

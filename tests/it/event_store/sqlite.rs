@@ -240,27 +240,6 @@ async fn a_caller_that_goes_away_halfway_leaves_a_whole_append_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_destroyed_secret_is_no_longer_in_the_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("log.db")).await;
-    let sealed = b"a sealed secret that nobody must find".repeat(300);
-    let found = || {
-        ["log.db", "log.db-wal"].map(|name| {
-            let bytes = std::fs::read(folder.path().join(name)).unwrap();
-            bytes.windows(30).any(|window| window == &sealed[..30])
-        })
-    };
-    store.put_secret("sec_1", &sealed).await.unwrap();
-    assert_eq!(found(), [false, true]);
-    store.destroy_secret("sec_2").await.unwrap();
-    assert_eq!(found(), [true, false]);
-
-    store.destroy_secret("sec_1").await.unwrap();
-
-    assert_eq!(found(), [false, false]);
-}
-
-#[tokio::test]
 async fn there_is_one_shard() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("log.db")).await;

@@ -285,20 +285,6 @@ async fn a_checkpoint_is_kept_for_each_reader<D: Database>() {
     assert_eq!(store.reader().checkpoint("audit", 0).await, Ok(Some(3)));
 }
 
-async fn a_secret_is_kept_replaced_and_destroyed<D: Database>() {
-    let database = D::fresh().await;
-    let store = database.store();
-    assert_eq!(store.reader().has_secrets().await, Ok(false));
-    store.put_secret("sec_1", b"sealed").await.unwrap();
-    store.put_secret("sec_1", b"sealed again").await.unwrap();
-    assert_eq!(store.reader().secret("sec_1").await, Ok(Some(b"sealed again".to_vec())));
-    assert_eq!(store.reader().has_secrets().await, Ok(true));
-    store.destroy_secret("sec_1").await.unwrap();
-    store.destroy_secret("sec_1").await.unwrap();
-    assert_eq!(store.reader().secret("sec_1").await, Ok(None));
-    assert_eq!(store.reader().has_secrets().await, Ok(false));
-}
-
 async fn an_owner_that_was_replaced_writes_nothing<D: Database>() {
     let database = D::fresh().await;
     let old = database.store();
@@ -383,7 +369,6 @@ on_every_store! {
     a_category_is_read_by_stream_and_version_up_to_a_position,
     content_stands_beside_its_event,
     a_checkpoint_is_kept_for_each_reader,
-    a_secret_is_kept_replaced_and_destroyed,
     an_owner_that_was_replaced_writes_nothing,
     every_acknowledged_event_is_in_the_log_once_and_in_order_for_concurrent_writers,
     a_shard_that_does_not_exist_is_refused_by_its_number,

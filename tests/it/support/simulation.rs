@@ -20,7 +20,7 @@ use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::subscription::{Command, Update};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{self, EventReader, EventStore, Log, MemoryStore, Recorded};
-use tidings::execute::vault::{MasterKey, Vault};
+use tidings::execute::vault::{KeyBytes, OperatorKeys, Vault};
 use tidings::execute::{self, Meta};
 use tidings::outbound::{self, HttpClient, Request, Transport};
 use tokio::sync::{Semaphore, watch};
@@ -286,10 +286,14 @@ impl World {
         retention: Retention,
         bounds: event_store::Config,
     ) -> Self {
+        let sealed = store.keys();
         let store = Arc::new(WatchedStore::over(store));
         let shared: Arc<dyn EventStore> = Arc::clone(&store) as Arc<dyn EventStore>;
         let log = Log::start(shared, bounds).await.unwrap();
-        let vault = Arc::new(Vault::open(log.clone(), MasterKey::new([7; 32]), &*clock).await.unwrap());
+        let vault = {
+            let keys = OperatorKeys::new(KeyBytes::new([7; 32]), []);
+            Arc::new(Vault::open(sealed, keys, &*clock).await.unwrap())
+        };
         let egress = outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
         let gate = HttpClient::new(&egress).unwrap().gate().clone();
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&clock)));

@@ -1,13 +1,12 @@
 //! A log that tells which streams were read, and fails when a test wants it to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, MemoryStore,
     Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
@@ -28,8 +27,6 @@ pub(crate) struct WatchedStore {
     damaged: AtomicU64,
     /// Events whose rows are not as they were written, whoever reads them.
     torn: Mutex<BTreeMap<Position, Tear>>,
-    /// Run one by one, each before secrets are read from the first on.
-    before_secrets: Mutex<VecDeque<BoxFuture<'static, ()>>>,
     /// A stream whose reads wait.
     held: watch::Sender<Option<String>>,
     commit_ms: AtomicU64,
@@ -77,11 +74,6 @@ impl WatchedStore {
         self.torn.lock().unwrap().insert(position, tear);
     }
 
-    /// Is run before secrets are read from the first on, once, behind those that wait for that already.
-    pub(crate) fn before_secrets(&self, step: impl Future<Output = ()> + Send + 'static) {
-        self.before_secrets.lock().unwrap().push_back(Box::pin(step));
-    }
-
     /// All rows are as they were written.
     pub(crate) fn mend(&self) {
         self.torn.lock().unwrap().clear();
@@ -112,7 +104,6 @@ impl WatchedStore {
             log_events_read: AtomicUsize::new(0),
             damaged: AtomicU64::new(0),
             torn: Mutex::default(),
-            before_secrets: Mutex::default(),
             held: watch::Sender::new(None),
             commit_ms: AtomicU64::new(0),
             commits: AtomicUsize::new(0),
@@ -250,14 +241,6 @@ impl EventReader for WatchedStore {
         self.memory.checkpoint(reader, shard).await
     }
 
-    async fn secret(&self, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.memory.secret(key).await
-    }
-
-    async fn has_secrets(&self) -> Result<bool, ReadError> {
-        self.memory.has_secrets().await
-    }
-
     async fn floor(&self, shard: u16) -> Result<u64, ReadError> {
         self.memory.floor(shard).await
     }
@@ -297,14 +280,6 @@ impl EventReader for WatchedStore {
 
     async fn checkpoints(&self, shard: u16) -> Result<Vec<(String, u64)>, ReadError> {
         self.memory.checkpoints(shard).await
-    }
-
-    async fn secrets(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        let step = if after.is_none() { self.before_secrets.lock().unwrap().pop_front() } else { None };
-        if let Some(step) = step {
-            step.await;
-        }
-        self.memory.secrets(after, limit).await
     }
 }
 
@@ -349,14 +324,6 @@ impl EventStore for WatchedStore {
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         let full = matches!(*self.fate.lock().unwrap(), Fate::AllFail);
         if full { Err(no_room()) } else { self.memory.save_checkpoint(reader, at).await }
-    }
-
-    async fn put_secret(&self, key: &str, sealed: &[u8]) -> Result<(), AppendError> {
-        self.memory.put_secret(key, sealed).await
-    }
-
-    async fn destroy_secret(&self, key: &str) -> Result<(), AppendError> {
-        self.memory.destroy_secret(key).await
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, SqliteConnection};
+use tidings::key_store::{KeyStore, SqliteKeys};
 
 use super::{Lived, MESSAGES, publish};
 use crate::support::server::{Kind, Server, on_both};
@@ -41,7 +42,6 @@ const DAMAGES: &[(&str, &str)] = &[
     ),
     ("DELETE FROM event WHERE seq = 2", "none before 0-3"),
     ("DELETE FROM wakeup", "wake-up of subscription"),
-    ("DELETE FROM secret WHERE key LIKE 'sec_%'", "secret sec_"),
     ("UPDATE shard SET head = head + 1", "its end"),
     ("UPDATE checkpoint SET seq = seq + 1000000 WHERE reader = 'matcher'", "checkpoint of reader 'matcher'"),
     ("DELETE FROM period", "period of stream"),
@@ -65,6 +65,13 @@ async fn every_damage_is_named() {
         assert_eq!(output.status.code(), Some(1), "{damage}: {said}");
         assert!(said.lines().next().unwrap().contains(named), "{damage}: {said}");
     }
+    std::fs::write(&path, &whole).unwrap();
+    let keys = SqliteKeys::open(lived.server.folder().join("log.db.keys")).await.unwrap();
+    let rows = keys.rows("signing-secret/", "", 99).await.unwrap();
+    keys.destroy(&rows.into_iter().map(|row| row.name).collect::<Vec<_>>()).await.unwrap();
+    let output = lived.tidings(&["verify", "--log-only"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && said.lines().next().unwrap().contains("secret sec_"), "{said}");
     std::fs::write(&path, "no database").unwrap();
     assert_eq!(lived.tidings(&["verify"]).status.code(), Some(2));
 }

@@ -1,0 +1,222 @@
+//! Secrets and keys at rest.
+//!
+//! ```text
+//! operator's keys ──seal──▶ root pepper ──derives──▶ fingerprints, hashes of API keys, keyed digests
+//!                 ├─seal──▶ signing secrets, custom headers, what proves users
+//!                 └─seal──▶ data keys, one for each tenant and month ──seal──▶ data of messages, in the log
+//! ```
+//!
+//! - Each row is sealed under one of the operator's keys, whose id it names, and bound to its purpose, tenant, object and
+//!   version ([`Binding`], `sealed.rs`), so that rows cannot be exchanged.
+//! - Nothing but sealing rests on the operator's keys: what has to stay is derived from the pepper, so they can be
+//!   replaced (`rotation.rs`).
+//! - A secret is sealed and stored before the event that refers to it; a crash between the two leaves a sealed secret that
+//!   nobody refers to, never an event without its secret.
+//! - Who seals data of messages asks for [`Vault::data_key`] and keeps what [`SealingKey::seal`] makes; who opens it asks
+//!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
+
+mod data_keys;
+mod orphans;
+mod rotation;
+mod sealed;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lru::LruCache;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::domain::secret::Secret;
+use crate::key_store::{KeyStore, KeyStoreError};
+use data_keys::DataKeys;
+pub use orphans::GRACE_MS;
+pub use rotation::{Census, PIECE, Piece, Verified};
+use sealed::derive;
+pub use sealed::{Binding, InvalidKeyId, KeyBytes, KeyId, Purpose, SealingKey};
+
+/// Opened secrets that are kept in memory, so that an attempt reads and opens none.
+const CACHED_SECRETS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+/// Why a secret cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VaultError {
+    /// Rows are sealed under a key that is not there.
+    #[error(
+        "{rows} rows of the key store are sealed under the key {id}, which is not configured; there is {configured:?}"
+    )]
+    UnknownKey {
+        /// The key that is missing.
+        id: KeyId,
+        /// How many rows need it.
+        rows: u64,
+        /// The keys that are there, the current one first.
+        configured: Vec<KeyId>,
+    },
+    /// One row cannot be opened although its key is there.
+    #[error("the row '{0}' of the key store is damaged")]
+    Damaged(String),
+    /// It was destroyed, or never was.
+    #[error("the row '{0}' of the key store is gone")]
+    Missing(String),
+    /// There is one of that name already.
+    #[error("the key store has a row '{0}' already")]
+    Taken(String),
+    /// The log holds events, and the key store nothing: it is not the log's.
+    #[error("the log holds events, and its key store is empty: it belongs to another log, or was not restored with it")]
+    Empty,
+    /// The key store failed.
+    #[error(transparent)]
+    Store(#[from] KeyStoreError),
+}
+
+/// The operator's keys: one seals, all open.
+#[derive(Debug)]
+pub struct OperatorKeys {
+    current: SealingKey,
+    old: Vec<SealingKey>,
+}
+
+impl OperatorKeys {
+    /// A key that seals, and those that sealed before it.
+    pub fn new(current: KeyBytes, old: impl IntoIterator<Item = KeyBytes>) -> Self {
+        Self { current: SealingKey::new(current), old: old.into_iter().map(SealingKey::new).collect() }
+    }
+
+    /// The id of the one that seals.
+    pub fn current(&self) -> KeyId {
+        self.current.id()
+    }
+
+    /// The ids of all, the current one first.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.all().map(SealingKey::id).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &SealingKey> {
+        std::iter::once(&self.current).chain(&self.old)
+    }
+
+    fn find(&self, id: KeyId) -> Option<&SealingKey> {
+        self.all().find(|key| key.id() == id)
+    }
+
+    fn open(&self, binding: &Binding, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let damaged = || VaultError::Damaged(binding.to_string());
+        let id = KeyId::of_sealed(sealed).ok_or_else(damaged)?;
+        let key = self.find(id).ok_or_else(|| VaultError::UnknownKey { id, rows: 1, configured: self.ids() })?;
+        key.open(binding, sealed).ok_or_else(damaged)
+    }
+
+    /// Fails if a row is sealed under a key that is not among these.
+    pub async fn must_open_all(&self, store: &dyn KeyStore) -> Result<(), VaultError> {
+        let census = Census::of(store).await?;
+        if census.damaged > 0 {
+            let rows = census.damaged;
+            tracing::error!(rows, "rows of the key store are damaged: 'tidings keys verify' names them");
+        }
+        match census.keys.into_iter().find(|(id, _)| self.find(*id).is_none()) {
+            Some((id, rows)) => Err(VaultError::UnknownKey { id, rows, configured: self.ids() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Seals, keeps and opens secrets.
+pub struct Vault {
+    store: Arc<dyn KeyStore>,
+    keys: OperatorKeys,
+    pepper: KeyBytes,
+    opened: Mutex<LruCache<Binding, Secret>>,
+    data_keys: DataKeys,
+}
+
+impl Vault {
+    /// Opens the vault, and refuses keys that do not open what is in it. In an empty store it makes the pepper.
+    pub async fn open(store: Arc<dyn KeyStore>, keys: OperatorKeys, clock: &dyn Clock) -> Result<Self, VaultError> {
+        keys.must_open_all(&*store).await?;
+        let pepper = pepper(&*store, &keys, clock).await?;
+        let opened = Mutex::new(LruCache::new(CACHED_SECRETS));
+        Ok(Self { store, keys, pepper, opened, data_keys: DataKeys::default() })
+    }
+
+    /// Seals and stores a secret.
+    pub async fn store(&self, binding: &Binding, secret: &Secret, clock: &dyn Clock) -> Result<(), VaultError> {
+        let sealed = self.keys.current.seal(binding, secret.expose().as_bytes(), clock);
+        if !self.store.add(binding.name(), &sealed).await? {
+            return Err(VaultError::Taken(binding.to_string()));
+        }
+        self.cache().put(binding.clone(), secret.clone());
+        Ok(())
+    }
+
+    /// The secret that is sealed there.
+    pub async fn secret(&self, binding: &Binding) -> Result<Secret, VaultError> {
+        if let Some(secret) = self.cache().get(binding) {
+            return Ok(secret.clone());
+        }
+        let sealed = self.store.get(binding.name()).await?;
+        let sealed = sealed.ok_or_else(|| VaultError::Missing(binding.to_string()))?;
+        let mut plain = self.keys.open(binding, &sealed)?;
+        let text = String::from_utf8(std::mem::take(&mut *plain));
+        let secret = Secret::stored(text.map_err(|_| VaultError::Damaged(binding.to_string()))?);
+        self.cache().put(binding.clone(), secret.clone());
+        Ok(secret)
+    }
+
+    /// Destroys a secret that is not used any more; nothing happens if there is none.
+    pub async fn destroy(&self, binding: &Binding) -> Result<(), VaultError> {
+        self.cache().pop(binding);
+        self.store.destroy(&[binding.name().to_owned()]).await?;
+        Ok(())
+    }
+
+    /// The name by which people tell secrets apart.
+    pub fn fingerprint(&self, secret: &Secret) -> String {
+        secret.fingerprint(&*self.derived_key("tidings fingerprints"))
+    }
+
+    /// A key for another use. It stays when the operator's key is replaced.
+    pub fn derived_key(&self, purpose: &str) -> KeyBytes {
+        derive(&self.pepper, purpose.as_bytes())
+    }
+
+    /// Under what hashes of API keys are made.
+    pub fn api_key_pepper(&self) -> KeyBytes {
+        self.derived_key("tidings api keys")
+    }
+
+    /// Ends what the key store has open; to be called when nobody seals any more.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    fn cache(&self) -> MutexGuard<'_, LruCache<Binding, Secret>> {
+        self.opened.lock().expect("no holder of this lock can panic")
+    }
+}
+
+/// The root of all that has to stay the same for as long as the store lives.
+async fn pepper(store: &dyn KeyStore, keys: &OperatorKeys, clock: &dyn Clock) -> Result<KeyBytes, VaultError> {
+    let binding = Binding::pepper();
+    if store.get(binding.name()).await?.is_none() {
+        if !store.rows("", "", 1).await?.is_empty() {
+            return Err(VaultError::Missing(binding.to_string()));
+        }
+        let made = KeyBytes::new(clock.random_bytes());
+        // Whoever made one at the same time made the one that counts.
+        store.add(binding.name(), &keys.current.seal(&binding, &*made, clock)).await?;
+    }
+    let sealed = store.get(binding.name()).await?.ok_or_else(|| VaultError::Missing(binding.to_string()))?;
+    let plain = keys.open(&binding, &sealed)?;
+    key_bytes(&plain).ok_or_else(|| VaultError::Damaged(binding.to_string()))
+}
+
+fn key_bytes(plain: &[u8]) -> Option<KeyBytes> {
+    let mut bytes = KeyBytes::default();
+    (plain.len() == bytes.len()).then(|| bytes.copy_from_slice(plain))?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Another operator's key in the place of one: every row is sealed anew under the current key.
+//!
+//! A row is replaced only if it is still what was read, so nobody waits and nobody is overwritten; after a crash at any
+//! point each row is under one of the two keys, and whoever begins again passes over those that are done. Rows that are
+//! added meanwhile are under the current key.
+
+use serde::{Serialize, Serializer};
+
+use super::sealed::HEAD_BYTES;
+use super::{Binding, KeyId, OperatorKeys, Purpose, Vault, VaultError, key_bytes};
+use crate::clock::Clock;
+use crate::key_store::KeyStore;
+
+/// Rows that are read and sealed anew at a time.
+pub const PIECE: usize = 200;
+
+/// How many rows are under which key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// By key, in no order that means anything.
+    pub keys: Vec<(KeyId, u64)>,
+    /// Rows that do not even name a key.
+    pub damaged: u64,
+}
+
+impl Census {
+    /// Counts.
+    pub async fn of(store: &dyn KeyStore) -> Result<Self, VaultError> {
+        let mut census = Self::default();
+        for (head, rows) in store.census(HEAD_BYTES).await? {
+            match KeyId::of_sealed(&head) {
+                Some(id) => census.keys.push((id, rows)),
+                None => census.damaged += rows,
+            }
+        }
+        Ok(census)
+    }
+
+    /// The keys that are needed.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.keys.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Those that are not this one, and their rows.
+    pub fn beside(&self, current: KeyId) -> (Vec<KeyId>, u64) {
+        let others = self.keys.iter().filter(|(id, _)| *id != current);
+        (others.clone().map(|(id, _)| *id).collect(), others.map(|(_, rows)| rows).sum())
+    }
+}
+
+/// What became of some rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// How many are under the current key that were not.
+    pub sealed: u64,
+    /// Those that could not be opened, and stay as they are.
+    pub damaged: Vec<String>,
+    /// Behind which name it goes on; `None` if that was all.
+    pub next: Option<String>,
+}
+
+/// What was found by opening every row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Rows that were looked at.
+    pub rows: u64,
+    /// Names of those that do not open, or hold what they may not hold.
+    pub damaged: Vec<String>,
+}
+
+impl OperatorKeys {
+    /// Seals rows behind the name `after` under the current key, of at most `limit` that are looked at.
+    pub async fn rewrap(
+        &self,
+        store: &dyn KeyStore,
+        after: &str,
+        limit: usize,
+        clock: &dyn Clock,
+    ) -> Result<Piece, VaultError> {
+        let rows = store.rows("", after, limit).await?;
+        let mut piece = Piece { next: rows.last().map(|row| row.name.clone()), ..Piece::default() };
+        for row in rows.into_iter().filter(|row| KeyId::of_sealed(&row.value) != Some(self.current())) {
+            let binding = Binding::named(&row.name);
+            match self.open(&binding, &row.value) {
+                Ok(plain) => {
+                    let value = self.current.seal(&binding, &plain, clock);
+                    piece.sealed += u64::from(store.replace(&row.name, &row.value, &value).await?);
+                }
+                Err(VaultError::Damaged(_) | VaultError::UnknownKey { .. }) => piece.damaged.push(row.name),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(piece)
+    }
+
+    /// Opens every row.
+    pub async fn verify(&self, store: &dyn KeyStore) -> Result<Verified, VaultError> {
+        let (mut verified, mut after) = (Verified::default(), String::new());
+        loop {
+            let rows = store.rows("", &after, PIECE).await?;
+            let Some(last) = rows.last() else { return Ok(verified) };
+            after.clone_from(&last.name);
+            for row in rows {
+                verified.rows += 1;
+                let opened = self.open(&Binding::named(&row.name), &row.value);
+                if !opened.is_ok_and(|plain| fits(&row.name, &plain)) {
+                    verified.damaged.push(row.name);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a row of that name may hold this.
+fn fits(name: &str, plain: &[u8]) -> bool {
+    let is = |purpose: &Purpose| name.split('/').next() == Some(purpose.as_str());
+    match Purpose::STORED.iter().find(|purpose| is(purpose)) {
+        Some(Purpose::DataKey | Purpose::Pepper) => key_bytes(plain).is_some(),
+        Some(
+            Purpose::SigningSecret
+            | Purpose::CustomHeaders
+            | Purpose::Password
+            | Purpose::OneTimeCodes
+            | Purpose::MessageData,
+        ) => std::str::from_utf8(plain).is_ok(),
+        None => false,
+    }
+}
+
+impl Vault {
+    /// The key that seals.
+    pub fn current_key(&self) -> KeyId {
+        self.keys.current()
+    }
+
+    /// How many rows are under which key.
+    pub async fn census(&self) -> Result<Census, VaultError> {
+        Census::of(&*self.store).await
+    }
+
+    /// As [`OperatorKeys::rewrap`], by pieces of [`PIECE`].
+    pub async fn rewrap(&self, after: &str, clock: &dyn Clock) -> Result<Piece, VaultError> {
+        self.keys.rewrap(&*self.store, after, PIECE, clock).await
+    }
+
+    /// Takes what was sealed under an older key out of the database's files.
+    pub async fn scrub(&self) -> Result<(), VaultError> {
+        Ok(self.store.scrub().await?)
+    }
+}
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
