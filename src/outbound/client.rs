@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use tokio::time::Instant;
 
 use super::address::EgressPolicy;
+use super::dial::DialLayer;
 use super::failure::{before_the_answer, failure, refused};
 use super::preview::Preview;
 use super::resolver::GuardedResolver;
@@ -116,7 +117,7 @@ impl HttpClient {
             .redirect(Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+            .connector_layer(DialLayer { limit: Duration::from_millis(config.connect_timeout_ms) })
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .pool_idle_timeout(POOL_IDLE_LIMIT)
             .http1_max_headers(MAX_HEADERS)

@@ -14,6 +14,7 @@
 mod address;
 mod url;
 mod resolver;
+mod dial;
 mod tls;
 mod failure;
 mod preview;
