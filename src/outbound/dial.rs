@@ -22,8 +22,29 @@ const SESSIONS: usize = 256;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 tokio::task_local! {
-    /// Whether the connection that is being made has come to its TLS handshake.
-    static HANDSHAKE: Cell<bool>;
+    /// The port that a request goes to; see [`bound_for`].
+    static PORT: u16;
+    /// The connection that is being made.
+    static DIAL: Dial;
+}
+
+/// What is known of a connection that is being made.
+struct Dial {
+    /// The port that it is made for.
+    port: Option<u16>,
+    /// Whether it has come to its TLS handshake.
+    handshake: Cell<bool>,
+}
+
+/// Sends a request that goes to that port. Its connector is called within, since it is called where the request is
+/// polled; the connection may then be made elsewhere.
+pub(super) async fn bound_for<F: Future>(port: u16, sending: F) -> F::Output {
+    PORT.scope(port, sending).await
+}
+
+/// The port that the connection being made here goes to, if that is known.
+pub(super) fn port() -> Option<u16> {
+    DIAL.try_with(|dial| dial.port).ok().flatten()
 }
 
 /// How far a connection had come.
@@ -88,8 +109,12 @@ where
 
     fn call(&mut self, target: T) -> Self::Future {
         let connecting = tokio::time::timeout(self.limit, self.connector.call(target));
-        Box::pin(HANDSHAKE.scope(Cell::new(false), async move {
-            let phase = || if HANDSHAKE.with(Cell::get) { Phase::Handshake } else { Phase::Reaching };
+        let dial = Dial { port: PORT.try_with(|port| *port).ok(), handshake: Cell::new(false) };
+        Box::pin(DIAL.scope(dial, async move {
+            let phase = || match DIAL.with(|dial| dial.handshake.get()) {
+                true => Phase::Handshake,
+                false => Phase::Reaching,
+            };
             match connecting.await {
                 Ok(Ok(connection)) => Ok(connection),
                 Ok(Err(source)) => Err(DialError::Failed { phase: phase(), source }.into()),
@@ -113,7 +138,7 @@ impl Sessions {
 impl ClientSessionStore for Sessions {
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         // Outside of a scope nobody asks.
-        let _ = HANDSHAKE.try_with(|begun| begun.set(true));
+        let _ = DIAL.try_with(|dial| dial.handshake.set(true));
         self.0.take_tls13_ticket(server)
     }
 

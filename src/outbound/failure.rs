@@ -32,6 +32,7 @@ pub(super) fn refused(refusal: UrlRefusal) -> Failure {
         | UrlRefusal::HostNotQualified
         | UrlRefusal::HostSpecialUse
         | UrlRefusal::PortForbidden
+        | UrlRefusal::HostNotAllowed
         | UrlRefusal::AddressForbidden => FailureCode::Blocked,
     };
     Failure { code, detail: refusal.to_string() }
