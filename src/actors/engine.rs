@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::attempt::{Target, TestDelivery};
+use super::lookups::Lookups;
 use super::quarantine::Quarantined;
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage, TimersQuestion};
@@ -80,6 +81,11 @@ impl From<ReadError> for EngineError {
 }
 
 impl EngineError {
+    /// Which of the rules behind the code was broken, where there are several.
+    pub fn reason(&self) -> Option<&'static str> {
+        if let Self::Url(refusal) = self { Some(refusal.reason()) } else { None }
+    }
+
     /// The code that clients match on.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -194,6 +200,7 @@ pub struct Engine {
     regions: Regions,
     intake: mpsc::Sender<intake::Request>,
     gate: Gate,
+    lookups: Lookups,
     credits: Arc<tokio::sync::Semaphore>,
 }
 
@@ -205,7 +212,7 @@ impl Engine {
         gate: Gate,
     ) -> Self {
         let credits = Arc::new(tokio::sync::Semaphore::new(context.config.request_credits));
-        Self { context, regions, intake, gate, credits }
+        Self { context, regions, intake, gate, lookups: Lookups::default(), credits }
     }
 
     /// How full the bounded queues are: publications, requests, matches on their way, attempts under way.
@@ -290,7 +297,7 @@ impl Engine {
         let profile_name = new.profile.unwrap_or(default_profile);
         let profile = profile::find(&profile_name).map_err(subscription::Refusal::from)?;
         profile.check_filters(&new.filters).map_err(subscription::Refusal::from)?;
-        let url = self.check_url(&new.url).await?;
+        let url = self.check_url(tenant, &new.url).await?;
         let secret = self.secret_for(profile, new.secret.as_deref())?;
         let clock = &*self.context.clock;
         let (id, sealed) = (clock.subscription_id(), clock.secret_id());
@@ -327,7 +334,7 @@ impl Engine {
         meta: Meta,
     ) -> Result<Done, EngineError> {
         if let Some(url) = &update.url {
-            update.url = Some(self.check_url(url).await?);
+            update.url = Some(self.check_url(tenant, url).await?);
         }
         self.subscription(tenant, id, Command::Update(update), meta).await
     }
@@ -517,8 +524,9 @@ impl Engine {
         Ok(content.and_then(|content| String::from_utf8(content.get(SALT_BYTES..)?.to_vec()).ok()))
     }
 
-    async fn check_url(&self, url: &str) -> Result<String, EngineError> {
+    async fn check_url(&self, tenant: TenantId, url: &str) -> Result<String, EngineError> {
         let endpoint = self.gate.check(url)?;
+        let _turn = self.lookups.begin(tenant).ok_or(EngineError::Overloaded)?;
         self.gate.resolve(&endpoint).await?;
         Ok(endpoint.as_str().to_owned())
     }

@@ -25,6 +25,7 @@ mod engine;
 mod intake;
 mod janitor;
 mod jobs;
+mod lookups;
 mod matcher;
 mod quarantine;
 mod region;

@@ -35,7 +35,7 @@ pub(super) async fn key(
         (Some(id), 2) if engine.load_tenant(id.parse()?).await?.unattended_keys => id.parse()?,
         // Only ever once: a store whose keys were all revoked stays closed.
         (Some(_), 2..) => return Ok(None),
-        (None, _) if (0..log.shards()).any(|shard| log.head(shard) > 0) => return Ok(None),
+        (None, _) if holds_more_than_its_configuration(log).await? => return Ok(None),
         (_, _) => {
             let tenant = clock.tenant_id();
             let created =
@@ -55,4 +55,10 @@ pub(super) async fn key(
     };
     engine.tenant(tenant, Command::IssueApiKey(issued), Meta::system()).await?;
     Ok(Some(key.expose().to_owned()))
+}
+
+/// How the installation is configured is recorded before anything else.
+async fn holds_more_than_its_configuration(log: &Log) -> anyhow::Result<bool> {
+    let events: u64 = (0..log.shards()).map(|shard| log.head(shard)).sum();
+    Ok(events > log.stream_version(&execute::tenant_stream(TenantId::INSTALLATION)).await?)
 }

@@ -1,5 +1,6 @@
 //! Puts the program together, in the order in which its parts need each other, and takes it apart in the reverse order.
 
+mod audited;
 mod bootstrap;
 pub mod keys;
 mod listeners;
@@ -70,20 +71,22 @@ impl App {
         let log = store.log(config).await?;
         profiles::remember(&log, &config.profiles.path, &profiles).await?;
         let vault = Arc::new(keys::open_vault(config, &log, &*clock).await?);
-        let client = HttpClient::new(&config.egress)?;
-        let gate = client.gate().clone();
-        let issuers = issuers_client(config)?;
         let read_models = ReadModels::open(&config.read_models_path()?).await?;
         let followers = read_models.follow(log.clone());
-        let transport = Arc::new(client);
         // Before anything is sent, and before a key is made that only this start could show.
         let listeners = Listeners::bind(config).await?;
         let addresses = listeners.addresses()?;
+        let own: Vec<_> =
+            [Some(addresses.everybody), addresses.operators, addresses.metrics].into_iter().flatten().collect();
+        let client = HttpClient::beside(&own, &config.egress)?;
+        let gate = client.gate().clone();
+        let issuers = issuers_client(&own, config)?;
+        audited::egress(&log, config, &*clock).await?;
         let folded = read_models.clone();
         let retention =
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };
         let bounds = config.actors.clone();
-        let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
+        let ports = Ports { transport: Arc::new(client), gate, candidates: Some(Arc::new(read_models.clone())) };
         // Before the system takes up what it owes: that takes all that the machine has, and answers would be old for long.
         let heads = heads(&log);
         if !caught_up(&read_models, &Name::ALL, &heads, CATCH_UP_LIMIT).await {
@@ -168,9 +171,10 @@ impl App {
 }
 
 /// The way to the key sets of identity providers, which the operator names and may keep in a private network.
-fn issuers_client(config: &Config) -> Result<HttpClient, outbound::ConfigError> {
+/// They need not stand in the list of hosts that endpoints may be on.
+fn issuers_client(own: &[SocketAddr], config: &Config) -> Result<HttpClient, outbound::ConfigError> {
     let allow_cidrs = config.auth.issuer_allow_cidrs.clone();
-    HttpClient::new(&outbound::Config { allow_cidrs, ..config.egress.clone() })
+    HttpClient::beside(own, &outbound::Config { allow_cidrs, allow_hosts: vec![], ..config.egress.clone() })
 }
 
 /// The newest position of each shard that holds events.

@@ -107,6 +107,7 @@ registry! {
         UserCredentialsReset = "user.credentials_reset", 1;
         UserDisabled = "user.disabled", 1;
         UserAuthenticationFailed = "user.authentication_failed", 1;
+        ConfigChanged = "system.config_changed", 1;
     }
     Message::MessageEvent {
         Published = "message.published", 1;
@@ -128,6 +129,7 @@ registry! {
         CircuitProbing = "subscription.circuit_probing", 1;
         CircuitClosed = "subscription.circuit_closed", 1;
         MatchesLost = "subscription.matches_lost", 1;
+        EgressBlocked = "subscription.egress_blocked", 1;
         JobStarted = "subscription.job_started", 1;
         JobEnded = "subscription.job_ended", 1;
         Deleted = "subscription.deleted", 1;

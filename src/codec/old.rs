@@ -31,7 +31,15 @@ impl From<AttemptFailedV1> for AttemptFailed {
             | FailureCode::Timeout
             | FailureCode::Dns
             | FailureCode::Connect
+            | FailureCode::TlsExpired
+            | FailureCode::TlsNotYetValid
+            | FailureCode::TlsWrongName
+            | FailureCode::TlsUntrusted
+            | FailureCode::TlsVersion
+            | FailureCode::TlsTimeout
+            | FailureCode::TlsReset
             | FailureCode::Tls
+            | FailureCode::Headers
             | FailureCode::Body => FailureClass::Hard,
         };
         Self {

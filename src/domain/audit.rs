@@ -67,6 +67,10 @@ codes! {
     WebhookSecretsDestroyed = "TENANT_WEBHOOK_SECRETS_DESTROYED";
     /// A webhook began, or began again, to send.
     WebhookEnabled = "TENANT_WEBHOOK_ENABLED";
+    /// The operator's rules kept an attempt of a webhook from being made; told at most once an hour.
+    WebhookEgressBlocked = "TENANT_WEBHOOK_EGRESS_BLOCKED";
+    /// The program was started with another configuration than before.
+    SystemConfigChanged = "SYSTEM_CONFIG_CHANGED";
     /// A webhook was told to stop sending.
     WebhookDisabled = "TENANT_WEBHOOK_DISABLED";
     /// A webhook got a new signing secret.

@@ -4,11 +4,13 @@
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
 mod deletion;
+mod egress;
 mod period;
 mod user;
 mod waiting;
 
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
+pub use egress::{ConfigChanged, EgressBlocked};
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use user::{
     Occasion, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
@@ -70,6 +72,8 @@ pub enum TenantEvent {
     UserDisabled(UserDisabled),
     /// Somebody could not prove that they are a user.
     UserAuthenticationFailed(UserAuthenticationFailed),
+    /// The installation itself is configured otherwise. Stands in the stream of [`TenantId::INSTALLATION`] alone.
+    ConfigChanged(ConfigChanged),
 }
 
 /// A tenant came into being.
@@ -196,6 +200,8 @@ pub enum SubscriptionEvent {
     CircuitClosed(CircuitClosed),
     /// Messages that waited in the log are gone.
     MatchesLost(MatchesLost),
+    /// The operator's rules kept an attempt from being made.
+    EgressBlocked(EgressBlocked),
     /// Somebody started a job.
     JobStarted(JobStarted),
     /// Its job has ended.

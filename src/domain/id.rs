@@ -111,6 +111,12 @@ ids! {
     EventId = "evn_";
 }
 
+impl TenantId {
+    /// Of the installation itself: what concerns all tenants, and so none, is kept under an id that no tenant has, since
+    /// ids hold the time at which they were made.
+    pub const INSTALLATION: Self = Self::from_parts(0, 0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -252,6 +252,7 @@ impl Account {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)

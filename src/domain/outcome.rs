@@ -14,11 +14,27 @@ pub enum FailureCode {
     Dns,
     /// No connection could be made, or it broke before the answer began.
     Connect,
-    /// The TLS handshake failed: certificate, name or protocol version.
+    /// The certificate has expired.
+    TlsExpired,
+    /// The certificate is not yet valid.
+    TlsNotYetValid,
+    /// The certificate is for another name.
+    TlsWrongName,
+    /// Nobody whom we trust has issued the certificate; one that signs itself among them.
+    TlsUntrusted,
+    /// The endpoint speaks no version of TLS that we do.
+    TlsVersion,
+    /// The TLS handshake did not end in time.
+    TlsTimeout,
+    /// The connection was closed or reset during the TLS handshake.
+    TlsReset,
+    /// The TLS handshake failed in another way. In events from before the codes above, in any.
     Tls,
     /// Our own egress rules forbid the address.
     Blocked,
-    /// The answer began and broke off.
+    /// The answer's header lines are too many or too long.
+    Headers,
+    /// The answer is no HTTP, or began and broke off.
     Body,
     /// Our own process gave up: shutdown, or a fault inside it.
     Aborted,

@@ -66,6 +66,9 @@ pub struct Subscription {
     /// The job that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Job>,
+    /// When it was last recorded that the operator's rules kept an attempt from being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_at: Option<Timestamp>,
 }
 
 /// From nothing to gone.
@@ -408,6 +411,7 @@ impl Subscription {
             }
             SubscriptionEvent::MatchesLost(lost) => self.deliveries.pass_over(Some(lost.through)),
             SubscriptionEvent::CircuitClosed(_) => self.circuit.close(),
+            SubscriptionEvent::EgressBlocked(_) => self.blocked_at = Some(at),
             SubscriptionEvent::JobStarted(started) => self.start_job(started, at),
             SubscriptionEvent::JobEnded(_) => self.job = None,
             SubscriptionEvent::Updated(updated) if updated.url.is_some() => self.circuit.forget_run(),

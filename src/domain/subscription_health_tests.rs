@@ -136,7 +136,40 @@ mod classes {
                 assert_eq!(failed.due_at, Some(END.plus_ms(SECOND)));
             }
             assert_eq!(then.state.circuit, Default::default());
-            state = Given { state: then.state, versions: [1, 1 + u64::from(number)] };
+            state = Given { state: then.state, versions: [2, 1 + u64::from(number)] };
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_the_operators_rules_forbid_is_local_and_told_once_an_hour() {
+        // A blocked attempt says nothing about the endpoint, whatever the profile.
+        let blocked = |delivery, at: Timestamp| {
+            let failure = Failure { code: FailureCode::Blocked, detail: "forbidden".into() };
+            let Command::FinishAttempt(finished) = finished(delivery, 1, Err(failure)) else { panic!("it ends") };
+            Command::FinishAttempt(Finished { started_at: at, ended_at: at, ..finished })
+        };
+        for profile in ["axie-v1", "axissynapse-v1", "standard-v1"] {
+            let created = subscription().under(profile).created();
+            let state = given([created, scheduled(D1, 7), scheduled(D2, 8), scheduled(delivery(9), 9)]);
+            let then = state.when(blocked(D1, START));
+            let told = |then: &Then| {
+                let events = then.decision.as_ref().unwrap();
+                let told = |event: &&Event| matches!(event, Event::Subscription(SubscriptionEvent::EgressBlocked(_)));
+                (events.iter().filter(told).count(), events.len())
+            };
+            assert_eq!(told(&then), (1, 2), "{profile}");
+            let failed = failure(Then { decision: then.decision.clone(), state: then.state.clone() });
+            assert_eq!((failed.class, failed.failures), (FailureClass::Local, 0), "{profile}");
+            assert_eq!(then.state.circuit, Default::default(), "{profile}: not charged to the breaker");
+            assert_eq!(then.state.settings().unwrap().revision, 1, "{profile}: nobody changed it");
+
+            let told_at = then.state.blocked_at.unwrap();
+            let mut state = then.state;
+            for (id, after_ms, again) in [(D2, 3_599_999, 0), (delivery(9), 3_600_000, 1)] {
+                let then = Given { state, versions: [9, 9] }.when(blocked(id, told_at.plus_ms(after_ms)));
+                assert_eq!(told(&then).0, again, "{profile} {after_ms}");
+                state = then.state;
+            }
         }
     }
 

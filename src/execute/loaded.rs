@@ -24,7 +24,7 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 5;
+const STATE_VERSION: u32 = 6;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -451,6 +451,7 @@ fn samples() -> [Saved; 3] {
             deliveries: deliveries(),
             circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
             job: Some(job.clone()),
+            blocked_at: Some(at),
         },
     })
 }

@@ -208,7 +208,8 @@ fn fold_tenant(
         | TenantEvent::UserAdded(_)
         | TenantEvent::UserCredentialsReset(_)
         | TenantEvent::UserDisabled(_)
-        | TenantEvent::UserAuthenticationFailed(_) => {}
+        | TenantEvent::UserAuthenticationFailed(_)
+        | TenantEvent::ConfigChanged(_) => {}
     }
     Ok(())
 }

@@ -87,6 +87,11 @@ pub(super) enum AuditCode {
     /// A webhook's endpoint is well again: everything is sent as before.
     #[graphql(name = "TENANT_WEBHOOK_CIRCUIT_CLOSED")]
     WebhookCircuitClosed,
+    /// The operator's rules kept an attempt of a webhook from being made; told at most once an hour.
+    #[graphql(name = "TENANT_WEBHOOK_EGRESS_BLOCKED")]
+    WebhookEgressBlocked,
+    /// The program was started with another configuration than before. Only in `systemAuditLog`.
+    SystemConfigChanged,
     /// The tenant was created.
     TenantCreated,
     /// The tenant's settings were changed.

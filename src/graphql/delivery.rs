@@ -49,11 +49,27 @@ pub(super) enum AttemptOutcome {
     DnsFailed,
     /// No connection could be made, or it broke before the answer began.
     ConnectFailed,
-    /// The TLS handshake failed: certificate, name or protocol version.
+    /// The certificate has expired.
+    TlsExpired,
+    /// The certificate is not yet valid.
+    TlsNotYetValid,
+    /// The certificate is for another name.
+    TlsWrongName,
+    /// Nobody who is trusted has issued the certificate; one that signs itself among them.
+    TlsUntrusted,
+    /// The endpoint speaks neither TLS 1.2 nor 1.3.
+    TlsVersion,
+    /// The TLS handshake did not end in time.
+    TlsTimeout,
+    /// The connection was closed or reset during the TLS handshake.
+    TlsReset,
+    /// The TLS handshake failed in another way.
     TlsFailed,
     /// The operator's rules forbid the address.
     AddressBlocked,
-    /// The answer began and broke off.
+    /// The answer's header lines are too many or too long.
+    HeadersTooLarge,
+    /// The answer is no HTTP, or began and broke off.
     BodyFailed,
     /// Our own process gave up: it was shut down, or failed.
     Aborted,
@@ -66,8 +82,16 @@ impl From<FailureCode> for AttemptOutcome {
             FailureCode::Timeout => Self::Timeout,
             FailureCode::Dns => Self::DnsFailed,
             FailureCode::Connect => Self::ConnectFailed,
+            FailureCode::TlsExpired => Self::TlsExpired,
+            FailureCode::TlsNotYetValid => Self::TlsNotYetValid,
+            FailureCode::TlsWrongName => Self::TlsWrongName,
+            FailureCode::TlsUntrusted => Self::TlsUntrusted,
+            FailureCode::TlsVersion => Self::TlsVersion,
+            FailureCode::TlsTimeout => Self::TlsTimeout,
+            FailureCode::TlsReset => Self::TlsReset,
             FailureCode::Tls => Self::TlsFailed,
             FailureCode::Blocked => Self::AddressBlocked,
+            FailureCode::Headers => Self::HeadersTooLarge,
             FailureCode::Body => Self::BodyFailed,
             FailureCode::Aborted => Self::Aborted,
         }

@@ -52,11 +52,23 @@ pub(super) struct UserError {
     message: String,
     /// Where in the arguments: `["input", "url"]`. Empty if no one argument is to blame.
     path: Vec<String>,
+    /// Which rule it breaks, for programs, where a code has several: those of `WEBHOOK_INVALID_URL` are in `docs/egress.md`.
+    reason: Option<&'static str>,
 }
 
 impl UserError {
     pub(super) fn new(code: UserErrorCode, message: impl ToString, path: &[&str]) -> Self {
-        Self { code, message: message.to_string(), path: path.iter().map(|part| (*part).to_owned()).collect() }
+        Self {
+            code,
+            message: message.to_string(),
+            path: path.iter().map(|part| (*part).to_owned()).collect(),
+            reason: None,
+        }
+    }
+
+    /// The same, with the rule that was broken.
+    fn because(self, reason: Option<&'static str>) -> Self {
+        Self { reason, ..self }
     }
 
     /// The same, about the argument that was given in place of another.
@@ -96,7 +108,7 @@ impl From<MissingScope> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match UserErrorCode::of(error.code()) {
-            Some(code) => UserError::new(code, &error, &place(&error)).into(),
+            Some(code) => UserError::new(code, &error, &place(&error)).because(error.reason()).into(),
             None if error.code() == ErrorCode::Overloaded => {
                 tracing::warn!("a request was turned away: {error}");
                 Self::Failed(fault(ErrorCode::Overloaded, "too much is under way; try again"))

@@ -26,9 +26,10 @@ use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::statistics::{self, DeliveryStats, STATS_COST, StatsWindow};
 use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder, WebhookSummary};
-use crate::domain::id::SubscriptionId;
+use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
+use crate::projections::TenantScope;
 
 pub(super) struct Query;
 
@@ -377,6 +378,28 @@ impl Query {
         nullable(async {
             let scope = own_tenant(ctx, Scope::AuditRead)?;
             let page = PageArgs { first, after, last, before };
+            audit::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
+        })
+        .await
+    }
+
+    /// What was done to the installation itself, the newest first: how it was configured when it was started. Needs the
+    /// scope `TENANTS_ADMIN`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn system_audit_log(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which entries.")] filter: Option<AuditFilter>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<AuditEntry>>> {
+        nullable(async {
+            authorise(ctx, Scope::TenantsAdmin)?;
+            let page = PageArgs { first, after, last, before };
+            let scope = TenantScope(TenantId::INSTALLATION);
             audit::list(ctx, scope, filter.unwrap_or_default(), page).await.map(Some)
         })
         .await

@@ -1,11 +1,11 @@
-//! Which IP addresses we may connect to.
+//! Which IP addresses are the public internet.
 //!
-//! One table and one policy, used for address literals in URLs and for every address a name resolves to. The standard
-//! library's and others' notions of a "global" address let several of these ranges pass, so none is asked.
+//! One table, used for address literals in URLs and for every address a name resolves to. The standard library's and
+//! others' notions of a "global" address let several of these ranges pass, so none is asked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -53,6 +53,16 @@ static SPECIAL_V6: [(Ipv6Net, &str); 5] = [
     (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "documentation"),
 ];
 
+/// Where a translator puts IPv4 addresses for networks that have only IPv6 (RFC 6052).
+const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
+
+/// The IPv4 address that a translator would connect to for this one; `None` if it is not of the well-known range.
+pub(super) fn behind_nat64(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [.., a, b, c, d] = address.octets();
+    NAT64.contains(&address).then(|| Ipv4Addr::new(a, b, c, d))
+}
+
 /// Why an address is not a place on the public internet; `None` when it is one.
 ///
 /// An IPv4-mapped address is judged as the IPv4 address inside it. The words are for operators.
@@ -64,41 +74,12 @@ pub(super) fn special_use(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The operator's rules over the table. Tenants never set it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EgressPolicy {
-    allow: Vec<IpNet>,
-    deny: Vec<IpNet>,
-}
-
-impl EgressPolicy {
-    /// `allow` opens ranges that the table forbids, `deny` closes ranges and wins over both.
-    pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
-        Self { allow, deny }
-    }
-
-    /// Whether we may connect to `address`. An IPv4-mapped address counts as both of its forms for `deny`, and as the
-    /// IPv4 address for everything else.
-    pub fn permits(&self, address: IpAddr) -> bool {
-        let canonical = address.to_canonical();
-        if self.deny.iter().any(|range| range.contains(&address) || range.contains(&canonical)) {
-            return false;
-        }
-        self.allow.iter().any(|range| range.contains(&canonical)) || special_use(canonical).is_none()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("the test's own address parses")
-    }
-
-    fn policy(allow: &[&str], deny: &[&str]) -> EgressPolicy {
-        let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("the test's own net parses")).collect();
-        EgressPolicy::new(nets(allow), nets(deny))
     }
 
     #[test]
@@ -122,7 +103,6 @@ mod tests {
         ";
         for text in special.split_whitespace() {
             assert!(special_use(ip(text)).is_some(), "{text} must be special");
-            assert!(!EgressPolicy::default().permits(ip(text)), "{text} must be refused");
         }
     }
 
@@ -139,43 +119,15 @@ mod tests {
         ";
         for text in public.split_whitespace() {
             assert_eq!(special_use(ip(text)), None, "{text} must be public");
-            assert!(EgressPolicy::default().permits(ip(text)), "{text} must be permitted");
         }
     }
 
     #[test]
-    fn the_operator_opens_a_range_and_nothing_beside_it() {
-        let policy = policy(&["127.0.0.0/8", "fd00:1::/32"], &[]);
-        for text in ["127.0.0.1", "::ffff:127.0.0.1", "fd00:1::5", "8.8.8.8"] {
-            assert!(policy.permits(ip(text)), "{text} must be permitted");
+    fn only_the_well_known_range_of_nat64_carries_an_address() {
+        assert_eq!(behind_nat64(ip("64:ff9b::a9fe:a9fe")), Some(Ipv4Addr::new(169, 254, 169, 254)));
+        assert_eq!(behind_nat64(ip("64:ff9b::8.8.8.8")), Some(Ipv4Addr::new(8, 8, 8, 8)));
+        for text in ["64:ff9b:1::808:808", "64:ff9b:0:0:0:1:808:808", "::ffff:8.8.8.8", "2002:808:808::", "8.8.8.8"] {
+            assert_eq!(behind_nat64(ip(text)), None, "{text}");
         }
-        for text in ["10.0.0.1", "fd00:2::5", "::1", "::ffff:10.0.0.1"] {
-            assert!(!policy.permits(ip(text)), "{text} must be refused");
-        }
-    }
-
-    #[test]
-    fn a_denied_range_wins_over_an_allowed_one_and_over_the_public_internet() {
-        let policy = policy(&["10.0.0.0/8", "8.8.8.0/24"], &["10.1.0.0/16", "8.8.8.8/32", "2606:4700::/32"]);
-        for text in ["10.1.0.1", "8.8.8.8", "::ffff:8.8.8.8", "::ffff:10.1.0.1", "2606:4700::1"] {
-            assert!(!policy.permits(ip(text)), "{text} must be refused");
-        }
-        for text in ["10.2.0.1", "8.8.8.9", "2606:4701::1"] {
-            assert!(policy.permits(ip(text)), "{text} must be permitted");
-        }
-    }
-
-    #[test]
-    fn denying_the_mapped_form_denies_mapped_answers_alone() {
-        let policy = policy(&[], &["::ffff:0:0/96"]);
-        assert!(!policy.permits(ip("::ffff:8.8.8.8")));
-        assert!(policy.permits(ip("8.8.8.8")));
-    }
-
-    #[test]
-    fn allowing_everything_in_ipv4_does_not_open_ipv6() {
-        let policy = policy(&["0.0.0.0/0"], &[]);
-        assert!(policy.permits(ip("127.0.0.1")));
-        assert!(!policy.permits(ip("::1")));
     }
 }

@@ -1,6 +1,6 @@
 //! One attempt: a POST, and what came of it.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use tokio::time::Instant;
 
-use super::address::EgressPolicy;
+use super::dial::{self, DialLayer};
 use super::failure::{before_the_answer, failure, refused};
+use super::policy::EgressPolicy;
 use super::preview::Preview;
 use super::resolver::GuardedResolver;
 use super::url::{EndpointHost, EndpointUrl, UrlRefusal};
@@ -86,7 +87,7 @@ impl Gate {
     pub async fn resolve(&self, url: &EndpointUrl) -> Result<(), UrlRefusal> {
         match url.host() {
             EndpointHost::Address(_) => Ok(()),
-            EndpointHost::Name(name) => self.resolver.addresses(name).await.map(drop),
+            EndpointHost::Name(name) => self.resolver.addresses(name, Some(url.port())).await.map(drop),
         }
     }
 }
@@ -103,10 +104,15 @@ impl HttpClient {
     /// Reads the operator's authorities and builds the client. Does no other I/O: a missing network shows at the first
     /// attempt, as that attempt's failure.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Self::beside(&[], config)
+    }
+
+    /// The same for a process that listens there itself.
+    pub fn beside(listeners: &[SocketAddr], config: &Config) -> Result<Self, ConfigError> {
         if config.connect_timeout_ms == 0 {
             return Err(ConfigError::ConnectTimeoutZero);
         }
-        let policy = Arc::new(EgressPolicy::new(config.allow_cidrs.clone(), config.deny_cidrs.clone()));
+        let policy = Arc::new(EgressPolicy::new(config, listeners));
         let resolver = GuardedResolver::new(Arc::clone(&policy), config.name_servers.clone());
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.extra_ca)?)
@@ -116,7 +122,7 @@ impl HttpClient {
             .redirect(Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+            .connector_layer(DialLayer { limit: Duration::from_millis(config.connect_timeout_ms) })
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .pool_idle_timeout(POOL_IDLE_LIMIT)
             .http1_max_headers(MAX_HEADERS)
@@ -138,16 +144,20 @@ impl HttpClient {
     async fn exchange(&self, request: Request) -> Result<Response, Failure> {
         let url = self.gate.check(&request.url).map_err(refused)?;
         let headers = header_map(&request.headers)?;
-        let answer = self.client.post(url.as_str()).headers(headers).body(request.body).send().await;
+        let sending = self.client.post(url.as_str()).headers(headers).body(request.body).send();
+        let answer = dial::bound_for(url.port(), sending).await;
         let answer = answer.map_err(|error| before_the_answer(&error))?;
-        self.raise_alarm_if_forbidden(answer.remote_addr().map(|address| address.ip()));
+        self.raise_alarm_if_forbidden(answer.remote_addr());
         read(answer).await
     }
 
     /// Both gates stand before this point, so a forbidden peer means that one of them has a hole.
-    fn raise_alarm_if_forbidden(&self, peer: Option<IpAddr>) {
-        if let Some(peer) = peer.filter(|peer| !self.gate.policy.permits(*peer)) {
-            tracing::error!(address = %peer, "a request reached an address that the egress rules forbid");
+    fn raise_alarm_if_forbidden(&self, peer: Option<SocketAddr>) {
+        let policy = &self.gate.policy;
+        let forbidden =
+            |peer: &SocketAddr| !policy.permits_resolved(peer.ip()) || policy.is_own(peer.ip(), Some(peer.port()));
+        if let Some(peer) = peer.filter(forbidden) {
+            tracing::error!(address = %peer.ip(), "a request reached an address that the egress rules forbid");
         }
     }
 }
@@ -180,9 +190,10 @@ impl Fetch for HttpClient {
 impl HttpClient {
     async fn document(&self, url: &str, max_bytes: usize) -> Result<Bytes, String> {
         let url = self.gate.check(url).map_err(|refusal| refusal.to_string())?;
-        let answer = self.client.get(url.as_str()).header("accept", "application/json").send().await;
+        let sending = self.client.get(url.as_str()).header("accept", "application/json").send();
+        let answer = dial::bound_for(url.port(), sending).await;
         let mut answer = answer.map_err(|error| before_the_answer(&error).detail)?;
-        self.raise_alarm_if_forbidden(answer.remote_addr().map(|address| address.ip()));
+        self.raise_alarm_if_forbidden(answer.remote_addr());
         if answer.status().as_u16() != 200 {
             return Err(format!("the answer has status {}", answer.status().as_u16()));
         }

@@ -9,19 +9,22 @@
 //! What would lead around the gates is switched off or not compiled in: redirects, proxies from the environment, automatic
 //! retries, decompression, cookies. TLS cannot be weakened, only given more authorities to trust.
 //!
-//! Does not know the process's own listeners: a public address of this very machine is an address like others.
+//! The process never talks to its own listeners, however they are reached from this machine. An address that a translator
+//! in front of it leads back to it is an address like others; an operator closes it with `deny_cidrs`.
 
 mod address;
+mod policy;
 mod url;
 mod resolver;
+mod dial;
 mod tls;
 mod failure;
 mod preview;
 mod retry_after;
 mod client;
 
-pub use address::EgressPolicy;
 pub use client::{Fetch, Gate, HttpClient, Request, Transport};
+pub use policy::{EgressPolicy, HostPattern, Nat64};
 pub use url::{EndpointHost, EndpointUrl, MAX_URL_BYTES, UrlRefusal};
 
 use std::io;
@@ -40,6 +43,12 @@ pub struct Config {
     pub allow_cidrs: Vec<IpNet>,
     /// Address ranges that are closed; wins over `allow_cidrs` and over the public internet. Default: none.
     pub deny_cidrs: Vec<IpNet>,
+    /// What to do with addresses of NAT64 (64:ff9b::/96): `deny`, or `decode`, which judges one that a name resolves to as
+    /// the IPv4 address in it; for networks that have IPv6 alone. Default: `deny`.
+    pub nat64: Nat64,
+    /// The only hosts that endpoints may be on: `"hooks.example.com"`, `"*.example.com"` for all below it, or an address.
+    /// The rules for addresses hold for them all the same. Default: none, which means any.
+    pub allow_hosts: Vec<HostPattern>,
     /// PEM files with certificates of further authorities that endpoints' certificates may come from. Default: none.
     pub extra_ca: Vec<PathBuf>,
     /// Limit for resolving, connecting and the TLS handshake together, in milliseconds, at least 1. Default: 5000.
@@ -53,6 +62,8 @@ impl Default for Config {
         Self {
             allow_cidrs: vec![],
             deny_cidrs: vec![],
+            nat64: Nat64::Deny,
+            allow_hosts: vec![],
             extra_ca: vec![],
             connect_timeout_ms: 5000,
             name_servers: vec![],

@@ -18,13 +18,16 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-use super::address::{EgressPolicy, special_use};
+use super::address::special_use;
+use super::dial;
+use super::policy::EgressPolicy;
 use super::url::UrlRefusal;
 
 /// Longest time for one name, waiting for a free slot included.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(4);
-/// Lookups under way at once in the process; further ones wait, within their own limit.
-const MAX_CONCURRENT_LOOKUPS: usize = 256;
+/// Lookups under way at once in the process; further ones wait, within their own limit. As many as there are attempts at
+/// a time by default: those of one tenant are bounded by its permits, and what it stores by `actors::lookups`.
+const MAX_CONCURRENT_LOOKUPS: usize = 512;
 /// Time for one query to one server; one more try follows, both within [`LOOKUP_LIMIT`].
 const QUERY_LIMIT: Duration = Duration::from_secs(2);
 /// How many addresses of each family are dialled, four in all; a receiver without IPv6 is still found behind many of its
@@ -59,8 +62,8 @@ impl GuardedResolver {
     }
 
     /// The addresses to dial for `host`, at most four: `HostUnresolved` when there are none in time,
-    /// `AddressForbidden` when the policy forbids any of the answers.
-    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, UrlRefusal> {
+    /// `AddressForbidden` when the policy forbids any of the answers, for that port.
+    pub(super) async fn addresses(&self, host: &str, port: Option<u16>) -> Result<Vec<IpAddr>, UrlRefusal> {
         let answers = tokio::time::timeout(LOOKUP_LIMIT, self.look_up(host))
             .await
             .map_err(|_| UrlRefusal::HostUnresolved)?
@@ -68,7 +71,7 @@ impl GuardedResolver {
                 tracing::debug!(%error, "a host name did not resolve");
                 UrlRefusal::HostUnresolved
             })?;
-        judge(&answers, &self.shared.policy)
+        judge(&answers, port, &self.shared.policy)
     }
 
     /// Everything that the name servers answer, of both families.
@@ -119,10 +122,11 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-fn judge(answers: &[IpAddr], policy: &EgressPolicy) -> Result<Vec<IpAddr>, UrlRefusal> {
-    if let Some(forbidden) = answers.iter().find(|address| !policy.permits(**address)) {
+fn judge(answers: &[IpAddr], port: Option<u16>, policy: &EgressPolicy) -> Result<Vec<IpAddr>, UrlRefusal> {
+    let forbidden = |address: &&IpAddr| !policy.permits_resolved(**address) || policy.is_own(**address, port);
+    if let Some(forbidden) = answers.iter().find(forbidden) {
         // For the operator alone: the tenant is not told what stands behind the name.
-        let why = special_use(*forbidden).unwrap_or("denied by the operator");
+        let why = special_use(*forbidden).unwrap_or("denied by the operator, or where we listen ourselves");
         tracing::warn!(address = %forbidden, why, "a host name resolves to an address that the egress rules forbid");
         return Err(UrlRefusal::AddressForbidden);
     }
@@ -136,7 +140,7 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let gate = self.clone();
         Box::pin(async move {
-            let addresses = gate.addresses(name.as_str()).await?;
+            let addresses = gate.addresses(name.as_str(), dial::port()).await?;
             // Port 0 leaves the port to the URL.
             Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
@@ -149,7 +153,7 @@ mod tests {
 
     fn judged(answers: &[&str]) -> Result<Vec<String>, UrlRefusal> {
         let answers: Vec<IpAddr> = answers.iter().map(|text| text.parse().expect("an address")).collect();
-        Ok(judge(&answers, &EgressPolicy::default())?.iter().map(IpAddr::to_string).collect())
+        Ok(judge(&answers, None, &EgressPolicy::default())?.iter().map(IpAddr::to_string).collect())
     }
 
     #[test]

@@ -5,11 +5,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::ConfigError;
+use super::dial::Sessions;
 
 /// What we can speak, the preferred first. reqwest takes a finished TLS configuration as it is, so we offer it here.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -26,6 +28,7 @@ pub(super) fn client_config(extra_ca: &[impl AsRef<Path>]) -> Result<ClientConfi
         .expect("ring has cipher suites for both versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.resumption = Resumption::store(Arc::new(Sessions::new()));
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
     Ok(config)
 }

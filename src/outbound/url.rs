@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 use url::{Host, Url};
 
-use super::address::EgressPolicy;
+use super::policy::EgressPolicy;
 
 /// Longest accepted URL, in bytes, before and after normalising.
 pub const MAX_URL_BYTES: usize = 2048;
@@ -85,6 +85,9 @@ pub enum UrlRefusal {
     /// A port other than 443 and those from 1024 up, or one on which browsers refuse to talk.
     #[error("the port is not allowed")]
     PortForbidden,
+    /// A host that the operator's list does not have.
+    #[error("the operator does not allow this host")]
+    HostNotAllowed,
     /// An address, written or resolved, that the egress policy does not permit.
     #[error("the egress rules do not allow this address")]
     AddressForbidden,
@@ -110,6 +113,7 @@ impl UrlRefusal {
             Self::HostNotQualified => "host_not_qualified",
             Self::HostSpecialUse => "host_special_use",
             Self::PortForbidden => "port_forbidden",
+            Self::HostNotAllowed => "host_not_allowed",
             Self::AddressForbidden => "address_forbidden",
             Self::HostUnresolved => "host_unresolved",
         }
@@ -130,6 +134,7 @@ pub enum EndpointHost {
 pub struct EndpointUrl {
     text: String,
     host: EndpointHost,
+    port: u16,
 }
 
 impl EndpointUrl {
@@ -143,7 +148,12 @@ impl EndpointUrl {
         &self.host
     }
 
-    /// Judges `raw` by its spelling, and by `policy` where the host is an address.
+    /// The port to connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Judges `raw` by its spelling, its host by `policy`, and the address too where the host is one.
     pub fn parse(raw: &str, policy: &EgressPolicy) -> Result<Self, UrlRefusal> {
         let written = written_host(raw)?;
         let mut url = Url::parse(raw).map_err(|error| refusal_of(written, error))?;
@@ -153,7 +163,8 @@ impl EndpointUrl {
             Some(Host::Domain(name)) => EndpointHost::Name(domain(name)?.to_owned()),
             None => return Err(UrlRefusal::HostMissing),
         };
-        check_port(url.port_or_known_default())?;
+        let port = check_port(url.port_or_known_default())?;
+        check_host(&host, port, policy)?;
         if let EndpointHost::Name(name) = &host {
             url.set_host(Some(name)).map_err(|_| UrlRefusal::HostLabel)?;
         }
@@ -161,7 +172,7 @@ impl EndpointUrl {
         if text.len() > MAX_URL_BYTES {
             return Err(UrlRefusal::TooLong);
         }
-        Ok(Self { text, host })
+        Ok(Self { text, host, port })
     }
 }
 
@@ -237,7 +248,7 @@ fn permitted(address: IpAddr, policy: &EgressPolicy) -> Result<EndpointHost, Url
 /// The name without its trailing dot, which must go before anything is compared.
 fn domain(name: &str) -> Result<&str, UrlRefusal> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.len() > 253 || !name.split('.').all(is_label) {
+    if !has_labels(name) {
         return Err(UrlRefusal::HostLabel);
     }
     if SPECIAL_USE_SUFFIXES.iter().any(|suffix| is_under(name, suffix)) {
@@ -249,6 +260,16 @@ fn domain(name: &str) -> Result<&str, UrlRefusal> {
     Ok(name)
 }
 
+fn has_labels(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// Whether that could be the host of a URL, in lower case and without a trailing dot.
+pub(super) fn is_name(name: &str) -> bool {
+    let is_common = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    name.bytes().all(is_common) && has_labels(name)
+}
+
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
 }
@@ -257,10 +278,22 @@ fn is_under(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-fn check_port(port: Option<u16>) -> Result<(), UrlRefusal> {
+fn check_host(host: &EndpointHost, port: u16, policy: &EgressPolicy) -> Result<(), UrlRefusal> {
+    match host {
+        EndpointHost::Name(name) if policy.permits_name(name) => Ok(()),
+        EndpointHost::Address(address) if policy.permits_literal(*address) => match policy.is_own(*address, Some(port))
+        {
+            true => Err(UrlRefusal::AddressForbidden),
+            false => Ok(()),
+        },
+        EndpointHost::Name(_) | EndpointHost::Address(_) => Err(UrlRefusal::HostNotAllowed),
+    }
+}
+
+fn check_port(port: Option<u16>) -> Result<u16, UrlRefusal> {
     match port {
-        Some(443) => Ok(()),
-        Some(port) if port >= 1024 && !BAD_PORTS.contains(&port) => Ok(()),
+        Some(443) => Ok(443),
+        Some(port) if port >= 1024 && !BAD_PORTS.contains(&port) => Ok(port),
         Some(_) | None => Err(UrlRefusal::PortForbidden),
     }
 }

@@ -3,7 +3,7 @@
 //! Each row says who did what to whom, when and from where, and what it was before. Secrets are in no event, and so in
 //! no row; of a URL the query is masked, for receivers put tokens there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
@@ -21,7 +21,7 @@ use super::rows::AuditRow;
 use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::audit::{Code, masked_url};
-use crate::domain::event::{Change, Event, Occasion, SubscriptionEvent, TenantEvent};
+use crate::domain::event::{Change, ConfigChanged, Event, Occasion, SubscriptionEvent, TenantEvent};
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
@@ -213,6 +213,7 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
         TenantEvent::UserCredentialsReset(reset) => reset.user.to_string(),
         TenantEvent::UserDisabled(disabled) => disabled.user.to_string(),
         TenantEvent::UserAuthenticationFailed(failed) => failed.user.to_string(),
+        TenantEvent::ConfigChanged(changed) => changed.section.clone(),
     }
 }
 
@@ -243,7 +244,18 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             Occasion::Login => (Code::LoginFailed, none),
             Occasion::StepUp => (Code::StepUpFailed, none),
         },
+        TenantEvent::ConfigChanged(changed) => (Code::SystemConfigChanged, config_changes(changed)),
     }
+}
+
+/// The keys whose values differ.
+fn config_changes(changed: &ConfigChanged) -> Changes {
+    let keys: BTreeSet<_> = changed.from.keys().chain(changed.to.keys()).collect();
+    let values = |key: &str| (changed.from.get(key), changed.to.get(key));
+    keys.into_iter().filter(|key| values(key).0 != values(key).1).fold(Changes::default(), |changes, key| {
+        let (from, to) = values(key);
+        changes.changed(key, from, to)
+    })
 }
 
 fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
@@ -352,6 +364,10 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
             (Code::WebhookCircuitProbing, none.to("lost_through", probing.lost_through))
         }
         SubscriptionEvent::MatchesLost(lost) => (Code::WebhookMatchesLost, none.to("lost_through", lost.through)),
+        SubscriptionEvent::EgressBlocked(blocked) => {
+            let changes = none.to("delivery", blocked.delivery).to("detail", &blocked.detail);
+            (Code::WebhookEgressBlocked, changes)
+        }
         SubscriptionEvent::CircuitClosed(_) => (Code::WebhookCircuitClosed, none),
         SubscriptionEvent::Deleted(deleted) => (Code::WebhookDeleted, none.to("cancelled", deleted.cancelled)),
         SubscriptionEvent::Restored(_) => (Code::WebhookRestored, none),

@@ -166,6 +166,7 @@ fn fold(touched: &mut Touched, recorded: &Recorded, event: Event) -> Result<(), 
         | SubscriptionEvent::Restored(_)
         | SubscriptionEvent::SecretsDestroyed(_)
         | SubscriptionEvent::TestSent(_)
+        | SubscriptionEvent::EgressBlocked(_)
         | SubscriptionEvent::RedeliveryRequested(_)
         | SubscriptionEvent::RescheduleRequested(_)
         | SubscriptionEvent::CancellationRequested(_)

@@ -115,7 +115,11 @@ async fn take_huge_answers() {
         assert!(endless.preview.len() <= 64 * 1024);
         let bomb = post(&client, receiver.url("/bomb"), PATIENT_MS).await.result.unwrap();
         assert!(bomb.status == 500 && bomb.preview.len() <= 64 * 1024, "{n}");
-        assert_eq!(failure(post(&client, receiver.url("/headers"), PATIENT_MS).await).code, FailureCode::Body, "{n}");
+        assert_eq!(
+            failure(post(&client, receiver.url("/headers"), PATIENT_MS).await).code,
+            FailureCode::Headers,
+            "{n}"
+        );
     }
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB more");
@@ -134,6 +138,16 @@ fn hello_of_tls_1_1() -> Vec<u8> {
     let hello = [&[3, 2][..], &[7; 32], &[0, 0, 0x2f, 0]].concat();
     let handshake = [&[2, 0, 0, hello.len() as u8][..], &hello].concat();
     [&[22, 3, 2, 0, handshake.len() as u8][..], &handshake].concat()
+}
+
+/// What a server says that takes none of the versions that it was offered.
+fn alert_of_the_version() -> Vec<u8> {
+    vec![21, 3, 1, 0, 2, 2, 70]
+}
+
+/// What a server says that wants nothing of what it was offered.
+fn alert_of_the_handshake() -> Vec<u8> {
+    vec![21, 3, 3, 0, 2, 2, 40]
 }
 
 /// What a server does once it has seen the client's first words.
@@ -180,9 +194,11 @@ async fn a_handshake_that_cannot_succeed_has_its_code_and_sends_nothing_in_the_c
     let config = Config { connect_timeout_ms: IMPATIENT_MS, ..config(&receiver) };
     let client = HttpClient::new(&config).unwrap();
     for (then, code) in [
-        (Then::Says(hello_of_tls_1_1), FailureCode::Tls),
-        (Then::Hangs, FailureCode::Connect),
-        (Then::Resets, FailureCode::Connect),
+        (Then::Says(hello_of_tls_1_1), FailureCode::TlsVersion),
+        (Then::Says(alert_of_the_version), FailureCode::TlsVersion),
+        (Then::Says(alert_of_the_handshake), FailureCode::Tls),
+        (Then::Hangs, FailureCode::TlsTimeout),
+        (Then::Resets, FailureCode::TlsReset),
     ] {
         let (address, heard) = after_hello(then).await;
         assert_eq!(
@@ -195,7 +211,7 @@ async fn a_handshake_that_cannot_succeed_has_its_code_and_sends_nothing_in_the_c
         assert!(heard.iter().all(|words| words.first() == Some(&22)), "{then:?}");
         assert!(!heard.iter().any(|words| words.windows(6).any(|part| part == b"secret")), "{then:?}");
     }
-    // Expired, for another name, and self-signed: `certificates_that_do_not_hold_fail_in_tls`.
+    // Expired, not yet valid, for another name, and self-signed: `each_fault_of_a_certificate_has_its_own_code`.
 }
 
 // fault 11
@@ -223,8 +239,21 @@ async fn a_name_server_that_fails_makes_a_failure_of_its_kind_and_the_next_attem
 fn what_breaks_an_exchange_is_tried_again_and_counts_against_the_endpoint() {
     for name in ["axie-v1", "axissynapse-v1", "standard-v1"] {
         let profile = profile::find(name).unwrap();
-        for code in [FailureCode::Timeout, FailureCode::Dns, FailureCode::Connect, FailureCode::Tls, FailureCode::Body]
-        {
+        for code in [
+            FailureCode::Timeout,
+            FailureCode::Dns,
+            FailureCode::Connect,
+            FailureCode::TlsExpired,
+            FailureCode::TlsNotYetValid,
+            FailureCode::TlsWrongName,
+            FailureCode::TlsUntrusted,
+            FailureCode::TlsVersion,
+            FailureCode::TlsTimeout,
+            FailureCode::TlsReset,
+            FailureCode::Tls,
+            FailureCode::Headers,
+            FailureCode::Body,
+        ] {
             let failure = Failure { code, detail: String::new() };
             assert_eq!(profile.judge(&Err(failure)), Err(FailureClass::Hard), "{name} {code:?}");
         }

@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod disk_full;
 mod documents;
+mod egress;
 mod end_to_end;
 mod event_samples;
 mod event_store;

@@ -182,7 +182,21 @@ async fn an_answer_with_ten_thousand_headers_is_no_answer() {
     let receiver = Receiver::start().await;
     let many = (0..10_000).fold(Script::status(200), |script, n| script.header(format!("x-{n}"), "y"));
     receiver.on("/", many);
-    assert_eq!(failure(post(&client_for(&receiver), receiver.url("/")).await), FailureCode::Body);
+    assert_eq!(failure(post(&client_for(&receiver), receiver.url("/")).await), FailureCode::Headers);
+    let endless_line = [b"HTTP/1.1 200 OK\r\nx-long: ".as_slice(), &[b'y'; 1024 * 1024]].concat();
+    receiver.on("/", Script::raw(endless_line));
+    assert_eq!(failure(post(&client_for(&receiver), receiver.url("/")).await), FailureCode::Headers);
+}
+
+#[tokio::test]
+async fn an_answer_over_http_2_with_too_many_headers_is_no_answer() {
+    let address = over_http_2(|| {
+        let many = (0..10_000).fold(hyper::Response::builder(), |answer, n| answer.header(format!("x-{n}"), "y"));
+        many.body(String::new()).unwrap()
+    })
+    .await;
+    let receiver = Receiver::start().await;
+    assert_eq!(failure(post(&client_for(&receiver), format!("https://{address}/")).await), FailureCode::Headers);
 }
 
 #[tokio::test]
@@ -219,17 +233,19 @@ async fn what_an_endpoint_answers_is_kept_as_harmless_text() {
 }
 
 #[tokio::test]
-async fn certificates_that_do_not_hold_fail_in_tls() {
+async fn each_fault_of_a_certificate_has_its_own_code() {
     let trusted = Receiver::start().await;
     let client = client_for(&trusted);
-    for (identity, sentence) in [
-        (Identity::SelfSigned, "the certificate's issuer is not trusted"),
-        (Identity::Signed(&["other.example.com"]), "the certificate is for another name"),
-        (Identity::Expired, "the certificate has expired"),
+    for (identity, code, sentence) in [
+        (Identity::SelfSigned, FailureCode::TlsUntrusted, "the certificate's issuer is not trusted"),
+        (Identity::OwnAuthority, FailureCode::TlsUntrusted, "the certificate's issuer is not trusted"),
+        (Identity::Signed(&["other.example.com"]), FailureCode::TlsWrongName, "the certificate is for another name"),
+        (Identity::Expired, FailureCode::TlsExpired, "the certificate has expired"),
+        (Identity::NotYetValid, FailureCode::TlsNotYetValid, "the certificate is not yet valid"),
     ] {
         let receiver = Receiver::start_as(identity).await;
         let failure = post(&client, receiver.url("/")).await.result.unwrap_err();
-        assert_eq!((failure.code, failure.detail.as_str()), (FailureCode::Tls, sentence), "{identity:?}");
+        assert_eq!((failure.code, failure.detail.as_str()), (code, sentence), "{identity:?}");
         assert!(receiver.requests().is_empty(), "{identity:?}");
     }
 }
@@ -238,7 +254,7 @@ async fn certificates_that_do_not_hold_fail_in_tls() {
 async fn an_authority_that_the_operator_did_not_name_is_not_trusted() {
     let receiver = Receiver::start().await;
     let client = HttpClient::new(&Config { extra_ca: vec![], ..config_for(&receiver) }).unwrap();
-    assert_eq!(failure(post(&client, receiver.url("/")).await), FailureCode::Tls);
+    assert_eq!(failure(post(&client, receiver.url("/")).await), FailureCode::TlsUntrusted);
 }
 
 #[tokio::test]
@@ -274,16 +290,16 @@ async fn a_server_that_speaks_no_tls_fails_in_tls() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_never_ends_is_a_connection_failure_after_the_connect_timeout() {
+async fn a_handshake_that_never_ends_has_its_own_code_after_the_connect_timeout() {
     let address = plain_server(b"").await;
     let receiver = Receiver::start().await;
     let config = Config { connect_timeout_ms: IMPATIENT_MS, ..config_for(&receiver) };
     let client = HttpClient::new(&config).unwrap();
-    assert_eq!(failure(post(&client, format!("https://{address}/")).await), FailureCode::Connect);
+    assert_eq!(failure(post(&client, format!("https://{address}/")).await), FailureCode::TlsTimeout);
 }
 
 #[tokio::test]
-async fn a_peer_that_closes_during_the_handshake_is_a_connection_failure() {
+async fn a_peer_that_closes_during_the_handshake_has_its_own_code() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -292,7 +308,7 @@ async fn a_peer_that_closes_during_the_handshake_is_a_connection_failure() {
         }
     });
     let receiver = Receiver::start().await;
-    assert_eq!(failure(post(&client_for(&receiver), format!("https://{address}/")).await), FailureCode::Connect);
+    assert_eq!(failure(post(&client_for(&receiver), format!("https://{address}/")).await), FailureCode::TlsReset);
 }
 
 #[tokio::test]
@@ -303,24 +319,27 @@ async fn a_port_where_nobody_listens_is_a_connection_failure() {
     assert_eq!((failure.code, failure.detail.as_str()), (FailureCode::Connect, "the connection was refused"));
 }
 
-#[tokio::test]
-async fn an_endpoint_that_speaks_http_2_is_spoken_to_in_http_2_over_one_connection() {
+/// Accepts one connection, over HTTP/2, and answers each request on it so.
+async fn over_http_2(answer: fn() -> hyper::Response<String>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificates::server_config(
-        Identity::Signed(&["127.0.0.1"]),
-        &["h2", "http/1.1"],
-    ));
+    let identity = certificates::server_config(Identity::Signed(&["127.0.0.1"]), &["h2", "http/1.1"]);
+    let acceptor = tokio_rustls::TlsAcceptor::from(identity);
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
-        let answer = service_fn(async |request: hyper::Request<_>| {
-            let _: hyper::body::Incoming = request.into_body();
-            Ok::<_, std::convert::Infallible>(hyper::Response::new("over h2".to_owned()))
+        let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            drop(request);
+            std::future::ready(Ok::<_, std::convert::Infallible>(answer()))
         });
-        // Only one connection is ever accepted.
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(stream, answer).await;
     });
+    address
+}
+
+#[tokio::test]
+async fn an_endpoint_that_speaks_http_2_is_spoken_to_in_http_2_over_one_connection() {
+    let address = over_http_2(|| hyper::Response::new("over h2".to_owned())).await;
     let receiver = Receiver::start().await;
     let client = client_for(&receiver);
     for _ in 0..3 {

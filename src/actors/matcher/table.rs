@@ -222,6 +222,7 @@ impl Table {
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)

@@ -111,6 +111,7 @@ impl Backlog {
             | SubscriptionEvent::SecretsDestroyed(_)
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)

@@ -4,8 +4,8 @@ use super::{Finished, Refusal, Settings, Subscription};
 use crate::domain::circuit::{Failed, SOFT_PROBE_PAUSE_MS, TripCause};
 use crate::domain::event::{
     AttemptFailed, CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, DeliveryCancelled, DeliveryEvent,
-    DeliveryExhausted, DeliverySucceeded, DisableCause, Event, MatchesLost, ReenableMode, SubscriptionDisabled,
-    SubscriptionEvent,
+    DeliveryExhausted, DeliverySucceeded, DisableCause, EgressBlocked, Event, MatchesLost, ReenableMode,
+    SubscriptionDisabled, SubscriptionEvent,
 };
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::profile::{self, Profile, Tried};
@@ -16,6 +16,8 @@ use crate::domain::time::Timestamp;
 const UNCOUNTED_FAILURES: u32 = 3;
 /// After a local failure that is not counted, in milliseconds.
 const LOCAL_RETRY_MS: u64 = 1_000;
+/// Between two records of attempts that the operator's rules kept from being made, in milliseconds.
+const BLOCKED_PAUSE_MS: u64 = 3_600_000;
 
 pub(super) fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
     let settings = state.settings()?;
@@ -86,6 +88,7 @@ fn fail(
         hold_until: pause_ms(state, profile, class, asked_ms).map(|ms| ended_at.plus_ms(ms)),
     };
     let mut events = Vec::new();
+    events.extend(blocked(state, &failed, ended_at));
     events.extend(tripped(state, profile, &failed, ended_at, random));
     if class == FailureClass::Gone && settings.enabled {
         let disabled = SubscriptionDisabled { reason: None, cause: Some(DisableCause::EndpointGone) };
@@ -96,6 +99,15 @@ fn fail(
         events.push(Event::Delivery(DeliveryEvent::Exhausted(DeliveryExhausted { delivery, attempts: number })));
     }
     events
+}
+
+/// What is told of an attempt that the operator's rules forbid, unless it was told a short while ago.
+fn blocked(state: &Subscription, failed: &AttemptFailed, ended_at: Timestamp) -> Option<Event> {
+    let told_lately = state.blocked_at.is_some_and(|at| ended_at < at.plus_ms(BLOCKED_PAUSE_MS));
+    (failed.code == FailureCode::Blocked && !told_lately).then(|| {
+        let (delivery, detail) = (failed.delivery, failed.detail.clone());
+        life(SubscriptionEvent::EgressBlocked(EgressBlocked { delivery, detail }))
+    })
 }
 
 /// For how long nothing else is sent to the endpoint; `None`: it goes on.

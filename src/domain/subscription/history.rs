@@ -135,6 +135,7 @@ impl Version {
             | SubscriptionEvent::Enabled(_)
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)

@@ -128,6 +128,7 @@ impl Settings {
                 self.revision += 1;
             }
             SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)

@@ -186,12 +186,19 @@ fn complaint(report: &TestReport) -> Option<UserError> {
 
 fn test_code(code: FailureCode) -> ErrorCode {
     match code {
-        FailureCode::Timeout => ErrorCode::WebhookTestTimeout,
+        FailureCode::Timeout | FailureCode::TlsTimeout => ErrorCode::WebhookTestTimeout,
         FailureCode::Status => ErrorCode::WebhookBadResponseCode,
         FailureCode::Dns
         | FailureCode::Connect
+        | FailureCode::TlsExpired
+        | FailureCode::TlsNotYetValid
+        | FailureCode::TlsWrongName
+        | FailureCode::TlsUntrusted
+        | FailureCode::TlsVersion
+        | FailureCode::TlsReset
         | FailureCode::Tls
         | FailureCode::Blocked
+        | FailureCode::Headers
         | FailureCode::Body
         | FailureCode::Aborted => ErrorCode::WebhookTestFailed,
     }

@@ -8,7 +8,7 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 57] = [
+const FIELDS: [(&str, Option<Scope>, &str); 58] = [
     ("rateLimit", None, "{ rateLimit { remaining } }"),
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
@@ -47,6 +47,7 @@ const FIELDS: [(&str, Option<Scope>, &str); 57] = [
     ("apiKeys", Some(Scope::KeysAdmin), "{ apiKeys { nodes { id } } }"),
     ("tenant", None, "{ tenant(id: \"ten_1\") { id } }"),
     ("tenants", Some(Scope::TenantsAdmin), "{ tenants { nodes { id } } }"),
+    ("systemAuditLog", Some(Scope::TenantsAdmin), "{ systemAuditLog { nodes { id } } }"),
     ("quarantine", Some(Scope::TenantsAdmin), "{ quarantine { stream } }"),
     ("projections", Some(Scope::TenantsAdmin), "{ projections { name } }"),
     ("profiles", Some(Scope::WebhooksRead), "{ profiles { name } }"),

@@ -13,8 +13,12 @@ pub(crate) enum Identity {
     Signed(&'static [&'static str]),
     /// Signed by the authority, but its time is over.
     Expired,
+    /// Signed by the authority, but its time has not come.
+    NotYetValid,
     /// Signed by itself.
     SelfSigned,
+    /// Signed by itself as an authority, as `openssl req -x509` does.
+    OwnAuthority,
 }
 
 static AUTHORITY: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
@@ -33,7 +37,7 @@ pub(crate) fn ca_pem() -> String {
 pub(crate) fn server_config(identity: Identity, alpn: &[&str]) -> Arc<ServerConfig> {
     let names: &[&str] = match identity {
         Identity::Signed(names) => names,
-        Identity::Expired | Identity::SelfSigned => &["127.0.0.1"],
+        Identity::Expired | Identity::NotYetValid | Identity::SelfSigned | Identity::OwnAuthority => &["127.0.0.1"],
     };
     let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
     let key = KeyPair::generate().unwrap();
@@ -44,7 +48,16 @@ pub(crate) fn server_config(identity: Identity, alpn: &[&str]) -> Arc<ServerConf
             params.not_after = date_time_ymd(2002, 1, 1);
             params.signed_by(&key, &AUTHORITY)
         }
+        Identity::NotYetValid => {
+            params.not_before = date_time_ymd(2998, 1, 1);
+            params.not_after = date_time_ymd(2999, 1, 1);
+            params.signed_by(&key, &AUTHORITY)
+        }
         Identity::SelfSigned => params.self_signed(&key),
+        Identity::OwnAuthority => {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.self_signed(&key)
+        }
     }
     .unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

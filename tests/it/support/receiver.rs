@@ -59,6 +59,8 @@ enum Act {
     Close,
     Drip { interval: Duration },
     Endless,
+    Gibibyte,
+    DripHead { interval: Duration },
     BreakOff,
     Raw(Vec<u8>),
 }
@@ -94,6 +96,16 @@ impl Script {
         Self::act(Act::Endless)
     }
 
+    /// Answers 200, promises a gibibyte and begins with it.
+    pub(crate) fn gibibyte() -> Self {
+        Self::act(Act::Gibibyte)
+    }
+
+    /// Answers 200, one byte of its header lines in each interval, which never end.
+    pub(crate) fn drip_head(interval: Duration) -> Self {
+        Self::act(Act::DripHead { interval })
+    }
+
     /// Answers 200, promises 100 bytes of body, sends 5 and closes the connection.
     pub(crate) fn break_off() -> Self {
         Self::act(Act::BreakOff)
@@ -108,9 +120,14 @@ impl Script {
     pub(crate) fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         match &mut self.act {
             Act::Answer { headers, .. } => headers.push((name.into(), value.into())),
-            Act::Hang | Act::Close | Act::Drip { .. } | Act::Endless | Act::BreakOff | Act::Raw(_) => {
-                panic!("only an answer has headers")
-            }
+            Act::Hang
+            | Act::Close
+            | Act::Drip { .. }
+            | Act::DripHead { .. }
+            | Act::Endless
+            | Act::Gibibyte
+            | Act::BreakOff
+            | Act::Raw(_) => panic!("only an answer has headers"),
         }
         self
     }
@@ -285,6 +302,19 @@ async fn play(act: Act, stream: &mut TlsStream<TcpStream>) -> std::io::Result<bo
             let chunk = [b"4000\r\n".as_slice(), &[b'x'; 0x4000], b"\r\n"].concat();
             loop {
                 stream.write_all(&chunk).await?;
+            }
+        }
+        Act::Gibibyte => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n").await?;
+            for _ in 0..1024 * 1024 {
+                stream.write_all(&[b'x'; 1024]).await?;
+            }
+        }
+        Act::DripHead { interval } => {
+            for byte in b"HTTP/1.1 200 OK\r\nx-slow: ".iter().chain(std::iter::repeat(&b'.')) {
+                stream.write_all(&[*byte]).await?;
+                stream.flush().await?;
+                tokio::time::sleep(interval).await;
             }
         }
         Act::BreakOff => {

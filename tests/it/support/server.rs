@@ -40,6 +40,7 @@ pub(crate) struct Server {
     folder: tempfile::TempDir,
     database: Option<Fresh>,
     config: PathBuf,
+    environment: Vec<(&'static str, String)>,
     process: Option<Child>,
     address: SocketAddr,
     /// The bootstrap key, which the first start printed.
@@ -57,9 +58,14 @@ impl Server {
         Self::start_with(ca_file, "")
     }
 
-    /// The same with more configuration: TOML sections that are not `database`, `server` or `egress`.
+    /// The same with more configuration: keys of `egress`, then TOML sections that are not `database` or `server`.
     pub(crate) fn start_with(ca_file: &Path, more: &str) -> Self {
-        Self::start_over(None, ca_file, more)
+        Self::start_over(None, ca_file, more, vec![])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_among(ca_file: &Path, environment: Vec<(&'static str, String)>) -> Self {
+        Self::start_over(None, ca_file, "", environment)
     }
 
     /// The same started once more, with these lines in the section `server`.
@@ -81,15 +87,20 @@ impl Server {
             Kind::Sqlite => None,
             Kind::Postgres => Some(Fresh::empty().await),
         };
-        Self::start_over(database, ca_file, more)
+        Self::start_over(database, ca_file, more, vec![])
     }
 
     /// The same over that database.
     pub(crate) fn start_in(database: Fresh, ca_file: &Path) -> Self {
-        Self::start_over(Some(database), ca_file, "")
+        Self::start_over(Some(database), ca_file, "", vec![])
     }
 
-    fn start_over(database: Option<Fresh>, ca_file: &Path, more: &str) -> Self {
+    fn start_over(
+        database: Option<Fresh>,
+        ca_file: &Path,
+        more: &str,
+        environment: Vec<(&'static str, String)>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = configure(folder.path(), database.as_ref(), ca_file, more);
         // The client insists on a provider, although this one speaks plain http; another test may have been first.
@@ -100,6 +111,7 @@ impl Server {
             folder,
             database,
             config,
+            environment,
             process: None,
             address,
             key: String::new(),
@@ -129,6 +141,7 @@ impl Server {
             .args(["serve", "--config"])
             .arg(&self.config)
             .env_remove("TIDINGS_SERVER__LISTEN")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(std::fs::File::options().create(true).append(true).open(self.stderr_path()).unwrap())
             .spawn()
@@ -172,6 +185,14 @@ impl Server {
     /// Waits until the program ends by itself; its exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.process.take().unwrap().wait().unwrap().code()
+    }
+
+    /// The memory that the program holds, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let id = self.process.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// What the program logged so far.

@@ -269,6 +269,7 @@ impl Account {
             | SubscriptionEvent::SecretRotated(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::TestSent(_)
+            | SubscriptionEvent::EgressBlocked(_)
             | SubscriptionEvent::RescheduleRequested(_)
             | SubscriptionEvent::CancellationRequested(_)
             | SubscriptionEvent::CircuitClosed(_) => {}
