@@ -116,11 +116,16 @@ fn verifiers_of(profile: &str) -> BTreeMap<&'static str, Covers> {
         "axissynapse-v1" => vec![
             ("axissynapse sample", Covers::Body),
             ("npm stripe", Covers::AnotherScheme),
+            ("pypi stripe", Covers::AnotherScheme),
             ("npm stripe on its own header", Covers::ItsOwnHeader),
         ],
         "standard-v1" => vec![],
-        "stripe-style-v1" => return [("npm stripe", Covers::TimestampBody)].into(),
-        "ed25519-style-v1" => return [("node Ed25519", Covers::IdTimestampBody)].into(),
+        "stripe-style-v1" => {
+            return ["npm stripe", "pypi stripe"].map(|verifier| (verifier, Covers::TimestampBody)).into();
+        }
+        "ed25519-style-v1" => {
+            return ["node Ed25519", "pypi cryptography"].map(|verifier| (verifier, Covers::IdTimestampBody)).into();
+        }
         "github-style-v1" => return [("npm @octokit/webhooks-methods", Covers::Body)].into(),
         other => panic!("nobody verifies {other} yet"),
     };
