@@ -112,7 +112,7 @@ impl HttpClient {
         if config.connect_timeout_ms == 0 {
             return Err(ConfigError::ConnectTimeoutZero);
         }
-        let policy = Arc::new(EgressPolicy::new(config, listeners));
+        let policy = Arc::new(EgressPolicy::of(config, listeners));
         let resolver = GuardedResolver::new(Arc::clone(&policy), config.name_servers.clone());
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.extra_ca)?)

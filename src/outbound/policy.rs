@@ -94,8 +94,13 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
+    /// `allow` opens ranges that the table forbids, `deny` closes ranges and wins over both.
+    pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
+        Self { allow, deny, ..Self::default() }
+    }
+
     /// What the configuration says, in a process that listens there itself.
-    pub fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
+    pub fn of(config: &Config, listeners: &[SocketAddr]) -> Self {
         Self {
             allow: config.allow_cidrs.clone(),
             deny: config.deny_cidrs.clone(),
@@ -165,8 +170,7 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> EgressPolicy {
-        let config = Config { allow_cidrs: nets(allow), deny_cidrs: nets(deny), ..Config::default() };
-        EgressPolicy::new(&config, &[])
+        EgressPolicy::new(nets(allow), nets(deny))
     }
 
     #[test]
@@ -208,7 +212,7 @@ mod tests {
     #[test]
     fn an_address_behind_nat64_is_judged_as_what_it_carries_where_the_operator_says_so() {
         let config = Config { nat64: Nat64::Decode, deny_cidrs: nets(&["8.8.4.4/32"]), ..Config::default() };
-        let policy = EgressPolicy::new(&config, &[]);
+        let policy = EgressPolicy::of(&config, &[]);
         assert!(policy.permits_resolved(ip("64:ff9b::8.8.8.8")));
         let forbidden = ["64:ff9b::127.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b::8.8.4.4", "64:ff9b::0.0.0.0"];
         for text in forbidden.into_iter().chain(["64:ff9b:1::8.8.8.8", "2002:808:808::", "::8.8.8.8", "::1"]) {
@@ -217,12 +221,12 @@ mod tests {
         assert!(!policy.permits(ip("64:ff9b::8.8.8.8")), "in a URL it is refused");
         assert!(!EgressPolicy::default().permits_resolved(ip("64:ff9b::8.8.8.8")), "unless the operator says so");
         let denied = Config { deny_cidrs: nets(&["64:ff9b::/96"]), ..config };
-        assert!(!EgressPolicy::new(&denied, &[]).permits_resolved(ip("64:ff9b::8.8.8.8")), "a closed range wins");
+        assert!(!EgressPolicy::of(&denied, &[]).permits_resolved(ip("64:ff9b::8.8.8.8")), "a closed range wins");
     }
 
     fn hosts(list: &[&str]) -> EgressPolicy {
         let allow_hosts = list.iter().map(|host| (*host).to_owned().try_into().expect("a pattern")).collect();
-        EgressPolicy::new(&Config { allow_hosts, ..Config::default() }, &[])
+        EgressPolicy::of(&Config { allow_hosts, ..Config::default() }, &[])
     }
 
     #[test]
@@ -254,7 +258,7 @@ mod tests {
     #[test]
     fn our_own_listeners_are_nobodys_endpoint() {
         let listeners = ["0.0.0.0:8080", "127.0.0.1:9090"].map(|address| address.parse().expect("an address"));
-        let policy = EgressPolicy::new(&Config::default(), &listeners);
+        let policy = EgressPolicy::of(&Config::default(), &listeners);
         for (address, port, own) in [
             ("127.0.0.1", Some(8080), true),
             ("127.0.0.2", Some(8080), true),

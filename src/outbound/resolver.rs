@@ -149,6 +149,8 @@ impl Resolve for GuardedResolver {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::Hosts;
+
     use super::*;
 
     fn judged(answers: &[&str]) -> Result<Vec<String>, UrlRefusal> {
@@ -167,6 +169,22 @@ mod tests {
         ] {
             assert_eq!(judged(answers), Err(UrlRefusal::AddressForbidden), "{answers:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_hosts_file_counts_and_its_addresses_are_judged_like_others() {
+        let mut hosts = Hosts::default();
+        let file = "10.0.0.5 inside.example.com\n8.8.8.8 outside.example.com\n2606:4700::1 outside.example.com\n";
+        hosts.read_hosts_conf(file.as_bytes()).expect("a hosts file");
+        // Nobody is asked: what is not in the file has no address.
+        let nobody = vec!["127.0.0.1:9".parse().expect("an address")];
+        let mut resolver = build(&nobody).expect("a resolver");
+        resolver.set_hosts(Arc::new(hosts));
+        let gate = GuardedResolver::new(Arc::new(EgressPolicy::default()), nobody);
+        *gate.shared.resolver.lock().expect("nobody panicked") = Some(resolver);
+        assert_eq!(gate.addresses("inside.example.com", Some(443)).await, Err(UrlRefusal::AddressForbidden));
+        let outside = gate.addresses("outside.example.com", Some(443)).await.expect("they are public");
+        assert_eq!(outside[0], IpAddr::from([8, 8, 8, 8]));
     }
 
     #[test]
