@@ -19,6 +19,7 @@ mod event_store;
 mod event_streams;
 mod explain;
 mod faulty_endpoints;
+mod headers;
 mod history;
 mod jobs;
 mod key_store;
