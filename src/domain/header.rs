@@ -15,8 +15,6 @@ use super::id::SecretId;
 use super::profile::Profile;
 use super::secret::Secret;
 
-/// The most that a profile may allow.
-pub const MAX_HEADERS: u32 = 20;
 /// The most bytes of a name.
 pub const MAX_NAME_BYTES: usize = 100;
 /// The most bytes of a value.

@@ -5,6 +5,7 @@
 mod actors;
 mod api;
 mod architecture;
+mod canary;
 mod canonical_json;
 mod circuit;
 mod command_line;

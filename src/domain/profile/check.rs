@@ -8,7 +8,6 @@ use super::{
     Algorithm, Breaker, Classes, Envelope, Field, FieldValue, Header, HeaderValue, Jitter, KeyForm, MAX_DISTINCT,
     Piece, Place, Profile, Retry, RetryAfter, Signature, SignedContent, Success, Template, built_in,
 };
-use crate::domain::header::MAX_HEADERS as MAX_CUSTOM_HEADERS;
 
 /// Headers that belong to the connection or to this program (in lower case).
 const RESERVED_HEADERS: [&str; 15] = [
@@ -47,7 +46,7 @@ const OVERLAP_S: RangeInclusive<u64> = 0..=30 * 86_400;
 const RESTORE_S: RangeInclusive<u64> = 0..=30 * 86_400;
 const STATUS: RangeInclusive<u16> = 100..=599;
 const PERCENT: RangeInclusive<u8> = 1..=100;
-const CUSTOM_HEADERS: RangeInclusive<u32> = 0..=MAX_CUSTOM_HEADERS;
+const CUSTOM_HEADERS: RangeInclusive<u32> = 0..=20;
 /// Failures that a circuit breaker waits for, and probes.
 const RUN: RangeInclusive<u32> = 1..=10_000;
 const DAY_MS: u64 = 86_400_000;
