@@ -1,5 +1,7 @@
 //! Custom headers of webhooks through the API, to a real endpoint: sent as they were written, and shown to nobody (S8, C15).
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::receiver::{Receiver, Script};
@@ -39,6 +41,14 @@ impl Setting {
         let input = json!({ "url": self.receiver.url("/hook"), "eventFilters": ["user.created"], "enabled": true,
             "profile": profile, "headers": headers });
         self.server.data(CREATE, json!({ "input": input })).await["createWebhook"].take()
+    }
+
+    /// Runs a command, which must succeed.
+    fn tidings(&self, arguments: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.args(arguments).arg("--config").arg(self.server.config()).current_dir(self.server.folder());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
     async fn update(&self, id: &Value, more: Value) -> Value {
@@ -105,6 +115,23 @@ async fn custom_headers_are_sent_and_never_shown(kind: Kind) {
     assert_eq!(updated.unwrap()["changes"]["headers"]["to"], json!(null));
     let told = seen.to_string() + &tested.to_string() + &setting.server.stderr();
     assert!(![FIRST, SECOND, "first-value", "eu\""].iter().any(|value| told.contains(value)), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_headers_move_with_an_export() {
+    // S8
+    let mut setting = setting(Kind::Sqlite).await;
+    let created = setting.create("axissynapse-v1", json!([{ "name": "X-API-Key", "value": FIRST }])).await;
+    assert_eq!(created["userErrors"], json!([]));
+    setting.tidings(&["export", "export.jsonl"]);
+    assert_eq!(setting.server.terminate(), Some(0));
+    let moved = setting.server.folder().join("moved.db");
+    setting.server.move_to(&format!("sqlite://{}", moved.display()));
+    setting.tidings(&["import", "export.jsonl"]);
+    setting.server.restart();
+    setting.server.data(PUBLISH, json!({})).await;
+    assert_eq!(setting.receiver.wait_for(1).await[0].header("x-api-key"), Some(FIRST));
+    setting.tidings(&["verify"]);
 }
 
 async fn what_may_not_be_a_header_is_told_by_its_place(kind: Kind) {

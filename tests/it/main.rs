@@ -29,6 +29,7 @@ mod ledger;
 mod listen;
 mod listeners;
 mod live;
+mod log_fields;
 mod operations;
 mod ordered;
 mod outbound;
