@@ -343,6 +343,7 @@ impl<'a> Told<'a> {
             public_key: None,
             rate_limit_per_s: None,
             ordered: false,
+            headers: None,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }

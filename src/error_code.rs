@@ -51,6 +51,8 @@ error_codes! {
     WebhookTestFailed = "WEBHOOK_TEST_FAILED", 422;
     /// A supplied secret is too short, too long, or not made of visible ASCII characters.
     WebhookSecretInvalid = "WEBHOOK_SECRET_INVALID", 422;
+    /// A custom header has a reserved or impossible name or an impossible value, or there are too many.
+    WebhookHeaderInvalid = "WEBHOOK_HEADER_INVALID", 422;
     /// The event type is neither in the catalogue nor registered by the tenant.
     EventTypeUnknown = "EVENT_TYPE_UNKNOWN", 422;
     /// The event type is registered already, with another definition.
@@ -130,6 +132,7 @@ impl ErrorCode {
             | Self::WebhookBadResponseCode
             | Self::WebhookTestFailed
             | Self::WebhookSecretInvalid
+            | Self::WebhookHeaderInvalid
             | Self::EventTypeUnknown
             | Self::EventTypeExists
             | Self::MessageTooLarge

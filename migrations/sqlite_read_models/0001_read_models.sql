@@ -115,7 +115,9 @@ CREATE TABLE webhook (
     updated_at_ms INTEGER NOT NULL,
     rate_limit_per_s INTEGER,
     ordered INTEGER NOT NULL,
-    hold_until_ms INTEGER
+    hold_until_ms INTEGER,
+    -- Names and fingerprint of the custom headers.
+    headers TEXT
 ) STRICT;
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);

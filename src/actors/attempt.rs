@@ -25,6 +25,7 @@ use super::subscription::SubscriptionMessage;
 use crate::codec::{self, DecodeError};
 use crate::domain::event::{Event, ExpiryReason, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
+use crate::domain::header::CustomHeaders;
 use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::message::SALT_BYTES;
 use crate::domain::outcome::{Exchange, Failure, FailureCode};
@@ -50,6 +51,8 @@ pub struct Target {
     pub profile: &'static Profile,
     /// The secrets that sign, the current one first.
     pub secrets: Vec<SecretId>,
+    /// The custom headers that go along.
+    pub headers: Option<SecretId>,
     /// Under which revision.
     pub revision: u64,
 }
@@ -63,6 +66,7 @@ impl Target {
             url: settings.url.clone(),
             profile: settings.profile().ok()?,
             secrets: settings.signing_secrets(now),
+            headers: settings.headers.as_ref().map(|headers| headers.secret),
             revision: settings.revision,
         })
     }
@@ -77,6 +81,8 @@ enum Unmade {
     Decode(#[from] DecodeError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error("the custom headers cannot be opened")]
+    Headers(#[source] VaultError),
     #[error("there is no message at {0}")]
     NoMessage(Position),
     #[error("the data of the message at {0} is damaged")]
@@ -87,6 +93,23 @@ enum Unmade {
     Withdrawn,
     #[error("the message at {position} is gone: {reason:?}")]
     Gone { position: Position, reason: ExpiryReason },
+}
+
+impl Unmade {
+    /// What the subscription's owner may know of it.
+    fn told(&self) -> &'static str {
+        match self {
+            Self::Headers(_) => "the custom headers cannot be opened: set them again",
+            Self::Read(_)
+            | Self::Decode(_)
+            | Self::Vault(_)
+            | Self::NoMessage(_)
+            | Self::Damaged(_)
+            | Self::History(_)
+            | Self::Withdrawn
+            | Self::Gone { .. } => "the attempt could not be made",
+        }
+    }
 }
 
 /// Where a subscription sends now, for its attempts that have not begun; `None` while it sends nothing.
@@ -153,7 +176,7 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
             }
             Err(error) => {
                 tracing::error!(delivery.id = %delivery, error = &error as &dyn std::error::Error, "attempt could not be made");
-                aborted("the attempt could not be made")
+                aborted(error.told())
             }
         };
         if let Some(finished) = &mut report.finished {
@@ -205,12 +228,21 @@ async fn attempt(
         sequence: due.sequence,
     };
     let url = url(context, target, due.revision).await?;
-    let request = request(context, target, url, &content, at, target.profile.timeout_ms).await?;
+    let (request, custom) = request(context, target, url, &content, at, target.profile.timeout_ms).await?;
     // Whatever was decided while all this was read counts: nothing waits between this look and the sending.
     if target_of(current).is_none_or(|newest| newest.revision != target.revision) {
         return Err(Unmade::Withdrawn);
     }
-    Ok(context.transport.post(request).await)
+    Ok(post(context, request, &custom).await)
+}
+
+/// Sends it. What the endpoint sends back of the custom headers is not kept.
+async fn post(context: &Context, request: Request, custom: &CustomHeaders) -> Exchange {
+    let mut exchange = context.transport.post(request).await;
+    if let Ok(response) = &mut exchange.result {
+        custom.redact(&mut response.preview);
+    }
+    exchange
 }
 
 /// Where to send: to the newest URL, or to that of the revision under which the delivery was scheduled. What the
@@ -233,7 +265,7 @@ async fn request(
     content: &Content<'_>,
     at: Timestamp,
     timeout_ms: u64,
-) -> Result<Request, Unmade> {
+) -> Result<(Request, CustomHeaders), Unmade> {
     let mut secrets = Vec::with_capacity(target.secrets.len());
     for id in &target.secrets {
         let binding = Binding::signing_secret(target.tenant, target.subscription, *id);
@@ -245,8 +277,17 @@ async fn request(
         }
     }
     let body = signing::body(target.profile, content);
-    let headers = signing::headers(target.profile, content, &body, &secrets, at);
-    Ok(Request { url, headers, body: Bytes::from(body), timeout_ms })
+    let mut headers = signing::headers(target.profile, content, &body, &secrets, at);
+    let custom = custom_headers(context, target).await?;
+    headers.extend(custom.expose().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Ok((Request { url, headers, body: Bytes::from(body), timeout_ms }, custom))
+}
+
+async fn custom_headers(context: &Context, target: &Target) -> Result<CustomHeaders, Unmade> {
+    let Some(id) = target.headers else { return Ok(CustomHeaders::default()) };
+    let binding = Binding::custom_headers(target.tenant, target.subscription, id);
+    let sealed = context.vault.secret(&binding).await.map_err(Unmade::Headers)?;
+    CustomHeaders::of_secret(&sealed).ok_or_else(|| Unmade::Headers(VaultError::Damaged(id.to_string())))
 }
 
 async fn read_message(context: &Context, position: Position) -> Result<(MessagePublished, String), Unmade> {
@@ -295,10 +336,10 @@ pub(super) async fn test(
         sequence: None,
     };
     match request(context, target, target.url.clone(), &content, at, target.profile.test_timeout_ms).await {
-        Ok(request) => (Some(request.clone()), context.transport.post(request).await),
+        Ok((request, custom)) => (Some(request.clone()), post(context, request, &custom).await),
         Err(error) => {
             tracing::error!(subscription.id = %target.subscription, error = &error as &dyn std::error::Error, "test delivery could not be made");
-            (None, aborted("the test delivery could not be made"))
+            (None, aborted(error.told()))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
+mod headers;
 mod jobs;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::{Context, attempt, intake};
 use crate::domain::event::ReenableMode;
 use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
+use crate::domain::header::{CustomHeaders, GivenHeaders, InvalidHeaders};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::outcome::Exchange;
@@ -54,6 +56,9 @@ pub enum EngineError {
     /// The supplied secret is refused.
     #[error(transparent)]
     Secret(#[from] InvalidSecret),
+    /// The custom headers are refused.
+    #[error(transparent)]
+    Headers(#[from] InvalidHeaders),
     /// The profile makes its own secrets.
     #[error("profile '{0}' makes its own secrets")]
     SecretNotSupplied(String),
@@ -94,6 +99,7 @@ impl EngineError {
             Self::Message(refusal) => refusal.code(),
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
+            Self::Headers(_) => ErrorCode::WebhookHeaderInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
             Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Store(KeyStoreError::Full(_))) => {
                 ErrorCode::StorageFull
@@ -165,6 +171,8 @@ pub struct NewSubscription {
     pub rate_limit_per_s: Option<u32>,
     /// Whether each delivery waits for the end of the one before.
     pub ordered: bool,
+    /// Headers of its own.
+    pub headers: GivenHeaders,
 }
 
 /// How a test delivery went.
@@ -172,7 +180,7 @@ pub struct NewSubscription {
 pub struct TestReport {
     /// Whether the profile counts the answer as success.
     pub verified: bool,
-    /// Names and values that were sent; none if nothing could be.
+    /// Names and values that were sent, those of custom headers hidden; none if nothing could be.
     pub headers: Vec<(String, String)>,
     /// The bytes that were sent.
     pub body: Bytes,
@@ -299,6 +307,7 @@ impl Engine {
         profile.check_filters(&new.filters).map_err(subscription::Refusal::from)?;
         let url = self.check_url(tenant, &new.url).await?;
         let secret = self.secret_for(profile, new.secret.as_deref())?;
+        let headers = CustomHeaders::check(profile, new.headers)?;
         let clock = &*self.context.clock;
         let (id, sealed) = (clock.subscription_id(), clock.secret_id());
         self.context.vault.store(&Binding::signing_secret(tenant, id, sealed), &secret, clock).await?;
@@ -315,28 +324,16 @@ impl Engine {
             public_key: secret.public_key(),
             rate_limit_per_s: new.rate_limit_per_s,
             ordered: new.ordered,
+            headers: self.seal_headers(tenant, id, &headers).await?,
         };
+        let sealed = Binding::all_of(&Settings::created(&created));
         match self.subscription(tenant, id, Command::Create(created), meta).await {
             Ok(done) => Ok((id, secret, done)),
             Err(error) => {
-                self.discard_if_refused(&error, &Binding::signing_secret(tenant, id, sealed)).await?;
+                self.discard_if_refused(&error, &sealed).await?;
                 Err(error)
             }
         }
-    }
-
-    /// Changes a subscription's settings; a new URL passes the same checks as at creation.
-    pub async fn update_subscription(
-        &self,
-        tenant: TenantId,
-        id: SubscriptionId,
-        mut update: subscription::Update,
-        meta: Meta,
-    ) -> Result<Done, EngineError> {
-        if let Some(url) = &update.url {
-            update.url = Some(self.check_url(tenant, url).await?);
-        }
-        self.subscription(tenant, id, Command::Update(update), meta).await
     }
 
     /// Gives a subscription a new secret. It is in the answer and nowhere else.
@@ -360,14 +357,10 @@ impl Engine {
         let done = match self.subscription(tenant, id, command, meta).await {
             Ok(done) => done,
             Err(error) => {
-                self.discard_if_refused(&error, &Binding::signing_secret(tenant, id, sealed)).await?;
+                self.discard_if_refused(&error, &[Binding::signing_secret(tenant, id, sealed)]).await?;
                 return Err(error);
             }
         };
-        let kept = |old| done.settings.as_ref().is_some_and(|now| now.secrets.iter().any(|secret| secret.id == old));
-        for old in before.secrets.iter().map(|secret| secret.id).filter(|old| !kept(*old)) {
-            self.context.vault.destroy(&Binding::signing_secret(tenant, id, old)).await?;
-        }
         Ok((secret, done))
     }
 
@@ -398,7 +391,10 @@ impl Engine {
             latency_ms: exchange.latency_ms,
         };
         let done = self.subscription(tenant, id, Command::RecordTest(sent), meta).await?;
-        let (headers, body) = request.map_or_else(Default::default, |request| (request.headers, request.body));
+        let (mut headers, body) = request.map_or_else(Default::default, |request| (request.headers, request.body));
+        if let Some(custom) = &settings.headers {
+            custom.mask(&mut headers);
+        }
         Ok(TestReport { verified, headers, body, exchange, position: done.position })
     }
 
@@ -433,14 +429,7 @@ impl Engine {
         expected_revision: Option<u64>,
         meta: Meta,
     ) -> Result<Done, EngineError> {
-        let before = self.settings(tenant, id).await?;
-        let done = self.subscription(tenant, id, Command::Delete { expected_revision }, meta).await?;
-        if before.restore_window_s().is_none() {
-            for secret in before.secrets {
-                self.context.vault.destroy(&Binding::signing_secret(tenant, id, secret.id)).await?;
-            }
-        }
-        Ok(done)
+        self.subscription(tenant, id, Command::Delete { expected_revision }, meta).await
     }
 
     /// Brings a deleted subscription back, disabled and owing nothing, as long as its profile lets it.
@@ -531,10 +520,12 @@ impl Engine {
         Ok(endpoint.as_str().to_owned())
     }
 
-    /// A secret of a refused command is nobody's. Of one whose outcome is unknown it may be somebody's.
-    async fn discard_if_refused(&self, error: &EngineError, sealed: &Binding) -> Result<(), EngineError> {
+    /// Secrets of a refused command are nobody's. Of one whose outcome is unknown they may be somebody's.
+    async fn discard_if_refused(&self, error: &EngineError, sealed: &[Binding]) -> Result<(), EngineError> {
         if matches!(error, EngineError::Subscription(_) | EngineError::Overloaded) {
-            self.context.vault.destroy(sealed).await?;
+            for secret in sealed {
+                self.context.vault.destroy(secret).await?;
+            }
         }
         Ok(())
     }

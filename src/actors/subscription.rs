@@ -264,11 +264,15 @@ impl State {
         };
         match decision {
             Ok(events) => {
-                let changed = !events.is_empty();
+                let (changed, sealed) = (!events.is_empty(), self.sealed());
                 self.append(me, &events, Some(&meta))?;
                 let (settings, job) = (self.loaded.state.settings().ok().cloned(), self.running_job());
-                let done = Done { position: None, changed, settings, job };
-                self.gate.push(&self.loaded, Effect::Reply(reply, Box::new(done)));
+                let done = Box::new(Done { position: None, changed, settings, job });
+                let effect = match self.replaced(sealed) {
+                    None => Effect::Reply(reply, done),
+                    Some(replaced) => Effect::ReplyBehind(replaced, reply, done),
+                };
+                self.gate.push(&self.loaded, effect);
             }
             Err(refusal) => self.gate.push(&self.loaded, Effect::Refuse(reply, refusal)),
         }

@@ -192,7 +192,8 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// Which log lines are written: a level or `tracing` directives. Default: `info,ractor=warn`.
+    /// Which log lines are written: a level or `tracing` directives; those of libraries never below `info`. Default:
+    /// `info,ractor=warn`.
     pub filter: String,
     /// `text` for people, `json` for machines. Default: `text`.
     pub format: LogFormat,

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::circuit::TripCause;
 use super::filter::{EventType, Filter};
+use super::header::SealedHeaders;
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::job::{JobEnded, JobProgress, JobStarted};
 use super::outcome::{FailureClass, FailureCode, Response};
@@ -245,6 +246,9 @@ pub struct SubscriptionCreated {
     /// Whether each delivery waits for the end of the one before; absent: no.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ordered: bool,
+    /// Its custom headers; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<SealedHeaders>,
 }
 
 /// From one value to another.
@@ -274,6 +278,9 @@ pub struct SubscriptionUpdated {
     /// Whether each delivery waits for the end of the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<Change<bool>>,
+    /// Its custom headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Change<Option<SealedHeaders>>>,
 }
 
 /// A subscription began, or began again, to send.

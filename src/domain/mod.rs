@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod profile;
 pub mod circuit;
 pub mod secret;
+pub mod header;
 pub mod signing;
 pub mod scope;
 pub mod api_key;

@@ -69,6 +69,9 @@ pub struct Profile {
     pub rotation_overlap_default_s: u64,
     /// Which deliveries may be sent again (C17).
     pub redelivery: Redelivery,
+    /// Which headers of its own a subscription may have (C15); absent: none.
+    #[serde(default)]
+    pub custom_headers: CustomHeaderRules,
     /// Where a delivery goes when the URL has changed since it was triggered; absent: to the new one.
     #[serde(default)]
     pub url_as_of: UrlAsOf,
@@ -213,6 +216,14 @@ pub struct FilterRules {
     pub empty: bool,
 }
 
+/// What headers of its own a subscription may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomHeaderRules {
+    /// How many at most.
+    pub max: u32,
+}
+
 /// Which deliveries may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -302,6 +313,12 @@ impl Profile {
         let mut telling = self.headers.iter().filter(|header| header.value == value).map(|header| header.name.as_str());
         let first = telling.next();
         first.into_iter().chain(telling).find(|name| name.eq_ignore_ascii_case(standard)).or(first)
+    }
+
+    /// The names of all headers that it sends but `Content-Type`.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        let signatures = self.signatures.iter().map(|signature| signature.header.as_str());
+        self.headers.iter().map(|header| header.name.as_str()).chain(signatures)
     }
 
     /// Attempts in all.

@@ -43,6 +43,7 @@ use super::event::{
     DeliverySucceeded, Event, HoldChanged, RedeliveryRequested, SecretRotated, SubscriptionCreated,
     SubscriptionDisabled, SubscriptionEnabled, SubscriptionEvent, SubscriptionUpdated,
 };
+use super::header::SealedHeaders;
 use super::id::{DeliveryId, SecretId, TenantId};
 use super::job::Job;
 use super::profile::{self, Redelivery};
@@ -178,6 +179,7 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         filters: difference(&settings.filters, update.filters),
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
         ordered: difference(&settings.ordered, update.ordered),
+        headers: new_headers(&settings.headers, update.headers),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -188,6 +190,19 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
 
 fn difference<T: Clone + PartialEq>(from: &T, to: Option<T>) -> Option<Change<T>> {
     to.filter(|to| to != from).map(|to| Change { from: from.clone(), to })
+}
+
+/// The same headers under another seal are no change.
+fn new_headers(
+    from: &Option<SealedHeaders>,
+    to: Option<Option<SealedHeaders>>,
+) -> Option<Change<Option<SealedHeaders>>> {
+    let same = |to: &Option<SealedHeaders>| match (from, to) {
+        (Some(from), Some(to)) => from.says_the_same(to),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    to.filter(|to| !same(to)).map(|to| Change { from: from.clone(), to })
 }
 
 fn check_revision(settings: &Settings, expected: Option<u64>) -> Result<(), Refusal> {

@@ -147,6 +147,7 @@ impl History {
                 filters: patterns.map(filters),
                 rate_limit_per_s: None,
                 ordered: None,
+                headers: None,
             }),
             Step::Order(ordered) => Command::Update(Update { ordered: Some(ordered), ..Update::default() }),
             Step::Enable => Command::Enable,

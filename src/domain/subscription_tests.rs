@@ -5,6 +5,8 @@
 mod attempts;
 #[path = "subscription_deletion_tests.rs"]
 mod deletion;
+#[path = "subscription_header_tests.rs"]
+mod header;
 #[path = "subscription_health_tests.rs"]
 mod health;
 #[path = "subscription_job_tests.rs"]
@@ -114,6 +116,7 @@ fn subscription() -> Creation {
         public_key: None,
         rate_limit_per_s: None,
         ordered: false,
+        headers: None,
     })
 }
 
@@ -382,6 +385,7 @@ mod change {
             filters: Some(filters(&["role.changed"])),
             rate_limit_per_s: Some(Some(5)),
             ordered: Some(true),
+            headers: Some(Some(header::headers("aa"))),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
@@ -389,6 +393,7 @@ mod change {
             filters: Some(Change { from: filters(&["user.created"]), to: filters(&["role.changed"]) }),
             rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
             ordered: Some(Change { from: false, to: true }),
+            headers: Some(Change { from: None, to: Some(header::headers("aa")) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
@@ -397,6 +402,7 @@ mod change {
         assert_eq!(settings.filters, filters(&["role.changed"]));
         assert_eq!(settings.rate_limit_per_s, Some(5));
         assert!(settings.ordered);
+        assert_eq!(settings.headers, Some(header::headers("aa")));
         assert_eq!(settings.revision, 2);
     }
 
@@ -421,6 +427,7 @@ mod change {
             filters: Some(filters(&["user.created"])),
             rate_limit_per_s: Some(None),
             ordered: Some(false),
+            headers: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

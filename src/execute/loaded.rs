@@ -16,6 +16,7 @@ use crate::codec;
 use crate::domain::circuit::{Circuit, Opened, Phase, Recovery, Run, TripCause};
 use crate::domain::event::{Event, LastFailure, SubscriptionEvent};
 use crate::domain::filter::Filter;
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
@@ -412,6 +413,11 @@ fn samples() -> [Saved; 3] {
         rate_limit_per_s: Some(1),
         ordered: true,
         hold_until: Some(at),
+        headers: Some(SealedHeaders {
+            secret: SecretId::from_parts(1, 1),
+            names: vec!["X-Sample".into()],
+            fingerprint: "00".into(),
+        }),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),

@@ -12,6 +12,7 @@ use super::{messages_stream, subscription_of, tenant_of};
 use crate::codec;
 use crate::domain::audit::masked_url;
 use crate::domain::event::{ApiKeyIssued, Event, MessageEvent, TenantEvent};
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, SubscriptionId, TenantId};
 use crate::domain::subscription::{KnownSecret, Open, Settings, Subscription, Version};
 use crate::domain::tenant::Tenant;
@@ -100,6 +101,7 @@ fn settings(version: &Version) -> Value {
         rate_limit_per_s,
         ordered,
         hold_until,
+        headers,
     } = &version.settings;
     json!({
         "profile": profile,
@@ -110,6 +112,7 @@ fn settings(version: &Version) -> Value {
         "rate_limit_per_s": rate_limit_per_s,
         "ordered": ordered,
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
+        "headers": headers.as_ref().map(SealedHeaders::told),
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 use super::MATCHER;
 use super::vault::Binding;
 use crate::codec;
-use crate::domain::event::{Event, SubscriptionEvent};
+use crate::domain::event::{Event, SubscriptionEvent, SubscriptionUpdated};
 use crate::event_store::{Claim, EventReader, Position, ReadError, Recorded, without_holes};
 use crate::key_store::{KeyStore, KeyStoreError};
 
@@ -194,7 +194,7 @@ async fn heads(reader: &dyn EventReader) -> Result<Vec<u64>, ReadError> {
     Ok(heads)
 }
 
-/// Whether the current secret of every subscription, as of these heads, is among the known ones. A secret is stored
+/// Whether the current secret and custom headers of every subscription, as of these heads, are among the known ones. A secret is stored
 /// before the event that names it, and destroyed after the one that replaces it: only one that was replaced behind the
 /// heads can be missing.
 async fn secrets_are_whole(
@@ -210,8 +210,8 @@ async fn secrets_are_whole(
             let Some(last) = page.last() else { break };
             after = last.position;
             for recorded in page.iter().filter(|recorded| replaces_secret(recorded)) {
-                let current = secret_as_of(reader, &recorded.stream, *pinned).await?;
-                if current.is_some_and(|secret| !known.contains(&secret)) {
+                let current = secrets_as_of(reader, &recorded.stream, *pinned).await?;
+                if current.iter().any(|secret| !known.contains(secret)) {
                     return Ok(false);
                 }
             }
@@ -225,20 +225,24 @@ fn replaces_secret(recorded: &Recorded) -> bool {
         codec::decode(recorded),
         Ok(Event::Subscription(
             SubscriptionEvent::SecretRotated(_)
+                | SubscriptionEvent::Updated(SubscriptionUpdated { headers: Some(_), .. })
                 | SubscriptionEvent::Deleted(_)
                 | SubscriptionEvent::SecretsDestroyed(_)
         ))
     )
 }
 
-/// The row of the secret that a subscription signs by as of a number; `None` if it was not made yet.
-async fn secret_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Result<Option<String>, ReadError> {
-    let (mut owner, mut secret, mut next) = (None, None, 1);
+/// The rows of the secret that a subscription signs by, and of its custom headers, as of a number; none if it was not made
+/// yet.
+async fn secrets_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Result<Vec<String>, ReadError> {
+    let (mut owner, mut secret, mut headers, mut next) = (None, None, None, 1);
     loop {
         let page = reader.read_stream(stream, next, PAGE).await?;
         let Some(last) = page.last() else {
-            let binding = |((tenant, id), secret)| Binding::signing_secret(tenant, id, secret).name().to_owned();
-            return Ok(owner.zip(secret).map(binding));
+            let Some((tenant, id)) = owner else { return Ok(vec![]) };
+            let secret = secret.map(|secret| Binding::signing_secret(tenant, id, secret));
+            let headers = headers.map(|headers| Binding::custom_headers(tenant, id, headers));
+            return Ok(secret.into_iter().chain(headers).map(|row| row.name().to_owned()).collect());
         };
         next = last.version + 1;
         for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
@@ -246,10 +250,15 @@ async fn secret_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Resu
                 Ok(Event::Subscription(SubscriptionEvent::Created(created))) => {
                     owner = Some((created.tenant, created.subscription));
                     secret = Some(created.secret);
+                    headers = created.headers.map(|headers| headers.secret);
                 }
                 Ok(Event::Subscription(SubscriptionEvent::SecretRotated(rotated))) => {
                     secret = Some(rotated.secret);
                 }
+                Ok(Event::Subscription(SubscriptionEvent::Updated(SubscriptionUpdated {
+                    headers: Some(change),
+                    ..
+                }))) => headers = change.to.map(|headers| headers.secret),
                 // What cannot be read is exported as it is.
                 Ok(_) | Err(_) => {}
             }

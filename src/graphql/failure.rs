@@ -6,6 +6,7 @@ use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
 
 use super::caller::MissingScope;
 use crate::actors::EngineError;
+use crate::domain::header::{InvalidHeader, InvalidHeaders, Place};
 use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
 use crate::event_store::ReadError;
@@ -107,6 +108,9 @@ impl From<MissingScope> for Failure {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
+        if let EngineError::Headers(InvalidHeaders(problems)) = &error {
+            return Self::Refused(problems.iter().map(of_header).collect());
+        }
         match UserErrorCode::of(error.code()) {
             Some(code) => UserError::new(code, &error, &place(&error)).because(error.reason()).into(),
             None if error.code() == ErrorCode::Overloaded => {
@@ -120,6 +124,18 @@ impl From<EngineError> for Failure {
             None if error.code() == ErrorCode::StorageUnavailable => Self::Failed(unavailable(&error)),
             None => Self::Failed(internal(&error)),
         }
+    }
+}
+
+/// What is wrong with a custom header, and in which.
+fn of_header(problem: &InvalidHeader) -> UserError {
+    let at = |index: usize, part| {
+        UserError::new(UserErrorCode::WebhookHeaderInvalid, problem, &["input", "headers", &index.to_string(), part])
+    };
+    match problem.place {
+        Place::All => UserError::new(UserErrorCode::WebhookHeaderInvalid, problem, &["input", "headers"]),
+        Place::Name(index) => at(index, "name"),
+        Place::Value(index) => at(index, "value"),
     }
 }
 
@@ -186,6 +202,8 @@ user_error_codes! {
     WebhookTestFailed
     /// A supplied secret is too short, too long, or not made of visible ASCII characters.
     WebhookSecretInvalid
+    /// A custom header has a reserved or impossible name or an impossible value, or there are too many.
+    WebhookHeaderInvalid
     /// The event type is neither in the catalogue nor registered by the tenant.
     EventTypeUnknown
     /// The event type is registered already, with another definition.
@@ -221,6 +239,7 @@ user_error_codes! {
 fn place(error: &EngineError) -> Vec<&'static str> {
     let path: &[&str] = match error {
         EngineError::Url(_) => &["input", "url"],
+        EngineError::Headers(_) => &["input", "headers"],
         EngineError::Secret(_) | EngineError::SecretNotSupplied(_) => &["input", "secret"],
         EngineError::Subscription(refusal) => match refusal {
             subscription::Refusal::Filters(_) => &["input", "eventFilters"],

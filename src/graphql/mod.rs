@@ -21,6 +21,7 @@ mod failure;
 mod scalar;
 mod caller;
 mod charge;
+mod header;
 mod item;
 mod circuit;
 mod limits;

@@ -206,6 +206,11 @@ impl DeliveryProfile {
         int(self.0.rotation_overlap_default_s)
     }
 
+    /// How many headers of its own a webhook may have.
+    async fn max_custom_headers(&self) -> u32 {
+        self.0.custom_headers.max
+    }
+
     /// Which deliveries may be sent again.
     async fn redelivery(&self) -> RedeliveryRule {
         self.0.redelivery.into()

@@ -9,6 +9,7 @@ use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, Simpl
 
 use super::audit::Actor;
 use super::failure::{fault, internal, nullable};
+use super::header::{self, WebhookHeader};
 use super::page::{Connection, List, PageArgs};
 use super::scalar::{DateTime, Json, int};
 use super::state;
@@ -57,6 +58,8 @@ pub(super) enum WebhookField {
     Ordered,
     /// Until when it paused.
     Hold,
+    /// Headers that it sends beside those of its profile.
+    Headers,
 }
 
 /// A setting that changed.
@@ -66,7 +69,8 @@ pub(super) struct WebhookChange {
     field: WebhookField,
     /// Its value before; null when the webhook was created.
     from: Json,
-    /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`.
+    /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`; of headers only
+    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`.
     to: Json,
 }
 
@@ -133,6 +137,11 @@ impl WebhookSnapshot {
     /// Whether each delivery waited for the end of the one before.
     async fn ordered(&self) -> bool {
         self.recorded.version.settings.ordered
+    }
+
+    /// Headers that it sent beside those of its profile, without their values.
+    async fn headers(&self) -> Vec<WebhookHeader> {
+        header::shown(self.recorded.version.settings.headers.as_ref())
     }
 
     /// Nothing was sent before this; null: it did not pause.

@@ -8,6 +8,7 @@ use super::circuit::{Circuit, CircuitState};
 use super::delivery::{self, Delivery, DeliveryFilter, DeliveryStatusFilter};
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::failure::{fault, internal, nullable};
+use super::header::{self, WebhookHeader};
 use super::job::{self, WebhookJob};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
@@ -174,6 +175,11 @@ impl Webhook {
     /// Whether each delivery waits for the end of the one before, in the order of the messages: one attempt at a time.
     async fn ordered(&self) -> bool {
         self.0.ordered
+    }
+
+    /// Headers that it sends beside those of its profile, without their values.
+    async fn headers(&self) -> Vec<WebhookHeader> {
+        header::shown(self.0.headers.as_ref())
     }
 
     /// Nothing is sent before this (`holdWebhook`); null: it does not pause.

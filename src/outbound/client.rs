@@ -220,7 +220,10 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, Failure> {
 
 fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::try_from(name).ok().filter(|name| !FRAMING_HEADERS.contains(&name.as_str()))?;
-    Some((name, HeaderValue::try_from(value).ok()?))
+    let mut value = HeaderValue::try_from(value).ok()?;
+    // Neither printed, nor kept in the table of headers of an HTTP/2 connection.
+    value.set_sensitive(true);
+    Some((name, value))
 }
 
 /// Reads the body up to its cap. Up to there the connection can be used again; past it, it is dropped, and the answer

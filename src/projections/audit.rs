@@ -22,6 +22,7 @@ use super::statement::ManyRows;
 use super::{Page, QueryError, ReadModels, Slice, TenantScope};
 use crate::domain::audit::{Code, masked_url};
 use crate::domain::event::{Change, ConfigChanged, Event, Occasion, SubscriptionEvent, TenantEvent};
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
@@ -273,16 +274,24 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 None => changes,
             };
             let changes = if created.ordered { changes.to("ordered", true) } else { changes };
+            let changes = match &created.headers {
+                Some(headers) => changes.to("headers", headers.told()),
+                None => changes,
+            };
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
             let url = updated.url.as_ref().map(|url| Change { from: masked_url(&url.from), to: masked_url(&url.to) });
+            let told = |headers: &Option<SealedHeaders>| headers.as_ref().map(SealedHeaders::told);
+            let headers = updated.headers.as_ref();
+            let headers = headers.map(|headers| Change { from: told(&headers.from), to: told(&headers.to) });
             let changes = none
                 .change("url", url.as_ref())
                 .change("description", updated.description.as_ref())
                 .change("filters", updated.filters.as_ref())
                 .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref())
-                .change("ordered", updated.ordered.as_ref());
+                .change("ordered", updated.ordered.as_ref())
+                .change("headers", headers.as_ref());
             (Code::WebhookUpdated, changes)
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),

@@ -3,6 +3,7 @@
 use crate::domain::circuit::TripCause;
 use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::scope::Scope;
@@ -102,6 +103,8 @@ pub struct WebhookRow {
     pub ordered: bool,
     /// Until when it pauses.
     pub hold_until: Option<Timestamp>,
+    /// Its custom headers: all but their values.
+    pub headers: Option<SealedHeaders>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

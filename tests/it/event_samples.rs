@@ -18,6 +18,7 @@ use tidings::domain::event::{
     SubscriptionCreated, SubscriptionEvent,
 };
 use tidings::domain::filter::{EventType, Filter};
+use tidings::domain::header::SealedHeaders;
 use tidings::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
 use tidings::domain::outcome::{FailureClass, FailureCode, Response};
 use tidings::domain::time::Timestamp;
@@ -261,12 +262,21 @@ fn scheduled() -> impl Strategy<Value = Event> {
     )
 }
 
+fn headers() -> impl Strategy<Value = Option<SealedHeaders>> {
+    prop::option::of((id_parts(), prop::collection::vec(any::<String>(), 0..=5), any::<String>()).prop_map(
+        |((at, random), names, fingerprint)| {
+            let secret = SecretId::from_parts(at, random);
+            SealedHeaders { secret, names, fingerprint }
+        },
+    ))
+}
+
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
     let rate_limit = prop::option::of(any::<u32>());
-    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit).prop_map(
-        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s)| {
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit, headers()).prop_map(
+        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s, headers)| {
             let (description, public_key) = texts;
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
@@ -281,6 +291,7 @@ fn created() -> impl Strategy<Value = Event> {
                 public_key,
                 rate_limit_per_s,
                 ordered,
+                headers,
             }))
         },
     )

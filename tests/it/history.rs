@@ -106,6 +106,7 @@ fn created(tenant: TenantId) -> Event {
         public_key: None,
         rate_limit_per_s: None,
         ordered: false,
+        headers: None,
     }))
 }
 

@@ -219,20 +219,28 @@ async fn run(operation: &Operation, variables: &Value, server: &Server) -> Value
 async fn every_operation_of_the_documents_does_what_it_says() {
     let receiver = Receiver::start().await;
     let server = Server::start(&receiver.ca_file());
+    run_all(&receiver, &server).await;
+}
+
+/// Every operation, one after the other; what each has answered.
+pub(crate) async fn run_all(receiver: &Receiver, server: &Server) -> Vec<Value> {
+    let mut answers = vec![];
     let mut placeholders = Placeholders { endpoint: receiver.url("/hook"), ..Placeholders::default() };
     let operations = operations();
     assert!(operations.len() > 40);
     for operation in &operations {
-        prepare(&operation.name, &receiver, &server, &placeholders).await;
+        prepare(&operation.name, receiver, server, &placeholders).await;
         let variables = placeholders.fill(&operation.variables);
         let answer = match operation.query.contains("\nsubscription ") {
-            true => watch(operation, &variables, &server, &placeholders.ids["wh"]).await,
-            false => run(operation, &variables, &server).await,
+            true => watch(operation, &variables, server, &placeholders.ids["wh"]).await,
+            false => run(operation, &variables, server).await,
         };
         let nothing = answer["data"].as_object().unwrap().values().any(Value::is_null);
         assert!(!nothing, "{} with {variables}: {answer}", operation.name);
         placeholders.notice(&answer.to_string());
+        answers.push(answer);
     }
+    answers
 }
 
 #[test]

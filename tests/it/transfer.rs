@@ -107,6 +107,7 @@ impl World {
             public_key: None,
             rate_limit_per_s: None,
             ordered: false,
+            headers: None,
         };
         let event = Event::Subscription(SubscriptionEvent::Created(created));
         self.append(execute::subscription_stream(subscription), 1, event).await;

@@ -63,6 +63,7 @@ async fn create(server: &Server, url: String) -> create_webhook::CreateWebhookCr
         profile: None,
         rate_limit_per_second: Some(100),
         ordered: false,
+        headers: None,
         tenant_id: None,
     };
     ask::<CreateWebhook>(server, create_webhook::Variables { input }).await.create_webhook.unwrap()

@@ -10,20 +10,20 @@ use tidings::domain::secret::Secret;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
-fn user(server: &Server, arguments: &[&str]) -> Output {
+pub(crate) fn user(server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command.arg("user").args(arguments).arg("--config").arg(server.config());
     command.output().unwrap()
 }
 
 /// What stands behind `label` in the output of a command that succeeded.
-fn shown(output: &Output, label: &str) -> String {
+pub(crate) fn shown(output: &Output, label: &str) -> String {
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     text.lines().find_map(|line| line.strip_prefix(label)).unwrap_or_else(|| panic!("{text}")).to_owned()
 }
 
-fn code(uri: &str) -> String {
+pub(crate) fn code(uri: &str) -> String {
     let secret = uri.split_once("secret=").unwrap().1.split('&').next().unwrap();
     totp::code_at(&Secret::stored(secret.into()), SystemClock.now().as_seconds() as u64).unwrap()
 }

@@ -54,7 +54,7 @@ const values = [
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'FilterHint',
   'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
   'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
-  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookSecret',
+  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];
 rules['@graphql-eslint/strict-id-in-types'] = [

@@ -295,6 +295,7 @@ mod tests {
             public_key: None,
             rate_limit_per_s: None,
             ordered: false,
+            headers: None,
         })
     }
 

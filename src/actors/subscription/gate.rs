@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::deletion::Replaced;
 use crate::actors::engine::{Done, EngineError};
 use crate::actors::matcher::MatchAck;
 use crate::domain::subscription::{Refusal, Timers};
@@ -30,6 +31,8 @@ struct Waiting {
 /// What may leave the actor.
 pub(super) enum Effect {
     Reply(oneshot::Sender<Result<Done, EngineError>>, Box<Done>),
+    /// The same, behind the destruction of what was replaced.
+    ReplyBehind(Replaced, oneshot::Sender<Result<Done, EngineError>>, Box<Done>),
     Refuse(oneshot::Sender<Result<Done, EngineError>>, Refusal),
     Timers(oneshot::Sender<Result<Timers, EngineError>>, Result<Timers, Refusal>),
     Ack(MatchAck),
@@ -42,6 +45,13 @@ impl Effect {
         match self {
             // A caller that has gone needs no answer.
             Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..*done }))),
+            Self::ReplyBehind(replaced, reply, done) => {
+                // Also for a caller that has gone.
+                drop(tokio::spawn(async move {
+                    replaced.destroy().await;
+                    drop(reply.send(Ok(Done { position, ..*done })));
+                }));
+            }
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
             Self::Timers(reply, answer) => drop(reply.send(answer.map_err(EngineError::from))),
             Self::Ack(ack) => ack.durable(),

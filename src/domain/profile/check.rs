@@ -46,6 +46,7 @@ const OVERLAP_S: RangeInclusive<u64> = 0..=30 * 86_400;
 const RESTORE_S: RangeInclusive<u64> = 0..=30 * 86_400;
 const STATUS: RangeInclusive<u16> = 100..=599;
 const PERCENT: RangeInclusive<u8> = 1..=100;
+const CUSTOM_HEADERS: RangeInclusive<u32> = 0..=20;
 /// Failures that a circuit breaker waits for, and probes.
 const RUN: RangeInclusive<u32> = 1..=10_000;
 const DAY_MS: u64 = 86_400_000;
@@ -71,6 +72,7 @@ pub(super) fn check(profile: &Profile) -> Vec<Problem> {
     problems.within("timeout_ms", profile.timeout_ms, TIMEOUT_MS);
     problems.within("test_timeout_ms", profile.test_timeout_ms, TIMEOUT_MS);
     problems.rotation(profile);
+    problems.within("custom_headers.max", profile.custom_headers.max, CUSTOM_HEADERS);
     problems.0
 }
 

@@ -187,6 +187,7 @@ fn each_problem_says_what_is_allowed() {
             |p| p["retry"]["exponential"]["cap_ms"] = json!(1_000),
             "retry.exponential.cap_ms: it may not be less than base_ms",
         ),
+        (|p| p["custom_headers"] = json!({ "max": 21 }), "custom_headers.max: 21 is not within 0 and 20"),
         (|p| p["timeout_ms"] = json!(0), "timeout_ms: 0 is not within 100 and 120000"),
         (|p| p["test_timeout_ms"] = json!(-1), "test_timeout_ms: invalid value: integer `-1`, expected u64"),
         (

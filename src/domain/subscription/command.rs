@@ -4,6 +4,7 @@ use super::deletion::Restore;
 use super::job::{StartJob, Step};
 use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, TestSent};
 use crate::domain::filter::Filter;
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, JobId, MessageId, SecretId};
 use crate::domain::outcome::Exchange;
 use crate::domain::time::Timestamp;
@@ -127,6 +128,8 @@ pub struct Update {
     pub rate_limit_per_s: Option<Option<u32>>,
     /// Whether each delivery waits for the end of the one before.
     pub ordered: Option<bool>,
+    /// The custom headers, which the caller has sealed already; `Some(None)`: none any more.
+    pub headers: Option<Option<SealedHeaders>>,
 }
 
 /// Messages that the filters matched, in log order.

@@ -61,6 +61,15 @@ impl Settings {
 }
 
 impl Subscription {
+    /// How it is set, or was when it was deleted, if it can still be restored.
+    pub fn kept_settings(&self) -> Option<&Settings> {
+        match &self.life {
+            Life::Live(settings) => Some(settings),
+            Life::Deleted(deleted) => deleted.settings.as_ref(),
+            Life::Absent => None,
+        }
+    }
+
     /// When its secrets are to be destroyed, if it is deleted and has any.
     pub(super) fn destroy_at(&self) -> Option<Timestamp> {
         match &self.life {
@@ -80,13 +89,15 @@ impl Subscription {
     /// Whether that secret may still sign, now or after the subscription was restored. One that retired is kept for
     /// `grace_ms` more: an attempt may have begun before.
     pub fn keeps_secret(&self, secret: SecretId, now: Timestamp, grace_ms: u64) -> bool {
-        let settings = match &self.life {
-            Life::Live(settings) => Some(settings),
-            Life::Deleted(deleted) => deleted.settings.as_ref(),
-            Life::Absent => None,
-        };
         let signs = |known: &SecretVersion| known.retires_at.is_none_or(|at| now < at.plus_ms(grace_ms));
-        settings.is_some_and(|settings| settings.secrets.iter().any(|known| known.id == secret && signs(known)))
+        self.kept_settings()
+            .is_some_and(|settings| settings.secrets.iter().any(|known| known.id == secret && signs(known)))
+    }
+
+    /// Whether headers under that seal may still be sent, now or after the subscription was restored.
+    pub fn keeps_headers(&self, sealed: SecretId) -> bool {
+        let headers = self.kept_settings().and_then(|settings| settings.headers.as_ref());
+        headers.is_some_and(|headers| headers.secret == sealed)
     }
 
     pub(super) fn evolve_deleted(&mut self, event: &SubscriptionDeleted, at: Timestamp) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Settings;
 use crate::domain::event::SubscriptionEvent;
+use crate::domain::header::SealedHeaders;
 use crate::domain::time::Timestamp;
 
 /// The settings as one event left them.
@@ -51,7 +52,7 @@ pub struct FieldChange {
     pub field: Field,
     /// Before; null at the creation.
     pub from: Value,
-    /// After. Of a secret only its version and fingerprint.
+    /// After. Of a secret only its version and fingerprint, of custom headers only their names and fingerprint.
     pub to: Value,
 }
 
@@ -76,6 +77,8 @@ pub enum Field {
     Ordered,
     /// Until when it pauses.
     Hold,
+    /// The custom headers.
+    Headers,
 }
 
 /// The newest version, on the way through the stream.
@@ -181,7 +184,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 9] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -196,7 +199,9 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 9] {
         rate_limit_per_s,
         ordered,
         hold_until,
+        headers,
     } = settings;
+    let headers = headers.as_ref();
     let current = secrets
         .first()
         .map_or(Value::Null, |secret| json!({ "version": secret.version, "fingerprint": secret.fingerprint }));
@@ -210,6 +215,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 9] {
         (Field::RateLimit, json!(rate_limit_per_s)),
         (Field::Ordered, json!(ordered)),
         (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
+        (Field::Headers, json!(headers.map(SealedHeaders::told))),
     ]
 }
 
@@ -239,6 +245,7 @@ mod tests {
             public_key: None,
             rate_limit_per_s: None,
             ordered: false,
+            headers: None,
         })
     }
 

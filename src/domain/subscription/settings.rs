@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::event::{SubscriptionCreated, SubscriptionEvent};
 use crate::domain::filter::Filter;
+use crate::domain::header::SealedHeaders;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
 use crate::domain::profile::{self, Profile, UnknownProfile};
 use crate::domain::time::Timestamp;
@@ -38,6 +39,9 @@ pub struct Settings {
     pub ordered: bool,
     /// Nothing is sent before this: a maintenance window.
     pub hold_until: Option<Timestamp>,
+    /// The custom headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<SealedHeaders>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -87,6 +91,7 @@ impl Settings {
             rate_limit_per_s: created.rate_limit_per_s,
             ordered: created.ordered,
             hold_until: None,
+            headers: created.headers.clone(),
         }
     }
 
@@ -108,6 +113,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.ordered {
                     self.ordered = change.to;
+                }
+                if let Some(change) = &updated.headers {
+                    self.headers.clone_from(&change.to);
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

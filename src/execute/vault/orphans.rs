@@ -47,6 +47,9 @@ async fn is_orphan(log: &Log, name: &str, now: Timestamp) -> bool {
             let loaded = load_subscription(log, id).await;
             loaded.is_ok_and(|loaded| !loaded.state.keeps_secret(secret, now, GRACE_MS))
         }
+        (Some(Purpose::CustomHeaders), Ok(id), _) => {
+            load_subscription(log, id).await.is_ok_and(|loaded| !loaded.state.keeps_headers(secret))
+        }
         (Some(Purpose::Password | Purpose::OneTimeCodes), _, Ok(id)) => {
             let loaded = load_tenant(log, tenant).await;
             loaded.is_ok_and(|(state, _)| {

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::subscription::Settings;
 use crate::domain::time::Timestamp;
 
 /// 32 bytes of key. Prints as `***`, cannot be serialised, and is wiped when dropped.
@@ -155,6 +156,14 @@ impl Binding {
     /// The headers of a webhook; the id under which they are sealed is their version.
     pub fn custom_headers(tenant: TenantId, subscription: SubscriptionId, version: SecretId) -> Self {
         Self::of(Purpose::CustomHeaders, &tenant, &subscription, &version)
+    }
+
+    /// Everything of a webhook that is sealed.
+    pub fn all_of(settings: &Settings) -> Vec<Self> {
+        let Settings { tenant, id, .. } = *settings;
+        let secrets = settings.secrets.iter().map(|secret| Self::signing_secret(tenant, id, secret.id));
+        let headers = settings.headers.iter().map(|headers| Self::custom_headers(tenant, id, headers.secret));
+        secrets.chain(headers).collect()
     }
 
     /// A user's hashed password.

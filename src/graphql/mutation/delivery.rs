@@ -78,7 +78,7 @@ struct TestDeliveryRequest {
 struct HttpHeader {
     /// Its name.
     name: String,
-    /// Its value.
+    /// Its value; of a custom header of the webhook, which nobody is shown, `***`.
     value: String,
 }
 

@@ -11,6 +11,7 @@ use crate::domain::secret::Secret;
 use crate::domain::subscription::{Command, Update};
 use crate::graphql::caller::{authorise, caller, named_tenant};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, payload};
+use crate::graphql::header::{self, WebhookHeaderInput};
 use crate::graphql::scalar::DateTime;
 use crate::graphql::webhook::Webhook;
 use crate::graphql::{state, step_up};
@@ -42,6 +43,8 @@ struct CreateWebhookInput {
     /// end.
     #[graphql(default)]
     ordered: bool,
+    /// Headers that it sends beside those of its profile, as many as that allows (`maxCustomHeaders`).
+    headers: Option<Vec<WebhookHeaderInput>>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
 }
@@ -79,6 +82,9 @@ struct UpdateWebhookInput {
     /// Whether it delivers in the order of the messages, one attempt at a time; absent or null: as before. Attempts that
     /// are under way when it is switched on end first.
     ordered: Option<bool>,
+    /// Headers that it sends beside those of its profile, in place of all that it has; an empty list: none. Absent or null:
+    /// as before. They go with the next attempt of what is under way too.
+    headers: Option<Vec<WebhookHeaderInput>>,
 }
 
 /// What came of `updateWebhook`.
@@ -344,6 +350,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
         profile: input.profile,
         rate_limit_per_s: input.rate_limit_per_second.map(rate_limit),
         ordered: input.ordered,
+        headers: header::given(input.headers.unwrap_or_default()),
     };
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
@@ -369,8 +376,10 @@ async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWe
             MaybeUndefined::Value(per_s) => Some(Some(rate_limit(per_s))),
         },
         ordered: input.ordered,
+        headers: None,
     };
-    let done = state(ctx).engine.update_subscription(scope.0, id, change, caller(ctx).meta()).await?;
+    let headers = input.headers.map(header::given);
+    let done = state(ctx).engine.update_subscription(scope.0, id, change, headers, caller(ctx).meta()).await?;
     let webhook = read_back(ctx, scope, id, &done).await;
     Ok(UpdateWebhookPayload { webhook, position: position(&done), user_errors: vec![] })
 }

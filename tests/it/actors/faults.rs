@@ -249,7 +249,7 @@ async fn shaky_life(seed: u64) {
             let change = if random() % 2 == 0 { URL } else { OTHER_URL };
             let update = Update { url: Some(change.into()), ..Update::default() };
             // May fail with the disk.
-            drop(world.engine.update_subscription(world.tenant, id, update, Meta::system()).await);
+            drop(world.engine.update_subscription(world.tenant, id, update, None, Meta::system()).await);
         }
     };
     let (mut accepted, ()) =

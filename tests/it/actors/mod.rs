@@ -6,6 +6,7 @@ mod controls;
 mod crowds;
 mod fairness;
 mod faults;
+mod headers;
 mod idempotency;
 mod intake;
 mod isolation;

@@ -28,7 +28,7 @@ fn sequences(world: &World) -> Vec<u64> {
 
 async fn switch(world: &World, id: SubscriptionId, ordered: bool) {
     let update = Update { ordered: Some(ordered), ..Update::default() };
-    world.engine.update_subscription(world.tenant, id, update, Meta::system()).await.unwrap();
+    world.engine.update_subscription(world.tenant, id, update, None, Meta::system()).await.unwrap();
 }
 
 async fn exhausted(world: &World, id: SubscriptionId) {

@@ -362,7 +362,7 @@ impl Simulation {
         let asked = tokio::spawn(async move {
             let meta = Meta::system();
             match (update, command) {
-                (Some(update), _) => drop(engine.update_subscription(tenant, id, update, meta).await),
+                (Some(update), _) => drop(engine.update_subscription(tenant, id, update, None, meta).await),
                 (None, Some(Command::Delete { .. })) => drop(engine.delete_subscription(tenant, id, None, meta).await),
                 (None, Some(Command::Restore(_))) => drop(engine.restore_subscription(tenant, id, meta).await),
                 (None, Some(command)) => drop(engine.subscription(tenant, id, command, meta).await),

@@ -222,6 +222,7 @@ impl History {
             public_key: None,
             rate_limit_per_s: None,
             ordered: false,
+            headers: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription

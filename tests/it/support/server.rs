@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
@@ -50,6 +51,8 @@ pub(crate) struct Server {
     /// Where operators are served, if the configuration says that it is apart.
     pub(crate) operators: String,
     client: reqwest::Client,
+    /// What it answered by GraphQL, if somebody wants to keep it.
+    heard: Mutex<Option<Vec<String>>>,
 }
 
 impl Server {
@@ -118,6 +121,7 @@ impl Server {
             metrics: String::new(),
             operators: String::new(),
             client,
+            heard: Mutex::default(),
         };
         server.restart();
         server
@@ -239,7 +243,22 @@ impl Server {
         let request = self.client.post(self.url("/graphql")).bearer_auth(key);
         let body = json!({ "query": query, "variables": variables }).to_string();
         let answer = request.header("content-type", "application/json").body(body).send().await?;
-        Ok(serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null))
+        let headers = format!("{:?}", answer.headers());
+        let bytes = answer.bytes().await?;
+        if let Some(heard) = &mut *self.heard.lock().unwrap() {
+            heard.push(headers + &String::from_utf8_lossy(&bytes));
+        }
+        Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Keeps every answer by GraphQL from now on, headers and body.
+    pub(crate) fn listen_closely(&self) {
+        *self.heard.lock().unwrap() = Some(vec![]);
+    }
+
+    /// What was kept.
+    pub(crate) fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone().unwrap_or_default()
     }
 
     /// The `data` of an answer that must be without errors.

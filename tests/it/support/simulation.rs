@@ -14,6 +14,7 @@ use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
 use tidings::domain::event::{DeliveriesCarried, DeliveriesPeriodOpened, DeliveryEvent, Event, TenantCreated};
 use tidings::domain::filter::Filter;
+use tidings::domain::header::GivenHeaders;
 use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
 use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
@@ -48,7 +49,7 @@ pub(crate) struct Call {
     pub(crate) body: String,
     /// The status that it was answered with; `None` if there was no answer, or none yet.
     pub(crate) answered: Option<u16>,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Call {
@@ -71,6 +72,8 @@ pub(crate) enum Answer {
     Silence(u64),
     /// With 200, once the test lets it.
     Held,
+    /// With 200, and all headers of the request.
+    Echo,
     /// The code that sends falls over.
     Panic,
 }
@@ -159,7 +162,7 @@ impl Transport for Endpoint {
             url: request.url,
             body: String::from_utf8(request.body.to_vec()).unwrap(),
             answered: None,
-            headers: request.headers,
+            headers: request.headers.clone(),
         });
         self.began.send_modify(|began| *began += 1);
         let respond = |status| Ok(Response { status, ..Response::default() });
@@ -177,6 +180,10 @@ impl Transport for Endpoint {
             Answer::Held => {
                 self.held.acquire().await.unwrap().forget();
                 respond(200)
+            }
+            Answer::Echo => {
+                let lines = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
+                Ok(Response { status: 200, preview: lines.collect(), ..Response::default() })
             }
             // Without a word: a script of many says it too often.
             Answer::Panic => std::panic::resume_unwind(Box::new("as the script says")),
@@ -386,7 +393,7 @@ impl World {
 
     pub(crate) async fn move_to(&self, id: SubscriptionId, url: &str) {
         let update = Update { url: Some(url.into()), ..Update::default() };
-        self.engine.update_subscription(self.tenant, id, update, Meta::system()).await.unwrap();
+        self.engine.update_subscription(self.tenant, id, update, None, Meta::system()).await.unwrap();
     }
 
     /// What the log says of the subscription's deliveries.
@@ -460,6 +467,7 @@ pub(crate) fn new_subscription(url: &str, filters: &[&str]) -> NewSubscription {
         profile: None,
         rate_limit_per_s: None,
         ordered: false,
+        headers: GivenHeaders::default(),
     }
 }
 
