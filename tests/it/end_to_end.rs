@@ -455,10 +455,13 @@ async fn a_store_without_its_key_is_not_opened(kind: Kind) {
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("log.db.key' does not exist"), "{said}");
-    std::fs::write(setting.server.folder().join("log.db.key"), "00".repeat(32)).unwrap();
+    let key = setting.server.folder().join("log.db.key");
+    std::fs::write(&key, "00".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let refused = start();
     assert!(!refused.status.success());
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("does not open this store's secrets"));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("are sealed under the key"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tidings::key_store::{KeyStore, MemoryKeys, OpenError, PostgresKeys, SqliteKeys};
 
 use crate::event_store::postgres::database::Fresh;
@@ -122,4 +123,35 @@ async fn the_file_is_nobody_elses_business_and_a_copy_is_whole() {
         assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     }
     assert_eq!(SqliteKeys::open(&copy).await.unwrap().get("a").await, Ok(Some(b"sealed".to_vec())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_of_its_own_keeps_the_keys_and_the_logs_role_does_not_see_them() {
+    let database = Fresh::empty().await;
+    let name = database.url.path().trim_start_matches('/').to_owned();
+    let (keeper, other) = (format!("keeper_{name}"), format!("other_{name}"));
+    let mut operator = PgConnection::connect(database.url.as_str()).await.unwrap();
+    for sql in [
+        format!("CREATE ROLE {keeper} LOGIN"),
+        format!("CREATE ROLE {other} LOGIN"),
+        format!("CREATE SCHEMA tidings_keys AUTHORIZATION {keeper}"),
+    ] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut operator).await.unwrap();
+    }
+    let as_role = |role: &str| {
+        let mut url = database.url.clone();
+        url.set_username(role).unwrap();
+        url
+    };
+    let store = PostgresKeys::open(as_role(&keeper).as_str()).await.unwrap();
+    assert_eq!(store.add("a", b"sealed").await, Ok(true));
+    store.scrub().await.unwrap();
+    let mut stranger = PgConnection::connect(as_role(&other).as_str()).await.unwrap();
+    let refused = sqlx::query("SELECT name FROM tidings_keys.sealed").execute(&mut stranger).await.unwrap_err();
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
+    stranger.close().await.unwrap();
+    store.close().await;
+    for sql in [format!("DROP OWNED BY {keeper}"), format!("DROP ROLE {keeper}"), format!("DROP ROLE {other}")] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut operator).await.unwrap();
+    }
 }

@@ -13,7 +13,7 @@ async fn moves(mut lived: Lived, url: &str) -> Lived {
     assert_eq!(lived.server.terminate(), Some(0));
     lived.server.move_to(url);
     let said = lived.says(&["import", "export.jsonl"]);
-    assert!(said.contains("imported") && said.contains("key file"), "{said}");
+    assert!(said.contains("imported") && said.contains("the operator's key"), "{said}");
     let again = lived.tidings(&["import", "export.jsonl"]);
     assert!(String::from_utf8(again.stderr).unwrap().contains("the store is not empty"));
     let said = lived.says(&["verify", "--log-only"]);
@@ -67,7 +67,7 @@ async fn an_export_that_was_cut_or_changed_makes_no_store() {
     let folder = lived.server.folder();
     let file = folder.join("export.jsonl");
     let said = lived.says(&["export", file.to_str().unwrap()]);
-    assert!(said.contains("take the key file"), "{said}");
+    assert!(said.contains("take the operator's key along"), "{said}");
     assert!(!lived.tidings(&["export", file.to_str().unwrap()]).status.success(), "an existing file was overwritten");
     let text = std::fs::read_to_string(&file).unwrap();
     let cut = &text[..text.trim_end().rfind('\n').unwrap() + 1];
