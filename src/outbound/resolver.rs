@@ -174,9 +174,9 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_file_counts_and_its_addresses_are_judged_like_others() {
         let mut hosts = Hosts::default();
-        let file = "10.0.0.5 inside.example.com\n8.8.8.8 outside.example.com\n2606:4700::1 outside.example.com\n";
+        let file = "10.0.0.5 inside.example.com\nfd00::5 inside.example.com\n8.8.8.8 outside.example.com\n2606:4700::1 outside.example.com\n";
         hosts.read_hosts_conf(file.as_bytes()).expect("a hosts file");
-        // Nobody is asked: what is not in the file has no address.
+        // Nobody is asked: both names have addresses of both families.
         let nobody = vec!["127.0.0.1:9".parse().expect("an address")];
         let mut resolver = build(&nobody).expect("a resolver");
         resolver.set_hosts(Arc::new(hosts));
