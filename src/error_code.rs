@@ -63,6 +63,8 @@ error_codes! {
     IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", 409;
     /// There is no such thing, or it belongs to somebody else.
     NotFound = "NOT_FOUND", 404;
+    /// The tenant was erased: nothing is accepted or made for it any more.
+    TenantErased = "TENANT_ERASED", 410;
     /// The thing was changed since the version that the caller expects.
     VersionConflict = "VERSION_CONFLICT", 409;
     /// A limit on the number of things is reached.
@@ -138,6 +140,7 @@ impl ErrorCode {
             | Self::MessageTooLarge
             | Self::IdempotencyKeyReused
             | Self::NotFound
+            | Self::TenantErased
             | Self::VersionConflict
             | Self::LimitExceeded
             | Self::WebhookCircuitOpen

@@ -117,6 +117,9 @@ CREATE TABLE content (
     PRIMARY KEY (shard, seq)
 );
 
+-- Else samples of what was published stand in the planner's statistics, and stay there when it is erased.
+ALTER TABLE content ALTER COLUMN value SET STATISTICS 0;
+
 CREATE INDEX content_by_bucket ON content (bucket) WHERE bucket IS NOT NULL;
 
 -- `at_ms` is the time of the events that the claim came with; a claim without events has none. With `bucket` it becomes

@@ -49,7 +49,27 @@ CREATE TABLE tenant (
     profile TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     -- Whether API keys may do what otherwise takes a person who has just proved themself.
-    unattended_keys INTEGER NOT NULL
+    unattended_keys INTEGER NOT NULL,
+    -- Since when nothing is accepted for it any more.
+    erased_at_ms INTEGER
+) STRICT;
+
+-- Message data that somebody wanted gone: never what it was. `kind`: 0 of some messages, 1 of a subject, 2 of the tenant.
+CREATE TABLE erasure (
+    position INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    -- Those that were named, as JSON.
+    messages TEXT NOT NULL,
+    reason TEXT,
+    message_count INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    webhooks INTEGER NOT NULL,
+    secrets INTEGER NOT NULL,
+    freed INTEGER NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    completed_at_ms INTEGER
 ) STRICT;
 
 CREATE TABLE api_key (
@@ -146,7 +166,9 @@ CREATE TABLE message (
     created_at_ms INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL,
     unstable INTEGER NOT NULL,
-    idempotency_key TEXT
+    idempotency_key TEXT,
+    -- When its data was erased.
+    erased_at_ms INTEGER
 ) STRICT;
 
 CREATE INDEX message_by_tenant ON message (tenant);

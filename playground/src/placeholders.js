@@ -1,7 +1,7 @@
 // What stands for something else in the variables of docs/operations, and what is put in its place. The rules are in
 // docs/operations/README.md; tests/it/operations.rs follows the same ones.
 
-const ID = /\b(wh|evt|dlv|job|key|ten)_[0-9A-Za-z]{20,}\b/g;
+const ID = /\b(wh|evt|dlv|job|key|ten|era)_[0-9A-Za-z]{20,}\b/g;
 const KINDS = { wh: 'a webhook', evt: 'a message', dlv: 'a delivery', job: 'a job', key: 'an API key', ten: 'a tenant' };
 const HOUR_MS = 3_600_000;
 

@@ -27,13 +27,13 @@ use crate::domain::event::{Event, ExpiryReason, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::header::CustomHeaders;
 use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
-use crate::domain::message::SALT_BYTES;
 use crate::domain::outcome::{Exchange, Failure, FailureCode};
 use crate::domain::profile::{Profile, UrlAsOf};
 use crate::domain::signing::{self, Content};
 use crate::domain::subscription::{Finished, Settings};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, ReadError};
+use crate::execute::contents;
 use crate::execute::history::{self, AsOf, Budget, HistoryError};
 use crate::execute::vault::{Binding, VaultError};
 use crate::outbound::Request;
@@ -85,8 +85,6 @@ enum Unmade {
     Headers(#[source] VaultError),
     #[error("there is no message at {0}")]
     NoMessage(Position),
-    #[error("the data of the message at {0} is damaged")]
-    Damaged(Position),
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error("nothing is to be sent any more, or elsewhere")]
@@ -104,7 +102,6 @@ impl Unmade {
             | Self::Decode(_)
             | Self::Vault(_)
             | Self::NoMessage(_)
-            | Self::Damaged(_)
             | Self::History(_)
             | Self::Withdrawn
             | Self::Gone { .. } => "the attempt could not be made",
@@ -218,6 +215,7 @@ async fn attempt(
     due: Due,
     at: Timestamp,
 ) -> Result<Exchange, Unmade> {
+    let erasures = context.log.erasures();
     let (message, data) = read_message(context, due.message).await?;
     let content = Content {
         message: message.message,
@@ -232,6 +230,10 @@ async fn attempt(
     // Whatever was decided while all this was read counts: nothing waits between this look and the sending.
     if target_of(current).is_none_or(|newest| newest.revision != target.revision) {
         return Err(Unmade::Withdrawn);
+    }
+    // What was erased meanwhile is sent no more.
+    if context.log.erasures() != erasures {
+        read_message(context, due.message).await?;
     }
     Ok(post(context, request, &custom).await)
 }
@@ -298,12 +300,12 @@ async fn read_message(context: &Context, position: Position) -> Result<(MessageP
             false => Unmade::NoMessage(position),
         });
     };
-    let Event::Message(MessageEvent::Published(message)) = codec::decode(&recorded)? else {
+    let Event::Message(MessageEvent::Published(published)) = codec::decode(&recorded)? else {
         return Err(Unmade::NoMessage(position));
     };
     let content = content.ok_or_else(|| gone(ExpiryReason::DataErased))?;
-    let data = content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok());
-    Ok((message, data.ok_or(Unmade::Damaged(position))?.to_owned()))
+    let data = contents::open(&context.vault, &published, &content).await?;
+    Ok((published, data.ok_or_else(|| gone(ExpiryReason::DataErased))?))
 }
 
 /// A synthetic message for a test delivery.

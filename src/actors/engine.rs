@@ -3,6 +3,7 @@
 //! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
+mod erasure;
 mod headers;
 mod jobs;
 
@@ -17,12 +18,14 @@ use super::quarantine::Quarantined;
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage, TimersQuestion};
 use super::{Context, attempt, intake};
+use crate::codec;
+use crate::domain::erasure as erasure_rules;
 use crate::domain::event::ReenableMode;
-use crate::domain::event::{MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
+use crate::domain::event::{Event, MessageEvent, MessagePublished, SubscriptionCreated, TenantCreated, TestSent};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::{CustomHeaders, GivenHeaders, InvalidHeaders};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
-use crate::domain::message::{self, Draft, SALT_BYTES};
+use crate::domain::message::{self, Draft};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
 use crate::domain::subscription::{self, Command, Restore, Settings, Timers};
@@ -32,10 +35,11 @@ use crate::domain::{catalogue, profile};
 use crate::error_code::ErrorCode;
 use crate::event_store::{Append, AppendError, Claim, Position, ReadError};
 use crate::execute::vault::{Binding, VaultError};
-use crate::execute::{self, LoadError, Meta};
+use crate::execute::{self, LoadError, Meta, contents};
 use crate::key_store::KeyStoreError;
 use crate::outbound::{Gate, UrlRefusal};
 
+pub use erasure::{Erased, SubjectErasure};
 pub use jobs::{NewJob, RunningJob};
 
 /// Why a request was not carried out.
@@ -50,6 +54,9 @@ pub enum EngineError {
     /// The message is refused.
     #[error(transparent)]
     Message(#[from] message::Refusal),
+    /// The erasure's rules refuse it.
+    #[error(transparent)]
+    Erasure(#[from] erasure_rules::Refusal),
     /// The URL is refused.
     #[error(transparent)]
     Url(#[from] UrlRefusal),
@@ -97,6 +104,7 @@ impl EngineError {
             Self::Subscription(refusal) => refusal.code(),
             Self::Tenant(refusal) => refusal.code(),
             Self::Message(refusal) => refusal.code(),
+            Self::Erasure(refusal) => refusal.code(),
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
             Self::Headers(_) => ErrorCode::WebhookHeaderInvalid,
@@ -263,7 +271,7 @@ impl Engine {
             return Err(taken().into());
         }
         let command = tenant::Command::Create(TenantCreated { tenant, ..created.clone() });
-        match self.ask_intake(|reply| intake::Request::Tenant { tenant, command, meta, reply }).await {
+        match self.ask_intake(|reply| intake::Request::Tenant { tenant, command, erased: vec![], meta, reply }).await {
             // Somebody else asked for the same public id meanwhile, and was first.
             Err(EngineError::Tenant(tenant::Refusal::Exists(_))) => Err(taken().into()),
             answer => answer.map(|done| (tenant, done)),
@@ -290,7 +298,7 @@ impl Engine {
         if let tenant::Command::Create(created) = command {
             return self.create_tenant(created, meta).await.map(|(_, done)| done);
         }
-        self.ask_intake(|reply| intake::Request::Tenant { tenant, command, meta, reply }).await
+        self.ask_intake(|reply| intake::Request::Tenant { tenant, command, erased: vec![], meta, reply }).await
     }
 
     /// Makes a subscription. The secret is in the answer and nowhere else (A10).
@@ -301,6 +309,9 @@ impl Engine {
         meta: Meta,
     ) -> Result<(SubscriptionId, Secret, Done), EngineError> {
         let owner = self.load_tenant(tenant).await?;
+        if owner.is_erased() {
+            return Err(tenant::Refusal::Erased.into());
+        }
         let default_profile = owner.created.map(|created| created.profile).ok_or(tenant::Refusal::NotFound)?;
         let profile_name = new.profile.unwrap_or(default_profile);
         let profile = profile::find(&profile_name).map_err(subscription::Refusal::from)?;
@@ -509,8 +520,12 @@ impl Engine {
     /// The canonical data of the message at that position; `None` if it was erased. Whether the caller may see that
     /// message is for the caller to have asked: a position names no tenant.
     pub async fn message_data(&self, position: Position) -> Result<Option<String>, EngineError> {
-        let content = self.context.log.content(position).await?;
-        Ok(content.and_then(|content| String::from_utf8(content.get(SALT_BYTES..)?.to_vec()).ok()))
+        let Some((recorded, Some(content))) = self.context.log.event(position).await? else { return Ok(None) };
+        let Event::Message(MessageEvent::Published(published)) = codec::decode(&recorded).map_err(LoadError::from)?
+        else {
+            return Ok(None);
+        };
+        Ok(contents::open(&self.context.vault, &published, &content).await?)
     }
 
     async fn check_url(&self, tenant: TenantId, url: &str) -> Result<String, EngineError> {

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
@@ -20,13 +19,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::Context;
 use super::engine::{Done, EngineError, Published};
 use super::quarantine::Holder;
-use crate::domain::event::{Event, MessageEvent, MessagePublished, MessagesPeriodOpened};
+use crate::domain::erasure::Target;
+use crate::domain::event::{Event, MessageEvent, MessagePublished, MessagesPeriodOpened, TenantEvent};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::{self, Draft, SALT_BYTES};
 use crate::domain::tenant::{self, Tenant};
 use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Claim, Lifetime, NewEvent, Position, StreamWrite};
-use crate::execute::{self, Messages, Meta, Unreadable};
+use crate::execute::vault::SealingKey;
+use crate::execute::{self, Messages, Meta, Unreadable, contents};
 
 /// Requests taken at a time.
 const BATCH: usize = 256;
@@ -37,8 +38,15 @@ const CACHED_TENANTS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero"
 pub(super) enum Request {
     /// Publish a message.
     Publish { tenant: TenantId, draft: Draft, meta: Meta, reply: oneshot::Sender<Result<Published, EngineError>> },
-    /// Change a tenant. One that is to be created has its public id claimed already.
-    Tenant { tenant: TenantId, command: tenant::Command, meta: Meta, reply: oneshot::Sender<Result<Done, EngineError>> },
+    /// Change a tenant. One that is to be created has its public id claimed already. With an erasure goes the data of
+    /// these messages, which all stand in the log.
+    Tenant {
+        tenant: TenantId,
+        command: tenant::Command,
+        erased: Vec<Target>,
+        meta: Meta,
+        reply: oneshot::Sender<Result<Done, EngineError>>,
+    },
     /// Begin a new period of the tenant's messages, if the open one begins in this bucket or an older one.
     OpenPeriod { tenant: TenantId, through: Bucket },
 }
@@ -128,6 +136,12 @@ struct Pending {
     reply: oneshot::Sender<Result<Published, EngineError>>,
 }
 
+/// By what a tenant's messages of that moment are sealed.
+struct Sealing {
+    key: Arc<SealingKey>,
+    at: Timestamp,
+}
+
 /// Messages of one tenant on their way into one append.
 #[derive(Default)]
 struct Batch {
@@ -149,6 +163,7 @@ impl Intake {
                 return;
             }
         };
+        let sealing = self.sealing(requests).await;
         let mut batches: BTreeMap<TenantId, Batch> = BTreeMap::new();
         for request in requests.drain(..) {
             match request {
@@ -157,14 +172,19 @@ impl Intake {
                         answer(reply, Err(error.clone()));
                         continue;
                     }
-                    self.publish(tenant, draft, &meta, reply, &known, batches.entry(tenant).or_default());
+                    let sealing = sealing.get(&tenant);
+                    self.publish(tenant, draft, &meta, reply, (&known, sealing), batches.entry(tenant).or_default());
                 }
-                Request::Tenant { tenant, command, meta, reply } => {
+                Request::Tenant { tenant, command, erased, meta, reply } => {
                     if let Some(error) = failed.get(&tenant) {
                         answer(reply, Err(error.clone()));
                         continue;
                     }
-                    self.change(tenant, command, &meta, reply);
+                    // What came before an erasure stands before it in the log.
+                    if let Some(batch) = batches.remove(&tenant) {
+                        self.append_messages(tenant, batch);
+                    }
+                    self.change(tenant, command, &erased, &meta, reply);
                 }
                 Request::OpenPeriod { tenant, through } => self.open_period(tenant, through),
             }
@@ -184,6 +204,24 @@ impl Intake {
         let known = keys.iter().map(|(shard, keys)| self.context.log.claims(*shard, keys));
         // A key names its tenant, and so belongs to one shard alone.
         Ok(try_join_all(known).await?.into_iter().flatten().collect())
+    }
+
+    /// By what is sealed what these tenants publish; an erased one gets no key any more. From memory but for the first time
+    /// in a month.
+    async fn sealing(&self, requests: &[Request]) -> HashMap<TenantId, Result<Sealing, EngineError>> {
+        let publish = |request: &Request| matches!(request, Request::Publish { .. });
+        let tenants: BTreeSet<_> = requests.iter().filter(|request| publish(request)).map(Request::tenant).collect();
+        let mut sealing = HashMap::new();
+        for tenant in tenants {
+            let known = self.tenants.peek(&tenant).map(|known| &known.tenant);
+            if known.is_some_and(|known| known.created.is_some() && !known.is_erased()) {
+                // The month of the key is that of the message.
+                let at = self.context.clock.now();
+                let key = self.context.vault.data_key(tenant, at, &*self.context.clock).await;
+                sealing.insert(tenant, key.map(|key| Sealing { key, at }).map_err(EngineError::from));
+            }
+        }
+        sealing
     }
 
     /// Has all tenants of the requests in memory, but for those that it returns.
@@ -233,20 +271,24 @@ impl Intake {
     fn publish(
         &mut self,
         id: TenantId,
-        draft: Draft,
+        mut draft: Draft,
         meta: &Meta,
         reply: oneshot::Sender<Result<Published, EngineError>>,
-        known: &HashMap<String, String>,
+        (known, sealing): (&HashMap<String, String>, Option<&Result<Sealing, EngineError>>),
         batch: &mut Batch,
     ) {
         let Some(created) = self.tenants.get(&id).and_then(|entry| entry.tenant.created.clone()) else {
             return answer(reply, Err(message::Refusal::NoTenant.into()));
         };
+        if self.tenants.get(&id).is_some_and(|entry| entry.tenant.is_erased()) {
+            return answer(reply, Err(message::Refusal::TenantErased.into()));
+        }
         if !self.tenants.get(&id).is_some_and(|entry| entry.tenant.knows(&draft.event_type)) {
             return answer(reply, Err(message::Refusal::UnknownType(draft.event_type).into()));
         }
         let claim = draft.idempotency.as_ref().map(|idempotency| message::idempotency_claim(id, &idempotency.key));
-        if let (Some(claim), Some(idempotency)) = (&claim, &draft.idempotency) {
+        if let (Some(claim), Some(idempotency)) = (&claim, &mut draft.idempotency) {
+            idempotency.digest = message::keyed_digest(&self.context.idempotency_key, claim, &idempotency.digest);
             let reused = || message::Refusal::IdempotencyKeyReused(idempotency.key.clone());
             if let Some(under_way) = self.under_way.get_mut(claim) {
                 match under_way.claimed.digest == idempotency.digest {
@@ -271,7 +313,11 @@ impl Intake {
                 );
             }
         }
-        self.accept(created, draft, meta, reply, claim, batch);
+        match sealing {
+            Some(Ok(sealing)) => self.accept(created, draft, meta, reply, (claim, sealing), batch),
+            Some(Err(error)) => answer(reply, Err(error.clone())),
+            None => answer(reply, Err(message::Refusal::NoTenant.into())),
+        }
     }
 
     fn accept(
@@ -280,11 +326,11 @@ impl Intake {
         draft: Draft,
         meta: &Meta,
         reply: oneshot::Sender<Result<Published, EngineError>>,
-        claim: Option<String>,
+        (claim, sealing): (Option<String>, &Sealing),
         batch: &mut Batch,
     ) {
         let clock = &*self.context.clock;
-        let now = clock.now();
+        let now = sealing.at;
         let salt: [u8; SALT_BYTES] = clock.random_bytes();
         let published = MessagePublished {
             message: clock.message_id(),
@@ -303,7 +349,7 @@ impl Intake {
             batch.claims.push(Claim { key: claim.clone(), value, bucket: None });
             self.under_way.insert(claim.clone(), UnderWay { claimed, waiting: vec![] });
         }
-        let content = Bytes::from([&salt[..], draft.data.as_bytes()].concat());
+        let content = contents::seal(&sealing.key, (created.tenant, published.message), &salt, &draft.data, clock);
         let event = Event::Message(MessageEvent::Published(published.clone()));
         batch.events.push(execute::new_event(&event, now, Some(meta), Some(content), clock));
         batch.pending.push(Pending { published, at: now, claim, reply });
@@ -313,20 +359,15 @@ impl Intake {
         if batch.events.is_empty() {
             return;
         }
+        let context = Arc::clone(&self.context);
         let Some(entry) = self.tenants.get_mut(&tenant) else {
             let error = AppendError::Unavailable("the tenant left memory".into());
             return self.settle_messages(batch.pending, Err(error));
         };
-        let Batch { mut events, mut claims, pending } = batch;
-        let now = self.context.clock.now();
-        let Messages { version, period } = entry.messages;
-        let lifetime = self.context.retention.config.next_lifetime(version, period, now);
+        let Batch { events, mut claims, pending } = batch;
+        let write = next_messages(&context, tenant, &mut entry.messages, events);
         // A key is remembered as long as its message.
-        claims.iter_mut().for_each(|claim| claim.bucket = lifetime.bucket());
-        if let Lifetime::Period(_) = lifetime {
-            events.insert(0, execute::new_event(&period_opened(), now, None, None, &*self.context.clock));
-        }
-        let write = entry.messages.write(tenant, lifetime, events);
+        claims.iter_mut().for_each(|claim| claim.bucket = write.lifetime.bucket());
         self.send(tenant, Append { writes: vec![write], claims, ..Append::default() }, Replies::Messages(pending));
     }
 
@@ -345,6 +386,7 @@ impl Intake {
         &mut self,
         id: TenantId,
         command: tenant::Command,
+        erased: &[Target],
         meta: &Meta,
         reply: oneshot::Sender<Result<Done, EngineError>>,
     ) {
@@ -360,24 +402,25 @@ impl Intake {
                 };
             }
         };
-        let clock = &*self.context.clock;
-        let now = clock.now();
+        let context = Arc::clone(&self.context);
+        let now = context.clock.now();
         let first_version = entry.version + 1;
         entry.version += events.len() as u64;
-        let new_events = events
-            .into_iter()
-            .map(|event| {
-                entry.tenant.evolve(&event);
-                execute::new_event(&Event::Tenant(event), now, Some(meta), None, clock)
-            })
-            .collect();
-        let write = StreamWrite {
-            stream: execute::tenant_stream(id),
-            first_version,
-            lifetime: Lifetime::Kept,
-            events: new_events,
-        };
-        self.send(id, Append { writes: vec![write], ..Append::default() }, Replies::Tenant { decided, reply });
+        let mut append = Append { erased: erased.iter().map(|target| target.seq).collect(), ..Append::default() };
+        for payload_erased in events.iter().flat_map(|event| entry.tenant.erasures.payload_erased(event, erased)) {
+            let event = Event::Message(MessageEvent::PayloadErased(payload_erased));
+            let event = execute::new_event(&event, now, Some(meta), None, &*context.clock);
+            append.writes.push(next_messages(&context, id, &mut entry.messages, vec![event]));
+        }
+        let mut new_events = Vec::with_capacity(events.len());
+        for event in events {
+            entry.tenant.evolve(&event);
+            append.wakeups.extend(erasure_wakeup(id, &entry.tenant, &event));
+            new_events.push(execute::new_event(&Event::Tenant(event), now, Some(meta), None, &*context.clock));
+        }
+        let stream = execute::tenant_stream(id);
+        append.writes.push(StreamWrite { stream, first_version, lifetime: Lifetime::Kept, events: new_events });
+        self.send(id, append, Replies::Tenant { decided, reply });
     }
 
     fn send(&mut self, tenant: TenantId, append: Append, replies: Replies) {
@@ -458,6 +501,41 @@ impl Request {
             Self::OpenPeriod { .. } => {}
         }
     }
+}
+
+/// The next write to a tenant's stream of messages; it opens a period if it is time for one.
+fn next_messages(
+    context: &Context,
+    tenant: TenantId,
+    messages: &mut Messages,
+    mut events: Vec<NewEvent>,
+) -> StreamWrite {
+    let now = context.clock.now();
+    let lifetime = context.retention.config.next_lifetime(messages.version, messages.period, now);
+    if let Lifetime::Period(_) = lifetime {
+        events.insert(0, execute::new_event(&period_opened(), now, None, None, &*context.clock));
+    }
+    messages.write(tenant, lifetime, events)
+}
+
+/// The wake-up that goes with an event of an erasure: it is there as long as any is under way.
+fn erasure_wakeup(id: TenantId, tenant: &Tenant, event: &TenantEvent) -> Option<(String, Option<Timestamp>)> {
+    let due_at = match event {
+        TenantEvent::ErasureStarted(_) => Some(Timestamp::from_ms(0)),
+        TenantEvent::ErasureCompleted(_) => (!tenant.erasures.under_way.is_empty()).then_some(Timestamp::from_ms(0)),
+        TenantEvent::Created(_)
+        | TenantEvent::EventTypeRegistered(_)
+        | TenantEvent::ApiKeyIssued(_)
+        | TenantEvent::ApiKeyRevoked(_)
+        | TenantEvent::SettingsChanged(_)
+        | TenantEvent::UserAdded(_)
+        | TenantEvent::UserCredentialsReset(_)
+        | TenantEvent::UserDisabled(_)
+        | TenantEvent::UserAuthenticationFailed(_)
+        | TenantEvent::ConfigChanged(_)
+        | TenantEvent::ErasureAdvanced(_) => return None,
+    };
+    Some((execute::erasure_wakeup(id), due_at))
 }
 
 fn period_opened() -> Event {

@@ -4,6 +4,7 @@
 //! Root            starts everything, restarts a region that dies
 //! ├─ Intake       task: the one writer of tenants and messages
 //! ├─ Dispatcher   a lock, and a task that keeps its time: hands out permits for attempts, by tenant, host and standing
+//! ├─ Eraser       task: finds message data that somebody wants gone, and sees it out of the database's files
 //! ├─ Matcher[s]   task for each shard: reads its log, casts matches to the regions, saves how far all are durable
 //! └─ Region[n]    slots of subscriptions, one heap of timers, activation and passivation
 //!    └─ Subscription   only while there is work; decides, appends, and lets effects out once they are durable
@@ -22,6 +23,7 @@
 mod attempt;
 mod dispatcher;
 mod engine;
+mod eraser;
 mod intake;
 mod janitor;
 mod jobs;
@@ -37,18 +39,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Clock;
 use crate::domain::id::TenantId;
 use crate::event_store::Log;
 use crate::execute;
-use crate::execute::vault::Vault;
+use crate::execute::vault::{KeyBytes, Vault};
 use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
 pub use engine::{
-    Backlog, Depth, Done, Engine, EngineError, NewJob, NewSubscription, Published, RunningJob, TestReport,
+    Backlog, Depth, Done, Engine, EngineError, Erased, NewJob, NewSubscription, Published, RunningJob, SubjectErasure,
+    TestReport,
 };
 pub use janitor::{Applied, Retention};
 pub use jobs::{Candidates, Found, Pick, Unavailable, Wanted};
@@ -136,6 +139,10 @@ pub(crate) struct Context {
     /// One permit for each step of a job that is looked for.
     job_looks: Semaphore,
     stopping: AtomicBool,
+    /// Told when an erasure has begun.
+    erasures: Notify,
+    /// Under which digests of requests are remembered.
+    idempotency_key: KeyBytes,
     quarantine: quarantine::Quarantine,
     retention: Retention,
     config: Config,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::dispatcher::Dispatcher;
@@ -16,11 +16,12 @@ use super::janitor::{self, Retention};
 use super::jobs::{self, Candidates};
 use super::quarantine::Quarantine;
 use super::region::{self, RegionActor, RegionMessage, Regions};
-use super::{Config, Context, intake, matcher};
+use super::{Config, Context, eraser, intake, matcher};
 use crate::clock::Clock;
 use crate::domain::id::SubscriptionId;
 use crate::event_store::Log;
 use crate::event_store::ReadError;
+use crate::execute;
 use crate::execute::vault::Vault;
 use crate::outbound::{Gate, Transport};
 
@@ -42,7 +43,9 @@ pub struct Running {
     intake: JoinHandle<()>,
     matchers: Vec<JoinHandle<()>>,
     janitor: JoinHandle<()>,
-    stop_janitor: watch::Sender<bool>,
+    eraser: JoinHandle<()>,
+    /// Of the janitor and the eraser.
+    stop_tasks: watch::Sender<bool>,
 }
 
 /// What the system asks beside its log.
@@ -70,6 +73,7 @@ pub async fn start(
     let regions = Regions::new(config.regions);
     let dispatcher = Dispatcher::start(&config);
     let stopping = AtomicBool::new(false);
+    let idempotency_key = vault.derived_key("tidings idempotency keys");
     let match_credits = Arc::new(Semaphore::new(config.match_credits as usize));
     let context = Arc::new(Context {
         log,
@@ -82,6 +86,8 @@ pub async fn start(
         loads: Semaphore::new(LOADS_AT_A_TIME),
         job_looks: Semaphore::new(jobs::LOOKS_AT_A_TIME),
         stopping,
+        erasures: Notify::new(),
+        idempotency_key,
         quarantine: Quarantine::default(),
         retention,
         config,
@@ -91,10 +97,11 @@ pub async fn start(
     let intake = tokio::spawn(keep_taking_in(Arc::clone(&context), queue));
     let matcher = |shard| tokio::spawn(keep_matching(Arc::clone(&context), regions.clone(), shard));
     let matchers = (0..context.log.shards()).map(matcher).collect();
-    let (stop_janitor, stop) = watch::channel(false);
-    let janitor = tokio::spawn(keep_tidying(Arc::clone(&context), regions.clone(), requests.clone(), stop));
+    let (stop_tasks, stop) = watch::channel(false);
+    let janitor = tokio::spawn(keep_tidying(Arc::clone(&context), regions.clone(), requests.clone(), stop.clone()));
     let engine = Engine::new(Arc::clone(&context), regions.clone(), requests, gate);
-    Ok(Running { engine, context, regions, root, intake, matchers, janitor, stop_janitor })
+    let eraser = tokio::spawn(keep_erasing(Arc::clone(&context), engine.clone(), stop));
+    Ok(Running { engine, context, regions, root, intake, matchers, janitor, eraser, stop_tasks })
 }
 
 /// The intake's state is in the log as well: after a panic it begins again with what is queued. Who had no answer yet is
@@ -125,16 +132,24 @@ async fn keep_tidying(
     }
 }
 
+/// The eraser finds what is under way in the log: after a panic it begins again.
+async fn keep_erasing(context: Arc<Context>, engine: Engine, mut stop: watch::Receiver<bool>) {
+    while AssertUnwindSafe(eraser::run(&context, &engine, &mut stop)).catch_unwind().await.is_err() {
+        tracing::error!("the eraser panicked and begins again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 impl Running {
     /// Ends the system: takes nothing new, lets attempts under way come to their end and be recorded, then stops. What
     /// is owed stays in the log.
     pub async fn stop(self) {
-        let Self { engine, context, regions, root, intake, matchers, mut janitor, stop_janitor } = self;
+        let Self { engine, context, regions, root, intake, matchers, mut janitor, eraser, stop_tasks } = self;
         drop(engine);
         matchers.iter().for_each(JoinHandle::abort);
         context.stopping.store(true, Ordering::SeqCst);
-        // Ends behind its step.
-        stop_janitor.send_replace(true);
+        // The janitor ends behind its step, the eraser at once: it begins the step anew.
+        stop_tasks.send_replace(true);
         let idle = context.dispatcher.stop();
         if tokio::time::timeout(Duration::from_millis(GRACE_MS), idle).await.is_err() {
             tracing::warn!("attempts were still under way after {GRACE_MS} ms; they will be sent again");
@@ -146,6 +161,7 @@ impl Running {
         if tokio::time::timeout(Duration::from_millis(GRACE_MS), &mut janitor).await.is_err() {
             janitor.abort();
         }
+        eraser.abort();
         intake.abort();
         root.stop(None);
         context.log.close().await;
@@ -237,6 +253,7 @@ async fn recover_shard(context: &Context, regions: &Regions, shard: u16, only: O
         let mut by_region = vec![vec![]; regions.count()];
         for wakeup in page {
             match wakeup.key.parse::<SubscriptionId>() {
+                Err(_) if execute::erasing_tenant(&wakeup.key).is_some() => {}
                 Ok(id) => by_region[regions.index(id)].push((id, wakeup.due_at)),
                 Err(error) => tracing::error!("a wake-up is ignored: {error}"),
             }

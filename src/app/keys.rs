@@ -35,6 +35,14 @@ pub(super) async fn open_vault(config: &Config, log: &Log, clock: &dyn Clock) ->
     Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))
 }
 
+/// Opens what opens data of messages, beside a running server; `None` if there is no key store. Changes nothing.
+pub(super) async fn read_vault(config: &Config, clock: &dyn Clock) -> anyhow::Result<Option<Vault>> {
+    let Some(store) = read(config).await? else { return Ok(None) };
+    let sealed_under = Census::of(&*store).await?.ids();
+    let keys = operator_keys::load(config, &sealed_under, None).await?;
+    Ok(Some(Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))?))
+}
+
 /// Refuses keys that do not fit the key store that is there: to be asked before the log is taken from whoever has it.
 pub(super) async fn must_fit(config: &Config) -> anyhow::Result<()> {
     let Some(store) = read(config).await? else { return Ok(()) };

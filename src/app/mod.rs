@@ -33,7 +33,7 @@ use listeners::{Addresses, Listeners, Serving};
 use store::Store;
 
 pub use store::reader;
-pub use tools::{backup, export, import, state, verify};
+pub use tools::{backup, export, import, state, vault, verify};
 
 /// How long a start waits until all API keys are known as the log has them.
 const KEYS_LIMIT: Duration = Duration::from_secs(30);

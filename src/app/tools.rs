@@ -7,11 +7,13 @@ use anyhow::{Context, ensure};
 
 use super::keys;
 use super::store::{self, Store};
+use crate::clock::SystemClock;
 use crate::config::{Config, LogPlace};
 use crate::event_store::SqliteReader;
 use crate::execute::history::AsOf;
 use crate::execute::state_as_of;
 use crate::execute::transfer::{self, Exported, Imported, UNFINISHED};
+use crate::execute::vault::Vault;
 use crate::execute::verify;
 use crate::projections::{Name, ReadModels};
 
@@ -48,6 +50,11 @@ pub async fn verify(
 pub async fn state(config: &Config, stream: &str, as_of: Option<AsOf>) -> anyhow::Result<Option<serde_json::Value>> {
     let reader = store::reader(config).await?;
     Ok(state_as_of(&*reader, stream, as_of).await?)
+}
+
+/// What opens data of messages; `None` if there is no key store beside the log.
+pub async fn vault(config: &Config) -> anyhow::Result<Option<Vault>> {
+    keys::read_vault(config, &SystemClock).await
 }
 
 /// Writes the whole store as text.

@@ -7,11 +7,14 @@ use clap::Args;
 
 use super::Source;
 use crate::app;
+use crate::codec;
+use crate::domain::event::{Event, MessageEvent};
 use crate::domain::id::TenantId;
-use crate::domain::message::SALT_BYTES;
 use crate::domain::time::Timestamp;
-use crate::event_store::{Position, ReadError, Recorded};
+use crate::event_store::{EventReader, Position, ReadError, Recorded};
+use crate::execute::contents;
 use crate::execute::listing::{self, Line, Selection};
+use crate::execute::vault::Vault;
 
 /// Options of `tidings events`.
 #[derive(Debug, Args)]
@@ -54,7 +57,9 @@ enum Broken {
 }
 
 pub(super) async fn events(options: Events) -> anyhow::Result<()> {
-    let reader = app::reader(&options.source.load()?).await?;
+    let config = options.source.load()?;
+    let reader = app::reader(&config).await?;
+    let vault = if options.with_content { app::vault(&config).await? } else { None };
     if let Some(after) = options.after.filter(|after| after.shard >= reader.shards()) {
         anyhow::bail!("--after {after}: there is no shard {}; the last one is {}", after.shard, reader.shards() - 1);
     }
@@ -74,9 +79,11 @@ pub(super) async fn events(options: Events) -> anyhow::Result<()> {
             return Ok(ControlFlow::Break(()));
         }
         left -= 1;
-        let content = if options.with_content { reader.content(recorded.position).await? } else { None };
-        let text = content.as_deref().and_then(|content| std::str::from_utf8(content.get(SALT_BYTES..)?).ok());
-        let line = Line::of(recorded, text)?;
+        let text = match &vault {
+            Some(vault) => data(&*reader, vault, recorded).await?,
+            None => None,
+        };
+        let line = Line::of(recorded, text.as_deref())?;
         let written =
             serde_json::to_writer(&mut out, &line).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"));
         // Whoever follows reads now.
@@ -111,4 +118,15 @@ pub(super) async fn events(options: Events) -> anyhow::Result<()> {
             Err(error.into())
         }
     }
+}
+
+/// What a tenant published; `None` of other events, and where it was erased.
+async fn data(reader: &dyn EventReader, vault: &Vault, recorded: &Recorded) -> Result<Option<String>, ReadError> {
+    let Ok(Event::Message(MessageEvent::Published(published))) = codec::decode(recorded) else { return Ok(None) };
+    let Some(content) = reader.content(recorded.position).await? else { return Ok(None) };
+    let damaged = |reason: String| {
+        let (position, stream) = (recorded.position, Some(recorded.stream.clone()));
+        ReadError::Damaged { position, stream, reason }
+    };
+    contents::open(vault, &published, &content).await.map_err(|error| damaged(error.to_string()))
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::domain::id::{
-    ApiKeyId, DeliveryId, EventId, JobId, MessageId, RequestId, SecretId, SubscriptionId, TenantId, UserId,
+    ApiKeyId, DeliveryId, ErasureId, EventId, JobId, MessageId, RequestId, SecretId, SubscriptionId, TenantId, UserId,
 };
 use crate::domain::time::Timestamp;
 
@@ -94,6 +94,8 @@ new_ids! {
     delivery_id -> DeliveryId;
     /// A new job's id.
     job_id -> JobId;
+    /// A new erasure's id.
+    erasure_id -> ErasureId;
     /// A new API key's id.
     api_key_id -> ApiKeyId;
     /// A new user's id.

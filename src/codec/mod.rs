@@ -108,9 +108,13 @@ registry! {
         UserDisabled = "user.disabled", 1;
         UserAuthenticationFailed = "user.authentication_failed", 1;
         ConfigChanged = "system.config_changed", 1;
+        ErasureStarted = "erasure.started", 1;
+        ErasureAdvanced = "erasure.advanced", 1;
+        ErasureCompleted = "erasure.completed", 1;
     }
     Message::MessageEvent {
         Published = "message.published", 1;
+        PayloadErased = "message.payload_erased", 1;
         PeriodOpened = "messages.period_opened", 1;
     }
     Subscription::SubscriptionEvent {

@@ -387,8 +387,14 @@ impl Config {
     }
 
     fn check_retention(&self) -> Result<(), ConfigError> {
-        let retention::Config { events_minutes, bodies_minutes, bucket_minutes, period_events, check_every_ms } =
-            self.retention;
+        let retention::Config {
+            events_minutes,
+            bodies_minutes,
+            bucket_minutes,
+            period_events,
+            check_every_ms,
+            backups_kept_days: _,
+        } = self.retention;
         let refuse = |text: &str| Err(ConfigError::Invalid(text.into()));
         if bucket_minutes == 0 {
             return refuse("retention.bucket_minutes: must be at least 1");

@@ -99,14 +99,19 @@ fn keyed(secret: &[u8; SECRET_BYTES], pepper: &[u8]) -> String {
     format!("{KEYED}{}", hex::encode(mac.finalize().into_bytes()))
 }
 
-/// A key that can make keys or rotate secrets would live for longer than [`MAX_ADMIN_DAYS`].
+/// A key that can make keys, rotate secrets or erase data would live for longer than [`MAX_ADMIN_DAYS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key with SECRETS_ROTATE, KEYS_ADMIN or TENANTS_ADMIN lives for {MAX_ADMIN_DAYS} days at most")]
+#[error(
+    "a key with SECRETS_ROTATE, MESSAGES_ERASE, KEYS_ADMIN or TENANTS_ADMIN lives for {MAX_ADMIN_DAYS} days at most"
+)]
 pub struct LivesTooLong;
 
-/// When a new key ends: those that could make others, or take over what is signed, always do.
+/// What could make other keys, take over what is signed, or destroy.
+const POWERFUL: [Scope; 4] = [Scope::SecretsRotate, Scope::MessagesErase, Scope::KeysAdmin, Scope::TenantsAdmin];
+
+/// When a new key ends: those that could make others, take over what is signed, or destroy, always do.
 pub fn expiry(scopes: &[Scope], wanted: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, LivesTooLong> {
-    let powerful = [Scope::SecretsRotate, Scope::KeysAdmin, Scope::TenantsAdmin].iter().any(|one| scopes.contains(one));
+    let powerful = POWERFUL.iter().any(|one| scopes.contains(one));
     let latest = now.plus_ms(MAX_ADMIN_DAYS * 24 * 60 * 60 * 1_000);
     match wanted {
         Some(at) if powerful && at > latest => Err(LivesTooLong),
@@ -154,7 +159,7 @@ mod tests {
         let day = |day: u64| now.plus_ms(day * 86_400_000);
         assert_eq!(expiry(&[Scope::WebhooksRead], None, now), Ok(None));
         assert_eq!(expiry(&[Scope::WebhooksRead], Some(day(900)), now), Ok(Some(day(900))));
-        for scope in [Scope::SecretsRotate, Scope::KeysAdmin, Scope::TenantsAdmin] {
+        for scope in POWERFUL {
             assert_eq!(expiry(&[Scope::WebhooksRead, scope], None, now), Ok(Some(day(90))));
             assert_eq!(expiry(&[scope], Some(day(90)), now), Ok(Some(day(90))));
             assert_eq!(expiry(&[scope], Some(day(91)), now), Err(LivesTooLong));

@@ -55,6 +55,10 @@ codes! {
     LoginFailed = "TENANT_LOGIN_FAILED";
     /// Somebody gave a wrong one-time code within a user's session.
     StepUpFailed = "TENANT_STEP_UP_FAILED";
+    /// Somebody erased message data, or had it looked for to be erased.
+    PayloadErased = "TENANT_PAYLOAD_ERASED";
+    /// The data of an erasure has left the database's files as well.
+    ErasureCompleted = "TENANT_ERASURE_COMPLETED";
     /// A webhook was created.
     WebhookCreated = "TENANT_WEBHOOK_CREATED";
     /// A webhook's URL, description or filters changed.

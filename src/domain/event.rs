@@ -5,12 +5,14 @@
 
 mod deletion;
 mod egress;
+mod erasure;
 mod period;
 mod user;
 mod waiting;
 
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use egress::{ConfigChanged, EgressBlocked};
+pub use erasure::{ErasureAdvanced, ErasureCompleted, ErasureScope, ErasureStarted, PayloadErased};
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use user::{
     Occasion, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
@@ -75,6 +77,12 @@ pub enum TenantEvent {
     UserAuthenticationFailed(UserAuthenticationFailed),
     /// The installation itself is configured otherwise. Stands in the stream of [`TenantId::INSTALLATION`] alone.
     ConfigChanged(ConfigChanged),
+    /// Somebody wants message data gone.
+    ErasureStarted(ErasureStarted),
+    /// An erasure has looked through more of the log.
+    ErasureAdvanced(ErasureAdvanced),
+    /// What was erased has left the database's files as well.
+    ErasureCompleted(ErasureCompleted),
 }
 
 /// A tenant came into being.
@@ -134,6 +142,8 @@ pub struct ApiKeyRevoked {
 pub enum MessageEvent {
     /// One was accepted for delivery.
     Published(MessagePublished),
+    /// The data of some was erased.
+    PayloadErased(PayloadErased),
     /// What was published before need not be read any more.
     PeriodOpened(MessagesPeriodOpened),
 }

@@ -99,6 +99,8 @@ ids! {
     DeliveryId = "dlv_";
     /// Many deliveries made at somebody's wish.
     JobId = "job_";
+    /// Message data erased at somebody's wish.
+    ErasureId = "era_";
     /// An API key; the id is public, the secret behind it is not.
     ApiKeyId = "key_";
     /// A person who logs in with a password and one-time codes.

@@ -1,5 +1,6 @@
 //! Messages: what a publisher may send, and when two of them are the same.
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::filter::{EventType, InvalidEventType};
@@ -80,6 +81,9 @@ pub enum Refusal {
     /// There is no such tenant.
     #[error("there is no such tenant")]
     NoTenant,
+    /// The tenant was erased.
+    #[error("the tenant was erased: nothing is published for it any more")]
+    TenantErased,
 }
 
 impl Refusal {
@@ -95,6 +99,7 @@ impl Refusal {
             Self::TooLarge(_) => ErrorCode::MessageTooLarge,
             Self::IdempotencyKeyReused(_) => ErrorCode::IdempotencyKeyReused,
             Self::NoTenant => ErrorCode::NotFound,
+            Self::TenantErased => ErrorCode::TenantErased,
         }
     }
 
@@ -104,7 +109,7 @@ impl Refusal {
             Self::InvalidType(_) | Self::UnknownType(_) | Self::ReservedType(_) => "type",
             Self::InvalidData(_) | Self::NotAnObject | Self::TooLarge(_) => "data",
             Self::InvalidIdempotencyKey | Self::IdempotencyKeyReused(_) => "idempotencyKey",
-            Self::NoTenant => "tenantId",
+            Self::NoTenant | Self::TenantErased => "tenantId",
         }
     }
 }
@@ -162,6 +167,21 @@ pub fn salted_digest(salt: &[u8; SALT_BYTES], data: &str) -> String {
 
 /// Bytes of salt before the data in a message's erasable content.
 pub const SALT_BYTES: usize = 16;
+
+/// The data in a message's erasable content; `None` if that is damaged.
+pub fn data_of(content: &[u8]) -> Option<&str> {
+    content.get(SALT_BYTES..).and_then(|data| std::str::from_utf8(data).ok())
+}
+
+/// What an idempotency key's claim remembers of the digest of a request. A digest alone could be guessed by whoever reads
+/// the store after the data was erased: the claim outlives the data, or a repeated publication would bring it back.
+pub fn keyed_digest(key: &[u8; 32], claim: &str, digest: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(claim.as_bytes());
+    mac.update(&[0]);
+    mac.update(digest.as_bytes());
+    hex::encode(mac.finalize().into_bytes())
+}
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ pub mod scope;
 pub mod api_key;
 pub mod job;
 pub mod event;
+pub mod erasure;
 pub mod audit;
 pub mod tenant;
 pub mod message;

@@ -18,6 +18,8 @@ pub enum Scope {
     DeliveriesRedeliver,
     /// Publish messages.
     MessagesPublish,
+    /// Erase the data of messages.
+    MessagesErase,
     /// Read the audit log.
     AuditRead,
     /// Make and withdraw API keys.
@@ -28,13 +30,14 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::WebhooksRead,
         Self::WebhooksWrite,
         Self::SecretsRotate,
         Self::DeliveriesRead,
         Self::DeliveriesRedeliver,
         Self::MessagesPublish,
+        Self::MessagesErase,
         Self::AuditRead,
         Self::KeysAdmin,
         Self::TenantsAdmin,

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalogue;
+use super::erasure::{self, Erasures};
 use super::event::{
-    ApiKeyIssued, ApiKeyRevoked, Change, EventTypeRegistered, TenantCreated, TenantEvent, TenantSettingsChanged,
-    UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
+    ApiKeyIssued, ApiKeyRevoked, Change, ErasureAdvanced, ErasureScope, ErasureStarted, EventTypeRegistered,
+    TenantCreated, TenantEvent, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset,
+    UserDisabled,
 };
 use super::filter::EventType;
-use super::id::{ApiKeyId, SecretId, TenantId, UserId};
+use super::id::{ApiKeyId, ErasureId, SecretId, TenantId, UserId};
 use super::profile::{self, UnknownProfile};
 use super::scope::Scope;
 use crate::error_code::ErrorCode;
@@ -39,6 +41,8 @@ pub struct Tenant {
     pub unattended_keys: bool,
     /// Who logs in with a password.
     pub users: BTreeMap<UserId, User>,
+    /// What of its message data is being erased, and whether it is erased itself.
+    pub erasures: Erasures,
 }
 
 /// Somebody who logs in with a password and one-time codes.
@@ -77,6 +81,21 @@ pub enum Command {
     DisableUser(UserId),
     /// Remember that somebody could not prove that they are a user.
     FailAuthentication(UserAuthenticationFailed),
+    /// Begin to erase message data.
+    StartErasure(ErasureStarted),
+    /// Remember how far an erasure has come.
+    AdvanceErasure(ErasureAdvanced),
+    /// End an erasure, whose data has left the database's files.
+    CompleteErasure {
+        /// Which.
+        erasure: ErasureId,
+        /// How many webhooks were deleted with it.
+        webhooks: u64,
+        /// How many keys and secrets were destroyed with it.
+        secrets: u64,
+        /// Whether parts of it may stand in free space of the files.
+        freed: bool,
+    },
 }
 
 /// Why a command is refused.
@@ -127,6 +146,12 @@ pub enum Refusal {
     /// No more users.
     #[error("a tenant may have {MAX_USERS} users at most")]
     TooManyUsers,
+    /// It was erased: nothing is made for it any more.
+    #[error("the tenant was erased")]
+    Erased,
+    /// The erasure's rules refuse it.
+    #[error(transparent)]
+    Erasure(#[from] erasure::Refusal),
 }
 
 impl Refusal {
@@ -143,6 +168,8 @@ impl Refusal {
             | Self::InvalidUserName(_) => ErrorCode::InvalidInput,
             Self::EventTypeExists(_) => ErrorCode::EventTypeExists,
             Self::TooManyEventTypes | Self::TooManyApiKeys | Self::TooManyUsers => ErrorCode::LimitExceeded,
+            Self::Erased => ErrorCode::TenantErased,
+            Self::Erasure(refusal) => refusal.code(),
         }
     }
 }
@@ -151,19 +178,31 @@ impl Refusal {
 pub fn decide(state: &Tenant, command: Command) -> Result<Vec<TenantEvent>, Refusal> {
     match command {
         Command::Create(created) => create(state, created),
-        Command::RegisterEventType(registered) => register(state.living()?, registered),
-        Command::IssueApiKey(issued) => issue(state.living()?, issued),
+        Command::RegisterEventType(registered) => register(state.active()?, registered),
+        Command::IssueApiKey(issued) => issue(state.active()?, issued),
         Command::RevokeApiKey(key) if state.living()?.api_keys.contains(&key) => {
             Ok(vec![TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key })])
         }
         Command::RevokeApiKey(_) => Err(Refusal::NoSuchApiKey),
-        Command::SetUnattendedKeys(to) => Ok(set_unattended_keys(state.living()?, to)),
-        Command::AddUser(added) => add_user(state.living()?, added),
-        Command::ResetUser(reset) => state.user(reset.user).map(|_| vec![TenantEvent::UserCredentialsReset(reset)]),
+        Command::SetUnattendedKeys(to) => Ok(set_unattended_keys(state.active()?, to)),
+        Command::AddUser(added) => add_user(state.active()?, added),
+        Command::ResetUser(reset) => {
+            state.active()?.user(reset.user).map(|_| vec![TenantEvent::UserCredentialsReset(reset)])
+        }
         Command::DisableUser(user) if state.user(user)?.disabled => Ok(vec![]),
         Command::DisableUser(user) => Ok(vec![TenantEvent::UserDisabled(UserDisabled { user })]),
         Command::FailAuthentication(failed) => {
             state.user(failed.user).map(|_| vec![TenantEvent::UserAuthenticationFailed(failed)])
+        }
+        // All of it is being erased: what else there was to erase goes with it.
+        Command::StartErasure(ErasureStarted {
+            scope: ErasureScope::Messages { .. } | ErasureScope::Subject { .. },
+            ..
+        }) if state.is_erased() => Err(Refusal::Erased),
+        Command::StartErasure(started) => Ok(state.living()?.erasures.start(started)?),
+        Command::AdvanceErasure(advanced) => Ok(state.living()?.erasures.advance(advanced)?),
+        Command::CompleteErasure { erasure, webhooks, secrets, freed } => {
+            Ok(state.living()?.erasures.complete(erasure, webhooks, secrets, freed)?)
         }
     }
 }
@@ -281,11 +320,23 @@ impl Tenant {
                 }
             }
             TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_) => {}
+            TenantEvent::ErasureStarted(started) => self.erasures.started(started),
+            TenantEvent::ErasureAdvanced(advanced) => self.erasures.advanced(advanced),
+            TenantEvent::ErasureCompleted(completed) => self.erasures.completed(completed),
         }
     }
 
     fn user(&self, id: UserId) -> Result<&User, Refusal> {
         self.living()?.users.get(&id).ok_or(Refusal::NoSuchUser)
+    }
+
+    /// Whether its message data, keys and secrets were erased, or are being erased.
+    pub fn is_erased(&self) -> bool {
+        self.erasures.of_tenant.is_some()
+    }
+
+    fn active(&self) -> Result<&Self, Refusal> {
+        if self.is_erased() { Err(Refusal::Erased) } else { self.living() }
     }
 
     fn living(&self) -> Result<&Self, Refusal> {
@@ -404,6 +455,26 @@ mod tests {
             tenant.evolve(&event);
         }
         assert!(tenant.unattended_keys);
+    }
+
+    #[test]
+    fn nothing_is_made_for_a_tenant_that_was_erased() {
+        let mut tenant = acme();
+        let started =
+            |scope| Command::StartErasure(ErasureStarted { erasure: ErasureId::from_parts(1, 1), scope, reason: None });
+        for event in decide(&tenant, started(ErasureScope::Tenant {})).unwrap() {
+            tenant.evolve(&event);
+        }
+        let named = ErasureScope::Messages { messages: vec![], size_bytes: 0 };
+        for command in [
+            Command::RegisterEventType(registered("chat.opened", "one")),
+            Command::SetUnattendedKeys(true),
+            started(named),
+        ] {
+            assert_eq!(decide(&tenant, command), Err(Refusal::Erased));
+        }
+        assert_eq!(decide(&tenant, started(ErasureScope::Tenant {})), Ok(vec![]));
+        assert_eq!(Refusal::Erased.code(), ErrorCode::TenantErased);
     }
 
     #[test]

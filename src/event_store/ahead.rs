@@ -80,6 +80,17 @@ impl Ahead {
         }
     }
 
+    /// Forgets these events of a shard.
+    pub(super) fn forget(&self, shard: u16, seqs: impl IntoIterator<Item = u64>) {
+        let mut kept = self.kept();
+        kept.forgotten += 1;
+        for seq in seqs {
+            if let Some(entry) = kept.entries.pop(&Position { shard, seq }) {
+                kept.size_bytes -= entry.size_bytes();
+            }
+        }
+    }
+
     /// Those with a content: the others are read by their stream.
     fn keep(&self, read: Vec<Entry>, forgotten: u64) {
         let mut kept = self.kept();

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
+use super::ahead::Ahead;
 use super::latency::Latencies;
 use super::tail::{Entry, Tail};
 use super::tails::Tails;
@@ -118,6 +119,9 @@ pub(super) struct Lane {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) published: Arc<Published>,
     pub(super) tails: Arc<Tails>,
+    pub(super) ahead: Arc<Ahead>,
+    /// How many commits have erased contents.
+    pub(super) erasures: Arc<AtomicU64>,
     /// Told the refusal when the shard has a newer owner.
     pub(super) fenced: watch::Sender<Option<AppendError>>,
     pub(super) latencies: Arc<Latencies>,
@@ -216,6 +220,7 @@ impl Lane {
     async fn commit(&mut self, batch: Vec<Queued>) {
         let (appends, acks): (Vec<Append>, Vec<Ack>) =
             batch.into_iter().map(|queued| (queued.append, queued.ack)).unzip();
+        let erased: Vec<Vec<u64>> = appends.iter().map(|append| append.erased.clone()).collect();
         let drafts: Vec<Vec<Draft>> = appends.iter().map(|append| drafts(self.shard, append)).collect();
         let began = Instant::now();
         let answers = self.store.append(self.shard, appends).await;
@@ -234,6 +239,7 @@ impl Lane {
             self.publish(&answers, drafts);
             self.tails.keep_within_bounds(&self.published);
         }
+        self.forget(&answers, erased);
         for (ack, answer) in acks.into_iter().zip(answers) {
             // A writer that panics while it is told must not take its neighbours along.
             if catch_unwind(AssertUnwindSafe(|| ack(answer))).is_err() {
@@ -254,6 +260,20 @@ impl Lane {
                 }
             }
         });
+    }
+
+    /// What was erased leaves memory before anybody is told that it is. What a failed commit may have erased after all
+    /// goes as well: of the tail, which is given up then, nothing is left.
+    fn forget(&self, answers: &[Result<Appended, AppendError>], erased: Vec<Vec<u64>>) {
+        if erased.iter().all(Vec::is_empty) {
+            return;
+        }
+        self.published.change(|tail| {
+            let done = answers.iter().zip(&erased).filter(|(answer, _)| answer.is_ok());
+            done.flat_map(|(_, erased)| erased).for_each(|seq| tail.erase(*seq));
+        });
+        self.ahead.forget(self.shard, erased.into_iter().flatten());
+        self.erasures.fetch_add(1, Ordering::SeqCst);
     }
 
     /// After a failure the head may have moved unseen, and an append may turn out to be a repetition of an unseen

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,8 @@ use super::place::{Place, Places};
 use super::tail::Entry;
 use super::tails::Tails;
 use super::{
-    Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, ReadError, Recorded,
-    Wakeup,
+    Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, Purged, ReadError,
+    Recorded, Wakeup,
 };
 
 /// Is told how an append ended. Runs inside the lane: quick, and without waiting for anything.
@@ -81,7 +82,8 @@ struct Inner {
     closing: watch::Sender<bool>,
     fenced: watch::Sender<Option<AppendError>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
-    ahead: Ahead,
+    ahead: Arc<Ahead>,
+    erasures: Arc<AtomicU64>,
 }
 
 struct Shard {
@@ -112,6 +114,8 @@ impl Log {
         let share = if reader.shards() > 1 { queue_appends.div_ceil(2) } else { queue_appends };
         let latencies = Arc::new(Latencies::default());
         let all_places = Arc::new(Semaphore::new(queue_appends));
+        let ahead = Arc::new(Ahead::new(config.tail_bytes));
+        let erasures = Arc::new(AtomicU64::new(0));
         let mut shards = Vec::new();
         let mut lanes = Vec::new();
         for (shard, published) in (0..).zip(tails.published()) {
@@ -127,6 +131,8 @@ impl Log {
                 closing: closing.subscribe(),
                 published: Arc::clone(published),
                 tails: Arc::clone(&tails),
+                ahead: Arc::clone(&ahead),
+                erasures: Arc::clone(&erasures),
                 fenced: fenced.clone(),
                 latencies: Arc::clone(&latencies),
                 unsettled: false,
@@ -136,9 +142,19 @@ impl Log {
         }
         let room = Arc::new(Semaphore::new(queue_appends));
         let lanes = Mutex::new(lanes);
-        let ahead = Ahead::new(config.tail_bytes);
         Ok(Self {
-            inner: Arc::new(Inner { store, shards, room, queue_appends, latencies, closing, fenced, lanes, ahead }),
+            inner: Arc::new(Inner {
+                store,
+                shards,
+                room,
+                queue_appends,
+                latencies,
+                closing,
+                fenced,
+                lanes,
+                ahead,
+                erasures,
+            }),
         })
     }
 
@@ -267,6 +283,17 @@ impl Log {
             return Ok(entry.content.clone());
         }
         self.reader().content(position).await
+    }
+
+    /// How often contents were erased by appends through this log. Who has read a content and is about to use it looks
+    /// again if this has moved since: what was acknowledged as erased is used no more.
+    pub fn erasures(&self) -> u64 {
+        self.inner.erasures.load(Ordering::SeqCst)
+    }
+
+    /// See [`EventStore::purge`].
+    pub async fn purge(&self) -> Result<Purged, AppendError> {
+        self.inner.store.purge().await
     }
 
     /// The head of a shard, and a wake-up whenever it moves.

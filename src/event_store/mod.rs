@@ -251,6 +251,10 @@ pub struct Append {
     pub claims: Vec<Claim>,
     /// Wake-ups set (`Some`, replacing any other time) or removed (`None`), by key.
     pub wakeups: Vec<(String, Option<Timestamp>)>,
+    /// Numbers of earlier events of the shard, in the log already, whose contents are erased. The events stay; one that
+    /// has no content, or none any more, changes nothing. What was erased may stand in the database's files until
+    /// [`EventStore::purge`].
+    pub erased: Vec<u64>,
     /// Nobody waits for it: it may wait a moment for company ([`Config::linger_ms`]).
     pub patient: bool,
 }
@@ -345,6 +349,17 @@ pub struct Dropped {
     pub rows: u64,
     /// Whether there is more to drop by another step.
     pub more: bool,
+}
+
+/// What became of erased contents in the database's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purged {
+    /// Nothing of them is left.
+    Gone,
+    /// The rows are gone. Parts of them may stand in free space until the database writes something else there.
+    Freed,
+    /// Somebody reads what was there before: to be asked again.
+    Kept,
 }
 
 /// Why a bucket was not dropped.
@@ -486,4 +501,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// Erases the contents of events of the bucket and all older ones, in all shards, by steps as above. The events
     /// stay.
     async fn drop_contents(&self, through: Bucket, limit: u32) -> Result<Dropped, AppendError>;
+
+    /// Sees to it that nothing stands in the database's own files any more of contents that were erased before. Takes a
+    /// while. What the database archived or replicated elsewhere is not touched.
+    async fn purge(&self) -> Result<Purged, AppendError>;
 }

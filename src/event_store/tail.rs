@@ -59,6 +59,14 @@ impl Tail {
         }
     }
 
+    /// Forgets the content of an event.
+    pub(super) fn erase(&mut self, seq: u64) {
+        let Some(index) = self.index(seq) else { return };
+        if let Some(content) = self.entries.get_mut(index).and_then(|entry| entry.content.take()) {
+            self.size_bytes -= content.len();
+        }
+    }
+
     /// How many events it keeps, and how many bytes they take.
     pub(super) fn held(&self) -> (usize, usize) {
         (self.entries.len(), self.size_bytes)
@@ -187,5 +195,15 @@ mod tests {
         let tail = tail(10, 11..=12);
         assert_eq!(tail.entry(12).and_then(|entry| entry.content.clone()), Some(Bytes::from_static(b"content")));
         assert!(tail.entry(10).is_none() && tail.entry(13).is_none());
+    }
+
+    #[test]
+    fn what_is_erased_leaves_its_event_behind() {
+        let mut tail = tail(10, 11..=12);
+        [11, 11, 10, 13].into_iter().for_each(|seq| tail.erase(seq));
+        assert_eq!(tail.entry(11).map(|entry| entry.content.is_none()), Some(true));
+        assert_eq!(tail.size_bytes, 2 * entry(1).size_bytes() - b"content".len());
+        tail.forget_through(99);
+        assert_eq!(tail.size_bytes, 0);
     }
 }

@@ -79,7 +79,7 @@ impl Books {
         let seq = recorded.position.seq;
         let mut findings = Vec::new();
         let owner = match event {
-            Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_)) => None,
+            Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_)) => None,
             Event::Message(MessageEvent::Published(message)) => {
                 if let Some(owners) = self.by_tenant.get_mut(&message.tenant) {
                     for id in owners.of(&message.event_type, &self.accounts) {

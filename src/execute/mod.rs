@@ -3,6 +3,7 @@
 //! Names the streams, puts events into the form that the log takes, and folds what it returns. Every writer of a
 //! stream goes through here, so that a stream has one name and one way to be read.
 
+pub mod contents;
 pub mod history;
 pub mod jobs;
 pub mod ledger;
@@ -246,6 +247,20 @@ pub fn new_event(
         meta: meta.map(|meta| serde_json::to_string(meta).expect("meta data has string keys")),
         content,
     }
+}
+
+/// What the wake-up of a tenant that has an erasure under way begins with.
+const ERASURE_WAKEUP: &str = "erasure/";
+
+/// The key of the wake-up that a tenant has while an erasure is under way. It is due at the beginning of time: such keys
+/// stand before those of all subscriptions.
+pub fn erasure_wakeup(tenant: TenantId) -> String {
+    format!("{ERASURE_WAKEUP}{tenant}")
+}
+
+/// Whose erasure the wake-up is about; `None` if it is about no erasure.
+pub fn erasing_tenant(wakeup: &str) -> Option<TenantId> {
+    wakeup.strip_prefix(ERASURE_WAKEUP)?.parse().ok()
 }
 
 /// Folds a tenant, and says at which version its stream is.

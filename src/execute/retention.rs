@@ -27,6 +27,9 @@ pub struct Config {
     pub period_events: u64,
     /// How often is looked for what is too old, in milliseconds. Default: 60000.
     pub check_every_ms: u64,
+    /// How long backups of the databases are kept, in days: what was erased may stand in them so long, and receipts of
+    /// erasures say so. Nothing else follows from it. 0: nobody says. Default: 30.
+    pub backups_kept_days: u32,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             bucket_minutes: 24 * 60,
             period_events: 100_000,
             check_every_ms: 60_000,
+            backups_kept_days: 30,
         }
     }
 }

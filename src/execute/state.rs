@@ -186,6 +186,8 @@ async fn tenant_state(
         "position": last.position.to_string(),
         "event_types": event_types.collect::<Vec<_>>(),
         "unattended_keys": tenant.unattended_keys,
+        "erased": tenant.erasures.of_tenant,
+        "erasures_under_way": tenant.erasures.under_way.into_keys().collect::<Vec<_>>(),
         "users": users,
         "api_keys": keys.into_values().collect::<Vec<_>>(),
     })))
@@ -212,7 +214,10 @@ fn fold_tenant(
         | TenantEvent::UserCredentialsReset(_)
         | TenantEvent::UserDisabled(_)
         | TenantEvent::UserAuthenticationFailed(_)
-        | TenantEvent::ConfigChanged(_) => {}
+        | TenantEvent::ConfigChanged(_)
+        | TenantEvent::ErasureStarted(_)
+        | TenantEvent::ErasureAdvanced(_)
+        | TenantEvent::ErasureCompleted(_) => {}
     }
     Ok(())
 }

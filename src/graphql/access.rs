@@ -95,6 +95,11 @@ impl Tenant {
         self.0.created_at.into()
     }
 
+    /// Since when it is erased, or being erased: nothing is accepted for it any more. Null if it is not.
+    async fn erased_at(&self) -> Option<DateTime> {
+        self.0.erased_at.map(DateTime)
+    }
+
     /// Whether API keys may rotate secrets and make other keys without a person who has just proved themself.
     async fn unattended_keys(&self) -> bool {
         self.0.unattended_keys

@@ -120,6 +120,12 @@ pub(super) enum AuditCode {
     /// An API key was withdrawn.
     #[graphql(name = "TENANT_API_KEY_REVOKED")]
     ApiKeyRevoked,
+    /// Message data was erased, or is looked for to be erased.
+    #[graphql(name = "TENANT_PAYLOAD_ERASED")]
+    PayloadErased,
+    /// The data of an erasure has left the database's files as well.
+    #[graphql(name = "TENANT_ERASURE_COMPLETED")]
+    ErasureCompleted,
 }
 
 /// Picks audit entries; all conditions must hold. With two of `codes`, `targetId` and `actorId` a page may end early: see

@@ -127,6 +127,8 @@ scopes! {
     DeliveriesRedeliver
     /// Publish messages.
     MessagesPublish
+    /// Erase the data of messages, and see receipts of it.
+    MessagesErase
     /// Read the audit log.
     AuditRead
     /// Make and withdraw API keys.

@@ -214,6 +214,8 @@ user_error_codes! {
     IdempotencyKeyReused
     /// There is no such thing, or it belongs to somebody else.
     NotFound
+    /// The tenant was erased: nothing is accepted or made for it any more.
+    TenantErased
     /// The thing was changed since the version that the caller expects.
     VersionConflict
     /// A limit on the number of things is reached.
@@ -276,12 +278,15 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             tenant::Refusal::NoSuchUser | tenant::Refusal::InvalidUserName(_) | tenant::Refusal::UserExists(_) => {
                 &["input", "username"]
             }
+            tenant::Refusal::Erasure(refusal) => return vec!["input", refusal.field()],
             tenant::Refusal::NotFound
+            | tenant::Refusal::Erased
             | tenant::Refusal::Exists(_)
             | tenant::Refusal::TooManyEventTypes
             | tenant::Refusal::TooManyApiKeys
             | tenant::Refusal::TooManyUsers => &[],
         },
+        EngineError::Erasure(refusal) => return vec!["input", refusal.field()],
         EngineError::Message(refusal) => return vec!["input", refusal.field()],
         EngineError::Overloaded
         | EngineError::Unknown(_)

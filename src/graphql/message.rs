@@ -82,6 +82,11 @@ impl Message {
         .await
     }
 
+    /// When its data was erased at somebody's wish; null if it was not.
+    async fn erased_at(&self) -> Option<DateTime> {
+        self.0.erased_at.map(DateTime)
+    }
+
     /// Whether receivers that parse the body and write it again with JavaScript get other bytes, so that their check of
     /// the signature fails.
     async fn unstable(&self) -> bool {

@@ -28,6 +28,7 @@ mod limits;
 mod page;
 mod range;
 mod loader;
+mod erasure;
 mod event_type;
 mod profile;
 mod deleted_webhook;

@@ -9,6 +9,7 @@ use super::caller::{authorise, own_tenant};
 use super::charge::RateLimit;
 use super::deleted_webhook::{self, DeletedWebhook};
 use super::delivery::{self, Delivery, DeliveryFilter};
+use super::erasure::Erasure;
 use super::event_type::{self, EventType, EventTypeFilter};
 use super::explanation::DeliveryExplanation;
 use super::failure::{fault, nullable};
@@ -69,6 +70,11 @@ impl Query {
             Ok(Some(nodes))
         })
         .await
+    }
+
+    /// The receipt of an erasure. Needs the scope `MESSAGES_ERASE`; one of another tenant needs `TENANTS_ADMIN` as well.
+    async fn erasure(&self, ctx: &Context<'_>, #[graphql(desc = "Its id.")] id: ID) -> Option<Result<Erasure>> {
+        nullable(Erasure::find(ctx, &id)).await
     }
 
     /// A webhook. Needs the scope `WEBHOOKS_READ`.

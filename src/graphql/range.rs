@@ -7,6 +7,7 @@ use async_graphql::{Context, InputObject, Result};
 use super::failure::{fault, internal};
 use super::scalar::DateTime;
 use super::state;
+use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
 use crate::event_store::Position;
 use crate::execute;
@@ -47,6 +48,11 @@ pub(super) struct DateTimeRange {
 }
 
 impl DateTimeRange {
+    /// Its beginning and its end, where it has them.
+    pub(super) fn ends(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        (self.from.map(|at| at.0), self.to.map(|at| at.0))
+    }
+
     /// The places in the log between which everything was recorded in it: behind the first, up to the second.
     pub(super) async fn places(&self, ctx: &Context<'_>, scope: TenantScope) -> Result<(Position, Position)> {
         let log = &state(ctx).log;

@@ -148,6 +148,8 @@ fn row(
 ) -> Result<Option<AuditRow>, ApplyError> {
     let (tenant, target, (code, changes)) = match event {
         Event::Message(_) | Event::Delivery(_) => return Ok(None),
+        // How far it has looked without finding anything is nobody's business.
+        Event::Tenant(TenantEvent::ErasureAdvanced(advanced)) if advanced.messages == 0 => return Ok(None),
         Event::Tenant(event) => {
             let tenant = execute::tenant_of(&recorded.stream)
                 .ok_or_else(|| ApplyError::event(recorded, "its stream is no tenant's"))?;
@@ -215,6 +217,9 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
         TenantEvent::UserDisabled(disabled) => disabled.user.to_string(),
         TenantEvent::UserAuthenticationFailed(failed) => failed.user.to_string(),
         TenantEvent::ConfigChanged(changed) => changed.section.clone(),
+        TenantEvent::ErasureStarted(started) => started.erasure.to_string(),
+        TenantEvent::ErasureAdvanced(advanced) => advanced.erasure.to_string(),
+        TenantEvent::ErasureCompleted(completed) => completed.erasure.to_string(),
     }
 }
 
@@ -246,6 +251,21 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             Occasion::StepUp => (Code::StepUpFailed, none),
         },
         TenantEvent::ConfigChanged(changed) => (Code::SystemConfigChanged, config_changes(changed)),
+        TenantEvent::ErasureStarted(started) => {
+            // Ids, and words of whoever did it: what the data held stands nowhere.
+            (Code::PayloadErased, none.to("scope", &started.scope).to("reason", &started.reason))
+        }
+        TenantEvent::ErasureAdvanced(advanced) => {
+            (Code::PayloadErased, none.to("messages", advanced.messages).to("size_bytes", advanced.size_bytes))
+        }
+        TenantEvent::ErasureCompleted(completed) => {
+            let changes = none
+                .to("messages", completed.messages)
+                .to("size_bytes", completed.size_bytes)
+                .to("webhooks", completed.webhooks)
+                .to("secrets", completed.secrets);
+            (Code::ErasureCompleted, changes)
+        }
     }
 }
 

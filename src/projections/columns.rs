@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Decode, Row, Sqlite, Type};
 
-use crate::domain::id::{ApiKeyId, DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::id::{
+    ApiKeyId, DeliveryId, ErasureId, EventId, MessageId, SecretId, SubscriptionId, TenantId, UserId,
+};
 use crate::domain::time::Timestamp;
 use crate::event_store::Position;
 
@@ -33,7 +35,7 @@ macro_rules! ids {
     )*};
 }
 
-ids!(ApiKeyId, DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId, UserId);
+ids!(ApiKeyId, DeliveryId, ErasureId, EventId, MessageId, SecretId, SubscriptionId, TenantId, UserId);
 
 /// An id as its column has it.
 pub(super) fn bytes(id: impl Id) -> Vec<u8> {

@@ -192,7 +192,7 @@ impl Deliveries {
             Event::Delivery(
                 DeliveryEvent::PeriodOpened(_) | DeliveryEvent::Carried(_) | DeliveryEvent::JobAdvanced(_),
             )
-            | Event::Message(MessageEvent::PeriodOpened(_))
+            | Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_))
             | Event::Subscription(_)
             | Event::Tenant(_) => {}
         }

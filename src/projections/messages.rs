@@ -28,7 +28,9 @@ static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     )
 });
 
-/// The projection: a row for each message, never changed.
+static ERASED: &str = "UPDATE message SET erased_at_ms = $2 WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+
+/// The projection: a row for each message, which changes once at most: when its data is erased.
 pub(super) struct Messages;
 
 #[async_trait]
@@ -48,11 +50,13 @@ impl Projection for Messages {
         events: Vec<Readable>,
     ) -> Result<(), ApplyError> {
         let mut published: Vec<(Position, Timestamp, MessagePublished)> = vec![];
+        let mut erased: Vec<(Timestamp, Vec<MessageId>)> = vec![];
         for Readable { recorded, event } in events {
             match event {
                 Event::Message(MessageEvent::Published(message)) => {
                     published.push((recorded.position, recorded.at, message));
                 }
+                Event::Message(MessageEvent::PayloadErased(payload)) => erased.push((recorded.at, payload.messages)),
                 Event::Message(MessageEvent::PeriodOpened(_)) => {}
                 Event::Tenant(_) | Event::Subscription(_) | Event::Delivery(_) => {
                     return Err(ApplyError::event(&recorded, "it is no message's event"));
@@ -60,7 +64,7 @@ impl Projection for Messages {
             }
         }
         INSERT
-            .run(connection, published.into_iter(), |values, (position, at, message)| {
+            .run(&mut *connection, published.into_iter(), |values, (position, at, message)| {
                 values.position(position)?;
                 values.id(message.message)?;
                 values.id(message.tenant)?;
@@ -72,6 +76,9 @@ impl Projection for Messages {
                 values.add(message.idempotency_key)
             })
             .await?;
+        for (at, messages) in erased {
+            sqlx::query(ERASED).bind(id_list(messages)).bind(at.as_ms()).execute(&mut *connection).await?;
+        }
         Ok(())
     }
 }
@@ -87,8 +94,8 @@ pub struct MessageFilter {
 
 macro_rules! select {
     () => {
-        "SELECT position, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key \
-         FROM message"
+        "SELECT position, id, tenant, event_type, occurred_at_ms, created_at_ms, size_bytes, unstable, idempotency_key, \
+         erased_at_ms FROM message"
     };
 }
 
@@ -147,6 +154,7 @@ fn message_row(row: &SqliteRow) -> Result<(Position, MessageRow), sqlx::Error> {
         size_bytes: columns.number()?,
         unstable: columns.get()?,
         idempotency_key: columns.get()?,
+        erased_at: columns.optional_time()?,
     };
     Ok((position, row))
 }

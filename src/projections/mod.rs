@@ -26,6 +26,7 @@ mod deleted_webhooks;
 mod deliveries;
 mod delivery_queries;
 mod entry;
+mod erasures;
 mod fold;
 mod held;
 mod latency;

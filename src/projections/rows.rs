@@ -4,7 +4,7 @@ use crate::domain::circuit::TripCause;
 use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
-use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::id::{ApiKeyId, DeliveryId, ErasureId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
@@ -25,6 +25,48 @@ pub struct TenantRow {
     pub created_at: Timestamp,
     /// Whether API keys may do what otherwise takes a person who has just proved themself.
     pub unattended_keys: bool,
+    /// Since when it is erased, or being erased.
+    pub erased_at: Option<Timestamp>,
+}
+
+/// Whose data an erasure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErasureKind {
+    /// That of messages that were named.
+    Messages,
+    /// That of messages about somebody.
+    Subject,
+    /// All of the tenant's.
+    Tenant,
+}
+
+/// Message data that somebody wanted gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ErasureRow {
+    /// Its id.
+    pub id: ErasureId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Whose data.
+    pub kind: ErasureKind,
+    /// The messages that were named and whose data was there.
+    pub messages: Vec<MessageId>,
+    /// In the words of whoever wanted it.
+    pub reason: Option<String>,
+    /// Of how many messages data was erased so far.
+    pub message_count: u64,
+    /// How large it was, in bytes.
+    pub size_bytes: u64,
+    /// How many webhooks were deleted with it.
+    pub webhooks: u64,
+    /// How many keys and secrets were destroyed with it.
+    pub secrets: u64,
+    /// Whether parts of it may stand in free space of the database's files.
+    pub freed: bool,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When the data had left the database's files.
+    pub completed_at: Option<Timestamp>,
 }
 
 /// Somebody who logs in here.
@@ -247,6 +289,8 @@ pub struct MessageRow {
     pub unstable: bool,
     /// The publisher's key.
     pub idempotency_key: Option<String>,
+    /// When its data was erased.
+    pub erased_at: Option<Timestamp>,
 }
 
 /// How a delivery stands.

@@ -30,11 +30,12 @@ macro_rules! table {
 }
 
 /// Every table that is folded from the log.
-pub(super) const TABLES: [Table; 13] = [
+pub(super) const TABLES: [Table; 14] = [
     table!(Tenants, "tenant", 1, "position"),
     table!(Tenants, "api_key", 1, "position"),
     table!(Tenants, "user", 1, "position"),
     table!(Tenants, "event_type", 2, "tenant, name"),
+    table!(Tenants, "erasure", 1, "position"),
     table!(Webhooks, "webhook", 1, "position"),
     table!(Webhooks, "deleted_webhook", 1, "position"),
     table!(Messages, "message", 1, "position"),

@@ -8,7 +8,7 @@ use super::columns::{Columns, bytes, integer, json_text, packed};
 use super::page::{Key, List, Order, Range, list};
 use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
-use super::{Page, QueryError, ReadModels, Slice, TenantScope, users};
+use super::{Page, QueryError, ReadModels, Slice, TenantScope, erasures, users};
 use crate::domain::event::{
     ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent, TenantSettingsChanged,
 };
@@ -24,7 +24,7 @@ pub(super) struct Tenants;
 #[async_trait]
 impl Projection for Tenants {
     fn concerns(&self, kind: &str) -> bool {
-        ["tenant.", "event_type.", "api_key.", "user."].iter().any(|family| kind.starts_with(family))
+        ["tenant.", "event_type.", "api_key.", "user.", "erasure."].iter().any(|family| kind.starts_with(family))
     }
 
     fn concerns_category(&self, category: &str) -> bool {
@@ -61,6 +61,15 @@ impl Projection for Tenants {
                 Event::Tenant(TenantEvent::UserCredentialsReset(reset)) => users::reset(connection, &reset).await?,
                 Event::Tenant(TenantEvent::UserDisabled(disabled)) => users::disable(connection, at, &disabled).await?,
                 Event::Tenant(TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_)) => {}
+                Event::Tenant(TenantEvent::ErasureStarted(started)) => {
+                    erasures::insert(connection, position, tenant, at, started).await?;
+                }
+                Event::Tenant(TenantEvent::ErasureAdvanced(advanced)) => {
+                    erasures::advance(connection, &advanced).await?;
+                }
+                Event::Tenant(TenantEvent::ErasureCompleted(completed)) => {
+                    erasures::complete(connection, at, &completed).await?;
+                }
                 Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => {
                     return Err(ApplyError::event(&recorded, "it is no tenant's event"));
                 }
@@ -162,11 +171,11 @@ async fn revoke(connection: &mut SqliteConnection, at: Timestamp, revoked: &ApiK
 }
 
 pub(super) const TENANT: &str =
-    "SELECT id, name, slug, profile, created_at_ms, unattended_keys FROM tenant WHERE id = $1";
+    "SELECT id, name, slug, profile, created_at_ms, unattended_keys, erased_at_ms FROM tenant WHERE id = $1";
 
 /// By id, which grows with time: positions in different shards do not tell which tenant is newer.
 pub(super) const TENANTS: List =
-    list!("SELECT id, name, slug, profile, created_at_ms, unattended_keys FROM tenant", "TRUE", "id");
+    list!("SELECT id, name, slug, profile, created_at_ms, unattended_keys, erased_at_ms FROM tenant", "TRUE", "id");
 
 pub(super) const API_KEY: &str = "SELECT position, id, tenant, name, hash, scopes, created_at_ms, expires_at_ms, \
      revoked_at_ms FROM api_key WHERE id = $1";
@@ -257,6 +266,7 @@ fn tenant_row(row: &SqliteRow) -> Result<TenantRow, sqlx::Error> {
         profile: columns.get()?,
         created_at: columns.time()?,
         unattended_keys: columns.get()?,
+        erased_at: columns.optional_time()?,
     })
 }
 

@@ -16,6 +16,7 @@ mod disk_full;
 mod documents;
 mod egress;
 mod end_to_end;
+mod erasure;
 mod event_samples;
 mod event_store;
 mod event_streams;

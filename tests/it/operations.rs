@@ -29,7 +29,12 @@ const SHOWN: &[(&str, &str)] = &[
 ];
 
 /// What takes a person who has logged in, or one who exists, and how it is refused to the key that this test has.
-const REFUSED: &[(&str, &str)] = &[("910-step-up", "STEP_UP_REJECTED"), ("911-disable-user", "NOT_FOUND")];
+const REFUSED: &[(&str, &str)] = &[
+    ("910-step-up", "STEP_UP_REJECTED"),
+    ("911-disable-user", "NOT_FOUND"),
+    // Whoever wants it has to name it twice.
+    ("912-erase-tenant", "INVALID_INPUT"),
+];
 
 /// An operation as its files have it.
 struct Operation {
@@ -97,7 +102,7 @@ impl Placeholders {
     fn notice(&mut self, answer: &str) {
         let mut first = HashMap::new();
         for word in answer.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            if let Some((kind @ ("wh" | "evt" | "dlv" | "job" | "key" | "ten"), rest)) = word.split_once('_')
+            if let Some((kind @ ("wh" | "evt" | "dlv" | "job" | "key" | "ten" | "era"), rest)) = word.split_once('_')
                 && rest.len() >= 20
             {
                 first.entry(kind.to_owned()).or_insert_with(|| word.to_owned());

@@ -167,7 +167,8 @@ impl Table {
                 }
             }
             Concern::Messages(tenant, Err(unreadable)) => self.block(*tenant, *seq, unreadable),
-            Concern::Messages(_, Ok(MessageEvent::PeriodOpened(_))) | Concern::Nobody => {}
+            Concern::Messages(_, Ok(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_)))
+            | Concern::Nobody => {}
         }
     }
 

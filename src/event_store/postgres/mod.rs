@@ -17,6 +17,7 @@ mod open;
 mod partition;
 #[cfg(test)]
 mod plans;
+mod purge;
 mod read;
 mod reader;
 mod rows;
@@ -41,7 +42,9 @@ pub use self::reader::PostgresReader;
 use self::write::Target;
 use self::writers::{Writer, Writers};
 use super::row::{integer, number};
-use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, StreamName};
+use super::{
+    Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, Purged, StreamName,
+};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -227,6 +230,18 @@ impl EventStore for PostgresStore {
             Ok(_) => Ok(()),
             Err(failure) => Err(refusal(failure, at.shard, owned.epoch)),
         }
+    }
+
+    async fn purge(&self) -> Result<Purged, AppendError> {
+        // A connection of its own: a vacuum takes longer than a writer may.
+        let failed = |failure| refusal(failure, 0, 0);
+        let connecting = open::connect_purger(self.writers.options()).await;
+        let mut connection = connecting.map_err(|error| failed(Failure::Unreachable(error)))?;
+        let purged = purge::purge(&mut connection).await.map_err(|error| failed(error.into()))?;
+        if let Err(error) = connection.close().await {
+            warn!("a connection to the database was closed with an error: {error}");
+        }
+        Ok(purged)
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

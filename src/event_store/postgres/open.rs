@@ -54,6 +54,9 @@ const READER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("default_trans
 /// table to its own cleaning (`deadlock_timeout`, a second), which it ends for whoever still waits then.
 const DROPPER: [(&str, &str); 2] = [("statement_timeout", "30s"), ("lock_timeout", "2s")];
 
+/// A vacuum reads the table's pages; one that rewrites it keeps appends waiting, and is kept short by the table's size.
+const PURGER: [(&str, &str); 2] = [("statement_timeout", "10min"), ("lock_timeout", "2s")];
+
 /// For hints to other processes.
 const HERALD: [(&str, &str); 2] = [("statement_timeout", "5s"), ("synchronous_commit", "off")];
 
@@ -261,6 +264,11 @@ pub(super) fn listener(options: &Options) -> PgPool {
 /// A connection that drops buckets.
 pub(super) async fn connect_dropper(options: &Options) -> Result<PgConnection, OpenError> {
     connect(options, &DROPPER).await
+}
+
+/// A connection that purges.
+pub(super) async fn connect_purger(options: &Options) -> Result<PgConnection, OpenError> {
+    connect(options, &PURGER).await
 }
 
 /// The connections that read; they cannot write. They are made as they are needed.

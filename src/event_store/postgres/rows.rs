@@ -46,6 +46,7 @@ pub(super) struct Rows<'a> {
     pub(super) snapshot_places: Vec<i64>,
     pub(super) snapshot_fingerprints: Vec<&'a str>,
     pub(super) snapshots: Vec<&'a str>,
+    pub(super) erased: Vec<i64>,
 }
 
 /// The columns of the events that go to one of the two tables.
@@ -109,6 +110,7 @@ impl<'a> Rows<'a> {
         }
         last.periods.extend(append.ended.iter().map(|stream| (stream.as_str(), None)));
         last.wakeups.extend(append.wakeups.iter().map(|(key, due_at)| (key.as_str(), *due_at)));
+        self.erased.extend(append.erased.iter().copied().map(integer));
         let place = self.events;
         last.snapshots.extend(append.snapshots.iter().map(|snapshot| (snapshot.key.as_str(), (place, snapshot))));
         let at = append.writes.iter().flat_map(|write| &write.events).map(|event| event.at.as_ms()).max();

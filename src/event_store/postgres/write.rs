@@ -89,6 +89,8 @@ pub(super) const WRITE: &str = "WITH unexpected AS ( \
          FROM raised, unnest($46::TEXT[], $47::BIGINT[], $48::TEXT[], $49::TEXT[]) AS new (key, place, fingerprint, data) \
          ON CONFLICT (shard, key) DO UPDATE \
          SET seq = excluded.seq, fingerprint = excluded.fingerprint, data = excluded.data \
+     ), erased AS ( \
+         DELETE FROM content USING raised WHERE content.shard = $1 AND content.seq = ANY($50::BIGINT[]) \
      ) SELECT head FROM raised";
 
 pub(super) const LOCK: &str = "SELECT head, turn FROM shard WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE";
@@ -311,7 +313,8 @@ async fn write(connection: &mut PgConnection, target: Target, rows: &Rows<'_>) -
         .bind(&rows.snapshot_keys)
         .bind(&rows.snapshot_places)
         .bind(&rows.snapshot_fingerprints)
-        .bind(&rows.snapshots);
+        .bind(&rows.snapshots)
+        .bind(&rows.erased);
     match query.fetch_all(connection).await {
         Ok(found) => Ok(found.first().map(|row| row.try_get(0)).transpose()?.map(number)),
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),

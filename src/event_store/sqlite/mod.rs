@@ -32,7 +32,7 @@ pub use self::reader::SqliteReader;
 use self::write::Failure;
 use self::write_back::WriteBack;
 use super::row::{integer, number};
-use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position};
+use super::{Append, AppendError, Appended, Bucket, DropError, Dropped, EventReader, EventStore, Position, Purged};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -204,6 +204,17 @@ impl EventStore for SqliteStore {
         .map_err(|error| self.failed(&error))?;
         *kept = Some(connection);
         if saved.rows_affected() == 0 { Err(self.fenced()) } else { Ok(()) }
+    }
+
+    async fn purge(&self) -> Result<Purged, AppendError> {
+        let mut kept = self.writer.lock().await;
+        let mut connection = self.writer(&mut kept).await?;
+        open::set_busy_timeout(&mut connection, open::PURGE_WAIT_MS).await.map_err(|error| self.failed(&error))?;
+        // In the main file `secure_delete` has overwritten what was erased: nothing of it is left once this is empty.
+        let purged = self.empty_write_ahead_log(&mut connection).await?;
+        open::set_busy_timeout(&mut connection, open::BUSY_TIMEOUT_MS).await.map_err(|error| self.failed(&error))?;
+        *kept = Some(connection);
+        Ok(if purged { Purged::Gone } else { Purged::Kept })
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

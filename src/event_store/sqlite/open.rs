@@ -10,7 +10,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 /// How long a statement waits for another program that holds the file, such as a backup.
-const BUSY_TIMEOUT_MS: u32 = 5_000;
+pub(super) const BUSY_TIMEOUT_MS: u32 = 5_000;
+/// How long a purge waits for those who read: meanwhile nothing is appended.
+pub(super) const PURGE_WAIT_MS: u32 = 100;
 /// Pages in the write-ahead log before a commit moves to the main file what [`super::write_back`] has left: 64 MiB.
 pub(super) const WAL_CHECKPOINT_PAGES: u32 = 16_384;
 /// To how many bytes the write-ahead log shrinks after a long read let it grow.
@@ -198,6 +200,12 @@ pub(super) async fn copy(options: &Options, to: &str) -> Result<(), OpenError> {
     // A copy is in the mode of a new database; those who read beside a server insist on a log that is written ahead.
     let made = SqliteConnectOptions::new().filename(to).journal_mode(SqliteJournalMode::Wal).connect().await?;
     Ok(made.close().await?)
+}
+
+/// Changes how long statements of a connection wait.
+pub(super) async fn set_busy_timeout(connection: &mut SqliteConnection, limit_ms: u32) -> Result<(), sqlx::Error> {
+    // A number of ours: a pragma takes no placeholder.
+    sqlx::query(AssertSqlSafe(format!("PRAGMA busy_timeout = {limit_ms}"))).fetch_all(connection).await.map(drop)
 }
 
 fn shared(options: &Options) -> SqliteConnectOptions {

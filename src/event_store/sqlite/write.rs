@@ -62,6 +62,9 @@ static EXTEND_BUCKETS: LazyLock<ManyRows> = LazyLock::new(|| {
 static INSERT_CONTENTS: LazyLock<ManyRows> =
     LazyLock::new(|| ManyRows::new("INSERT INTO content (seq, bucket, value) VALUES ", "(?, ?, ?)", ""));
 
+pub(super) static ERASE_CONTENTS: LazyLock<ManyRows> =
+    LazyLock::new(|| ManyRows::new("DELETE FROM content WHERE seq IN (", "?", ")"));
+
 static INSERT_CLAIMS: LazyLock<ManyRows> =
     LazyLock::new(|| ManyRows::new("INSERT INTO claim (key, value, at_ms, bucket) VALUES ", "(?, ?, ?, ?)", ""));
 
@@ -212,6 +215,7 @@ struct Rows {
     /// The first and the last number of the batch in each bucket.
     buckets: HashMap<Bucket, (u64, u64)>,
     contents: Vec<(u64, Option<Bucket>, Vec<u8>)>,
+    erased: Vec<u64>,
     /// With the time of the events that each came with.
     claims: Vec<(Claim, Option<i64>)>,
     /// The last word on each stream.
@@ -264,6 +268,7 @@ impl Rows {
         self.snapshots.extend(append.snapshots.into_iter().map(|snapshot| (snapshot.key.clone(), (*seq, snapshot))));
         self.claims.extend(append.claims.into_iter().map(|claim| (claim, at)));
         self.wakeups.extend(append.wakeups);
+        self.erased.extend(append.erased);
     }
 
     fn add_bucketed(&mut self, bucket: Bucket, row: EventRow) {
@@ -293,6 +298,7 @@ impl Rows {
                 values.add(value)
             })
             .await?;
+        ERASE_CONTENTS.run(connection, self.erased.into_iter(), |values, seq| values.add(integer(seq))).await?;
         INSERT_CLAIMS
             .run(connection, self.claims.into_iter(), |values, (claim, at)| {
                 values.add(claim.key)?;

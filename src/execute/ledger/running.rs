@@ -229,7 +229,7 @@ impl Tally {
                 | DeliveryEvent::PeriodOpened(_)
                 | DeliveryEvent::Carried(_),
             )
-            | Event::Message(MessageEvent::PeriodOpened(_))
+            | Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_))
             | Event::Subscription(_)
             | Event::Tenant(_) => return,
         };

@@ -1,6 +1,6 @@
 //! A store from an exported text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead};
 
 use base64::Engine;
@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::{BASE64, EventLine, FORMAT, Header, Line};
 use crate::codec::{self, DecodeError};
-use crate::domain::event::{CarriedDelivery, DeliveryEvent, Event, MessageEvent, SubscriptionEvent};
-use crate::domain::id::{EventId, SubscriptionId, TenantId};
+use crate::domain::event::{CarriedDelivery, DeliveryEvent, Event, MessageEvent, SubscriptionEvent, TenantEvent};
+use crate::domain::id::{ErasureId, EventId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
 use crate::event_store::{
     Append, AppendError, Bucket, Claim, EventReader, EventStore, Lifetime, NewEvent, Position, ReadError, Recorded,
@@ -159,6 +159,8 @@ struct Import<'a> {
     /// Those that are deleted, and whether each can still be restored.
     deleted: HashMap<SubscriptionId, bool>,
     messages: HashMap<TenantId, Renumbered>,
+    /// Erasures that are under way.
+    erasing: HashMap<TenantId, HashSet<ErasureId>>,
     /// How far the matcher had come in the exported shards.
     matched: HashMap<u16, u64>,
     /// The first event of each shard that the matcher had not seen.
@@ -273,6 +275,7 @@ impl<'a> Import<'a> {
             owners: HashMap::new(),
             deleted: HashMap::new(),
             messages: HashMap::new(),
+            erasing: HashMap::new(),
             matched: HashMap::new(),
             first_unmatched: BTreeMap::new(),
         }
@@ -304,7 +307,34 @@ impl<'a> Import<'a> {
                 self.remember_end(&recorded.stream, event);
                 renumbered
             }
-            Event::Tenant(_) | Event::Message(_) => false,
+            Event::Tenant(event) => {
+                let erasing = self.erasing.entry(tenant).or_default();
+                match event {
+                    TenantEvent::ErasureStarted(started) => {
+                        erasing.insert(started.erasure);
+                        false
+                    }
+                    TenantEvent::ErasureAdvanced(advanced) => {
+                        advanced.through = messages.through(advanced.through);
+                        true
+                    }
+                    TenantEvent::ErasureCompleted(completed) => {
+                        erasing.remove(&completed.erasure);
+                        false
+                    }
+                    TenantEvent::Created(_)
+                    | TenantEvent::EventTypeRegistered(_)
+                    | TenantEvent::ApiKeyIssued(_)
+                    | TenantEvent::ApiKeyRevoked(_)
+                    | TenantEvent::SettingsChanged(_)
+                    | TenantEvent::UserAdded(_)
+                    | TenantEvent::UserCredentialsReset(_)
+                    | TenantEvent::UserDisabled(_)
+                    | TenantEvent::UserAuthenticationFailed(_)
+                    | TenantEvent::ConfigChanged(_) => false,
+                }
+            }
+            Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_)) => false,
         };
         let (kind, schema, data) = if renumbered {
             let encoded = codec::encode(&event);
@@ -438,6 +468,13 @@ impl<'a> Import<'a> {
                 let ended = ended.then_some(stream).into_iter().collect();
                 let wakeups = wakes.then(|| (id.to_string(), Some(Timestamp::from_ms(0)))).into_iter().collect();
                 self.wait(shard, Append { ended, wakeups, ..Append::default() }).await?;
+            }
+        }
+        for (tenant, erasing) in std::mem::take(&mut self.erasing) {
+            if !erasing.is_empty() {
+                let shard = execute::shard_of(tenant, self.store.reader().shards());
+                let wakeups = vec![(execute::erasure_wakeup(tenant), Some(Timestamp::from_ms(0)))];
+                self.wait(shard, Append { wakeups, ..Append::default() }).await?;
             }
         }
         for shard in 0..self.store.reader().shards() {

@@ -101,7 +101,7 @@ impl Vault {
     pub async fn destroy_data_keys(&self, tenant: TenantId) -> Result<u64, VaultError> {
         let _turn = self.data_keys.turn.lock().await;
         self.data_keys.forget(tenant);
-        let names = self.data_key_names(&prefix(tenant)).await?;
+        let names = self.names_below(&prefix(tenant)).await?;
         let destroyed = self.store.destroy(&names).await?;
         self.store.scrub().await?;
         Ok(destroyed)
@@ -113,7 +113,7 @@ impl Vault {
         let kept = Binding::data_key(TenantId::from_parts(0, 0), moment);
         let first_kept = month(kept.name()).unwrap_or_default().to_owned();
         let _turn = self.data_keys.turn.lock().await;
-        let mut names = self.data_key_names(&format!("{}/", Purpose::DataKey.as_str())).await?;
+        let mut names = self.names_below(&format!("{}/", Purpose::DataKey.as_str())).await?;
         names.retain(|name| month(name).is_some_and(|month| *month < *first_kept));
         if names.is_empty() {
             return Ok(0);
@@ -144,7 +144,8 @@ impl Vault {
         Ok(keys)
     }
 
-    async fn data_key_names(&self, prefix: &str) -> Result<Vec<String>, VaultError> {
+    /// The names of all rows that begin so.
+    pub(super) async fn names_below(&self, prefix: &str) -> Result<Vec<String>, VaultError> {
         let (mut names, mut after) = (Vec::new(), String::new());
         loop {
             let page = self.store.rows(prefix, &after, PAGE).await?;

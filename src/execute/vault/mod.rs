@@ -16,6 +16,7 @@
 //!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
 
 mod data_keys;
+mod erasure;
 mod orphans;
 mod rotation;
 mod sealed;

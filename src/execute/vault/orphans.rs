@@ -4,7 +4,7 @@
 //! for which nothing is recorded: the event of the rotation said when the older secret retires. What is kept is asked of the
 //! log, row by row, and everything else that is old enough goes.
 
-use crate::domain::id::{SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::id::{ErasureId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::time::Timestamp;
 use crate::event_store::Log;
 use crate::execute::{load_subscription, load_tenant};
@@ -55,6 +55,11 @@ async fn is_orphan(log: &Log, name: &str, now: Timestamp) -> bool {
             loaded.is_ok_and(|(state, _)| {
                 state.users.get(&id).is_none_or(|user| user.password != secret && user.totp != secret)
             })
+        }
+        (Some(Purpose::ErasureSelector), _, _) => {
+            let Ok(erasure) = object.parse::<ErasureId>() else { return false };
+            let loaded = load_tenant(log, tenant).await;
+            loaded.is_ok_and(|(state, _)| !state.erasures.under_way.contains_key(&erasure))
         }
         // Whoever stores those destroys them; a data key goes with what it sealed.
         (_, _, _) => false,

@@ -121,6 +121,7 @@ fn fits(name: &str, plain: &[u8]) -> bool {
             | Purpose::CustomHeaders
             | Purpose::Password
             | Purpose::OneTimeCodes
+            | Purpose::ErasureSelector
             | Purpose::MessageData,
         ) => std::str::from_utf8(plain).is_ok(),
         None => false,

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::domain::id::{MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::id::{ErasureId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::subscription::Settings;
 use crate::domain::time::Timestamp;
 
@@ -120,6 +120,8 @@ pub enum Purpose {
     Password,
     /// What a user's one-time codes are made of.
     OneTimeCodes,
+    /// Whom an erasure is about, while it looks for their messages.
+    ErasureSelector,
     /// Seals the data of a tenant's messages of one month.
     DataKey,
     /// What fingerprints and hashes are keyed by.
@@ -130,8 +132,15 @@ pub enum Purpose {
 
 impl Purpose {
     /// Those of rows in the key store.
-    pub const STORED: [Self; 6] =
-        [Self::SigningSecret, Self::CustomHeaders, Self::Password, Self::OneTimeCodes, Self::DataKey, Self::Pepper];
+    pub const STORED: [Self; 7] = [
+        Self::SigningSecret,
+        Self::CustomHeaders,
+        Self::Password,
+        Self::OneTimeCodes,
+        Self::ErasureSelector,
+        Self::DataKey,
+        Self::Pepper,
+    ];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -140,6 +149,7 @@ impl Purpose {
             Self::CustomHeaders => "custom-headers",
             Self::Password => "password",
             Self::OneTimeCodes => "one-time-codes",
+            Self::ErasureSelector => "erasure-selector",
             Self::DataKey => "data-key",
             Self::Pepper => "pepper",
             Self::MessageData => "message-data",
@@ -174,6 +184,11 @@ impl Binding {
     /// What a user's one-time codes are made of.
     pub fn one_time_codes(tenant: TenantId, user: UserId, secret: SecretId) -> Self {
         Self::of(Purpose::OneTimeCodes, &tenant, &user, &secret)
+    }
+
+    /// Whom an erasure is about.
+    pub fn erasure_selector(tenant: TenantId, erasure: ErasureId, secret: SecretId) -> Self {
+        Self::of(Purpose::ErasureSelector, &tenant, &erasure, &secret)
     }
 
     /// The data of a message, for sealing under a data key.

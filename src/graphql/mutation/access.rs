@@ -51,8 +51,8 @@ struct CreateApiKeyInput {
     /// What it may do; nothing that the caller may not do, unless the caller has `TENANTS_ADMIN`. No key hands on
     /// `SECRETS_ROTATE`, but the operator's own.
     scopes: Vec<ApiScope>,
-    /// When it stops working; absent: never by itself, but with `SECRETS_ROTATE`, `KEYS_ADMIN` or `TENANTS_ADMIN` after 90
-    /// days, which is the most for these.
+    /// When it stops working; absent: never by itself, but with `SECRETS_ROTATE`, `MESSAGES_ERASE`, `KEYS_ADMIN` or
+    /// `TENANTS_ADMIN` after 90 days, which is the most for these.
     expires_at: Option<DateTime>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,

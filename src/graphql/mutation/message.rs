@@ -233,5 +233,6 @@ fn row(event: MessagePublished, at: Timestamp, position: Position) -> MessageRow
         size_bytes: event.size_bytes,
         unstable: event.unstable,
         idempotency_key: event.idempotency_key,
+        erased_at: None,
     }
 }

@@ -6,6 +6,7 @@
 
 mod access;
 mod delivery;
+mod erasure;
 mod job;
 mod message;
 mod person;
@@ -29,6 +30,7 @@ pub(super) struct Mutation(
     waiting::WaitingMutation,
     job::JobMutation,
     message::MessageMutation,
+    erasure::ErasureMutation,
     access::AccessMutation,
     person::PersonMutation,
 );

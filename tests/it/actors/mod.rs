@@ -4,6 +4,7 @@ mod breaker;
 mod changes;
 mod controls;
 mod crowds;
+mod erasure;
 mod fairness;
 mod faults;
 mod headers;

@@ -8,11 +8,27 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 58] = [
+const FIELDS: [(&str, Option<Scope>, &str); 62] = [
     ("rateLimit", None, "{ rateLimit { remaining } }"),
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
     ("nodes", None, "{ nodes(ids: [\"xxx_1\"]) { id } }"),
+    ("erasure", Some(Scope::MessagesErase), "{ erasure(id: \"era_1\") { id state } }"),
+    (
+        "eraseMessages",
+        Some(Scope::MessagesErase),
+        "mutation { eraseMessages(input: { messageIds: [\"evt_1\"] }) { userErrors { code } } }",
+    ),
+    (
+        "eraseMessagesOfSubject",
+        Some(Scope::MessagesErase),
+        "mutation { eraseMessagesOfSubject(input: { pointer: \"x\", equals: 1 }) { userErrors { code } } }",
+    ),
+    (
+        "eraseTenant",
+        Some(Scope::TenantsAdmin),
+        "mutation { eraseTenant(input: { tenantId: \"ten_1\", slug: \"x\" }) { userErrors { code } } }",
+    ),
     ("webhook", Some(Scope::WebhooksRead), "{ webhook(id: \"wh_1\") { id } }"),
     ("webhooks", Some(Scope::WebhooksRead), "{ webhooks { nodes { id } } }"),
     ("deletedWebhooks", Some(Scope::WebhooksRead), "{ deletedWebhooks { nodes { webhookId } } }"),

@@ -3,6 +3,7 @@
 mod authorisation;
 mod contracts;
 mod controls;
+mod erasure;
 mod explanation;
 mod front;
 pub(crate) mod full;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, Period,
-    Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+    Position, Purged, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -188,6 +188,10 @@ impl EventStore for Faulty {
 
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         self.behind.save_checkpoint(reader, at).await
+    }
+
+    async fn purge(&self) -> Result<Purged, AppendError> {
+        self.behind.purge().await
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

@@ -1,6 +1,7 @@
 //! What every store promises, tested alike on each of them, every test with a database of its own.
 
 mod beside;
+mod erasing;
 mod faulty;
 mod following;
 mod lifetimes;

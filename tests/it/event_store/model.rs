@@ -112,6 +112,9 @@ impl Model {
                 None => self.wakeups.remove(key),
             };
         }
+        for entry in self.events.iter_mut().filter(|entry| append.erased.contains(&entry.event.position.seq)) {
+            entry.content = None;
+        }
         for snapshot in &append.snapshots {
             let stored = StoredSnapshot { position: at(self.head), snapshot: snapshot.clone() };
             self.snapshots.insert(snapshot.key.clone(), stored);
@@ -170,6 +173,8 @@ enum Request {
         wakeups: Vec<(u8, Option<i64>)>,
         ended: Option<usize>,
         snapshots: Vec<u8>,
+        /// How far before the batch those events stand whose contents are erased.
+        erased: Vec<u64>,
     },
     /// An earlier append again, or all of it but its first event and one event more.
     Again { earlier: prop::sample::Index, cut: bool, longer: bool },
@@ -196,13 +201,14 @@ fn requests() -> impl Strategy<Value = Request> {
     let wakeups = prop::collection::vec((0..5_u8, prop::option::of(0..20_i64)), 0..3);
     let ended = prop::option::weighted(0.2, 2..STREAMS.len());
     let snapshots = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..4_u8, 1..3)];
-    let new = (prop::collection::vec(write, 0..3), claims, wakeups, ended, snapshots).prop_map(
-        |(mut writes, mut claims, wakeups, ended, snapshots)| {
+    let erased = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(1..=20_u64, 1..4)];
+    let new = (prop::collection::vec(write, 0..3), claims, wakeups, ended, snapshots, erased).prop_map(
+        |(mut writes, mut claims, wakeups, ended, snapshots, erased)| {
             writes.sort_by_key(|write| write.stream);
             writes.dedup_by_key(|write| write.stream);
             claims.sort_unstable();
             claims.dedup_by_key(|(key, ..)| *key);
-            Request::New { writes, claims, wakeups, ended, snapshots }
+            Request::New { writes, claims, wakeups, ended, snapshots, erased }
         },
     );
     let again = (any::<prop::sample::Index>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
@@ -234,9 +240,9 @@ fn lifetime(model: &Model, stream: usize, opens: bool, lag: u32) -> Lifetime {
 }
 
 /// The append that the request means where the model stands.
-fn build(request: &Request, model: &Model, earlier: &[Append]) -> Append {
+fn build(request: &Request, model: &Model, earlier: &[Append], head: u64) -> Append {
     match request {
-        Request::New { writes, claims, wakeups, ended, snapshots } => {
+        Request::New { writes, claims, wakeups, ended, snapshots, erased } => {
             let events = |contents: &[bool]| -> Vec<NewEvent> {
                 let content = |some: bool| some.then(|| Bytes::from_static(b"content"));
                 contents.iter().map(|some| NewEvent { content: content(*some), ..event() }).collect()
@@ -263,6 +269,7 @@ fn build(request: &Request, model: &Model, earlier: &[Append]) -> Append {
                 snapshots: snapshots.iter().map(snapshot).collect(),
                 claims: claims.iter().map(claim).collect(),
                 wakeups: wakeups.iter().map(|(key, due_at)| (key.to_string(), due_at.map(ms))).collect(),
+                erased: erased.iter().map(|back| head.saturating_sub(*back)).collect(),
                 patient: false,
             }
         }
@@ -298,8 +305,10 @@ async fn run<D: Database>(steps: Vec<Step>) {
             Step::Append(requests) => {
                 let mut batch = Vec::new();
                 let mut expected = Vec::new();
+                // What is erased stands in the log before the batch.
+                let head = model.head;
                 for request in requests {
-                    let append = build(&request, &model, &earlier);
+                    let append = build(&request, &model, &earlier, head);
                     expected.push(model.append(&append).map(|seq| Appended { last: at(seq) }));
                     earlier.push(append.clone());
                     batch.push(append);

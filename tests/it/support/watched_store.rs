@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tidings::event_store::{
     Append, AppendError, Appended, Bucket, BucketEnd, Claim, DropError, Dropped, EventReader, EventStore, MemoryStore,
-    Period, Position, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
+    Period, Position, Purged, ReadError, Recorded, StoredSnapshot, StreamName, Wakeup,
 };
 use tokio::sync::watch;
 
@@ -324,6 +324,10 @@ impl EventStore for WatchedStore {
     async fn save_checkpoint(&self, reader: &str, at: Position) -> Result<(), AppendError> {
         let full = matches!(*self.fate.lock().unwrap(), Fate::AllFail);
         if full { Err(no_room()) } else { self.memory.save_checkpoint(reader, at).await }
+    }
+
+    async fn purge(&self) -> Result<Purged, AppendError> {
+        self.memory.purge().await
     }
 
     async fn forget_reader(&self, reader: &str) -> Result<(), AppendError> {

@@ -100,7 +100,7 @@ impl Ledger {
         let at = passed_ms(recorded.at.ms_since(START));
         let owner = || subscription_of(&recorded.stream).unwrap();
         match codec::decode(recorded).unwrap() {
-            Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_)) => {}
+            Event::Tenant(_) | Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_)) => {}
             Event::Message(MessageEvent::Published(message)) => {
                 assert!(self.messages.insert(message.message), "{} was published twice", message.message);
                 let matching = self.accounts.values_mut().filter(|account| account.tenant == message.tenant);

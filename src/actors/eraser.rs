@@ -1,0 +1,377 @@
+//! Carries out erasures: looks for what is to be erased, has it erased, and sees it out of the database's files.
+//!
+//! What is under way says the log: a wake-up for each tenant that has an erasure under way, set and removed in the appends
+//! that begin and complete it. So a restart goes on where the last recorded step ended; what a step found and did not
+//! record it finds again, as its data is still there. Erasures of several tenants take their steps in turn.
+//!
+//! An erasure that meets an event that cannot be read waits, and says so: it never calls something complete that it could
+//! not look through.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Context;
+use super::engine::{Engine, EngineError};
+use crate::codec;
+use crate::domain::erasure::{MAX_MESSAGES_PER_EVENT, Selector, Target, UnderWay};
+use crate::domain::event::{
+    ErasureAdvanced, ErasureScope, Event, MessageEvent, MessagePublished, SubscriptionEvent, TenantEvent,
+};
+use crate::domain::id::{ErasureId, SecretId, SubscriptionId, TenantId};
+use crate::domain::subscription;
+use crate::domain::tenant::{Command, Tenant};
+use crate::domain::time::Timestamp;
+use crate::event_store::{Position, Purged, Recorded};
+use crate::execute::vault::{Binding, VaultError};
+use crate::execute::{self, Meta, contents};
+
+/// Events read at a time.
+const PAGE: usize = 500;
+/// Events that one step looks through at most, so that others have their turn.
+const STEP_EVENTS: u64 = 5_000;
+/// After so many events without a match it is recorded how far an erasure has come.
+const RECORDED_EVERY: u64 = 100_000;
+/// How long lies between two tries of what could not be done, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// Why a step was not done; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the event at {0} cannot be read: {1}")]
+    Unreadable(Position, codec::DecodeError),
+}
+
+impl From<crate::event_store::ReadError> for Failure {
+    fn from(error: crate::event_store::ReadError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<execute::LoadError> for Failure {
+    fn from(error: execute::LoadError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// How a round of steps ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Round {
+    /// Nothing is under way.
+    Idle,
+    /// Whatever is under way has to wait.
+    Waits,
+    /// Something was done, and there may be more.
+    Worked,
+}
+
+/// Works until it is stopped.
+pub(super) async fn run(context: &Arc<Context>, engine: &Engine, stop: &mut watch::Receiver<bool>) {
+    let mut eraser = Eraser { context, engine, scans: HashMap::new(), told: None };
+    loop {
+        let woken = context.erasures.notified();
+        let pause = async {
+            match eraser.round().await {
+                Round::Worked => {}
+                Round::Waits => tokio::time::sleep(Duration::from_millis(RETRY_MS)).await,
+                Round::Idle => woken.await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // A sender that is gone means the same.
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = pause => {}
+        }
+    }
+}
+
+struct Eraser<'a> {
+    context: &'a Arc<Context>,
+    engine: &'a Engine,
+    /// How far erasures have come in this process.
+    scans: HashMap<ErasureId, Scan>,
+    /// What was told last, so that it is not told again.
+    told: Option<String>,
+}
+
+/// Where an erasure looks.
+struct Scan {
+    /// Whose messages are meant; `None`: all.
+    selector: Option<Selector>,
+    /// Up to which number it has looked.
+    cursor: u64,
+    /// Where it ends: what was recorded later is not meant.
+    end: u64,
+    webhooks: u64,
+    secrets: u64,
+}
+
+/// What one step has found.
+#[derive(Default)]
+struct Step {
+    targets: Vec<Target>,
+    through: u64,
+}
+
+impl Eraser<'_> {
+    /// One step for each tenant that has something under way.
+    async fn round(&mut self) -> Round {
+        let tenants = match self.tenants().await {
+            Ok(tenants) => tenants,
+            Err(error) => {
+                self.tell(&error);
+                return Round::Waits;
+            }
+        };
+        let mut round = Round::Idle;
+        for tenant in tenants {
+            let step = match self.step(tenant).await {
+                Ok(step) => step,
+                Err(error) => {
+                    self.tell(&error);
+                    Round::Waits
+                }
+            };
+            round = round.max(step);
+        }
+        if round == Round::Idle {
+            self.scans.clear();
+        }
+        round
+    }
+
+    fn tell(&mut self, error: &Failure) {
+        let reason = error.to_string();
+        if self.told.as_ref() != Some(&reason) {
+            tracing::warn!("an erasure waits and is tried again: {reason}");
+            self.told = Some(reason);
+        }
+    }
+
+    /// Their wake-ups are due at the beginning of time, and stand before all others of that time.
+    async fn tenants(&self) -> Result<Vec<TenantId>, Failure> {
+        let mut tenants = Vec::new();
+        for shard in 0..self.context.log.shards() {
+            let mut after = None;
+            loop {
+                let page = self.context.log.wakeups(shard, after.as_ref(), PAGE).await?;
+                let found = page.iter().map_while(|wakeup| execute::erasing_tenant(&wakeup.key)).collect::<Vec<_>>();
+                let all = found.len() == PAGE;
+                tenants.extend(found);
+                if !all {
+                    break;
+                }
+                after = page.into_iter().last();
+            }
+        }
+        Ok(tenants)
+    }
+
+    /// Takes an erasure of the tenant a step further: the tenant's own before all others, else the oldest.
+    async fn step(&mut self, id: TenantId) -> Result<Round, Failure> {
+        let (tenant, _) = execute::load_tenant(&self.context.log, id).await?;
+        let Some(under_way) = next(&tenant) else { return Ok(Round::Idle) };
+        let erasure = under_way.started.erasure;
+        if !self.scans.contains_key(&erasure) {
+            let scan = self.begin(id, &tenant, under_way).await?;
+            self.scans.insert(erasure, scan);
+        }
+        let Some(scan) = self.scans.get_mut(&erasure) else { return Ok(Round::Waits) };
+        if scan.cursor < scan.end {
+            let step = find(self.context, id, &under_way.started.scope, scan).await?;
+            let ends = step.through >= scan.end;
+            if !step.targets.is_empty() || ends || step.through - under_way.through >= RECORDED_EVERY {
+                advance(self.engine, id, erasure, &step).await?;
+            }
+            scan.cursor = step.through;
+            return Ok(Round::Worked);
+        }
+        self.complete(id, erasure, under_way).await
+    }
+
+    async fn begin(&self, id: TenantId, tenant: &Tenant, under_way: &UnderWay) -> Result<Scan, Failure> {
+        let started = &under_way.started;
+        let mut scan = Scan { selector: None, cursor: under_way.through, end: 0, webhooks: 0, secrets: 0 };
+        match &started.scope {
+            ErasureScope::Messages { .. } => return Ok(scan),
+            // Whatever it had to look for went with the tenant, and so did the words to look by.
+            ErasureScope::Subject { .. } if tenant.is_erased() => return Ok(scan),
+            ErasureScope::Subject { selector, .. } => {
+                scan.end = begun_at(self.context, id, started.erasure).await?;
+                if scan.cursor < scan.end {
+                    let binding = Binding::erasure_selector(id, started.erasure, *selector);
+                    let sealed = self.context.vault.secret(&binding).await?;
+                    let selector = serde_json::from_str(sealed.expose());
+                    scan.selector = Some(selector.map_err(|_| VaultError::Damaged(binding.to_string()))?);
+                }
+            }
+            ErasureScope::Tenant {} => {
+                scan.end = begun_at(self.context, id, started.erasure).await?;
+                (scan.webhooks, scan.secrets) = self.destroy_secrets(id, tenant).await?;
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Destroys what seals and signs for the tenant, and ends its webhooks and users. Answers with how many webhooks there
+    /// were, and how many secrets: the same each time.
+    async fn destroy_secrets(&self, id: TenantId, tenant: &Tenant) -> Result<(u64, u64), Failure> {
+        let mut secrets: Vec<SecretId> = Vec::new();
+        for (user, known) in &tenant.users {
+            secrets.extend([known.password, known.totp]);
+            self.engine.tenant(id, Command::DisableUser(*user), Meta::system()).await?;
+        }
+        let mut webhooks: Vec<SubscriptionId> = Vec::new();
+        let shard = self.context.shard_of(id);
+        let up_to = Position { shard, seq: self.context.log.head(shard) };
+        let mut after: Option<(String, u64)> = None;
+        loop {
+            let behind = after.as_ref().map(|(stream, version)| (stream.as_str(), *version));
+            let page = self.context.log.read_category(execute::SUBSCRIPTION_CATEGORY, up_to, behind, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some((last.stream.clone(), last.version));
+            for recorded in &page {
+                match decoded(recorded)? {
+                    Event::Subscription(SubscriptionEvent::Created(created)) if created.tenant == id => {
+                        webhooks.push(created.subscription);
+                        secrets.push(created.secret);
+                    }
+                    Event::Subscription(SubscriptionEvent::SecretRotated(rotated))
+                        if webhooks.last().copied() == execute::subscription_of(&recorded.stream) =>
+                    {
+                        secrets.push(rotated.secret);
+                    }
+                    Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) | Event::Delivery(_) => {}
+                }
+            }
+        }
+        for webhook in &webhooks {
+            match self.engine.delete_subscription(id, *webhook, None, Meta::system()).await {
+                Ok(_) | Err(EngineError::Subscription(subscription::Refusal::NotFound)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.context.vault.destroy_tenant(id).await?;
+        Ok((webhooks.len() as u64, secrets.len() as u64))
+    }
+
+    /// Everything is erased: it leaves the database's files, and then that is recorded.
+    async fn complete(&mut self, id: TenantId, erasure: ErasureId, under_way: &UnderWay) -> Result<Round, Failure> {
+        if let ErasureScope::Subject { selector, .. } = &under_way.started.scope {
+            self.context.vault.destroy(&Binding::erasure_selector(id, erasure, *selector)).await?;
+        }
+        let freed = match self.context.log.purge().await.map_err(EngineError::from)? {
+            Purged::Kept => return Ok(Round::Waits),
+            Purged::Freed => true,
+            Purged::Gone => false,
+        };
+        let (webhooks, secrets) = self.scans.get(&erasure).map_or((0, 0), |scan| (scan.webhooks, scan.secrets));
+        let command = Command::CompleteErasure { erasure, webhooks, secrets, freed };
+        self.engine.tenant(id, command, Meta::system()).await?;
+        self.scans.remove(&erasure);
+        self.told = None;
+        tracing::info!(tenant.id = %id, erasure.id = %erasure, messages = under_way.messages, "an erasure is complete");
+        Ok(Round::Worked)
+    }
+}
+
+fn next(tenant: &Tenant) -> Option<&UnderWay> {
+    let under_way = || tenant.erasures.under_way.values();
+    let of_tenant = under_way().find(|one| matches!(one.started.scope, ErasureScope::Tenant {}));
+    of_tenant.or_else(|| under_way().next())
+}
+
+fn decoded(recorded: &Recorded) -> Result<Event, Failure> {
+    codec::decode(recorded).map_err(|error| Failure::Unreadable(recorded.position, error))
+}
+
+/// The number of the event that began an erasure.
+async fn begun_at(context: &Context, tenant: TenantId, erasure: ErasureId) -> Result<u64, Failure> {
+    let stream = execute::tenant_stream(tenant);
+    let mut next = 1;
+    loop {
+        let page = context.log.read_stream(&stream, next, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(0) };
+        next = last.version + 1;
+        for recorded in &page {
+            if let Event::Tenant(TenantEvent::ErasureStarted(started)) = decoded(recorded)?
+                && started.erasure == erasure
+            {
+                return Ok(recorded.position.seq);
+            }
+        }
+    }
+}
+
+/// Looks through the next events for messages that are meant and whose data is there.
+async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &Scan) -> Result<Step, Failure> {
+    let (shard, stream) = (context.shard_of(tenant), execute::messages_stream(tenant));
+    let reader = context.log.reader();
+    let mut step = Step { targets: vec![], through: scan.cursor };
+    while step.through < scan.end && step.through - scan.cursor < STEP_EVENTS {
+        let after = Position { shard, seq: step.through };
+        let page = reader.read_log(after, PAGE).await?;
+        let Some(last) = page.last().map(|last| last.position.seq.min(scan.end)) else {
+            step.through = scan.end;
+            break;
+        };
+        let contents: HashMap<u64, _> = reader.contents(after, last).await?.into_iter().collect();
+        for recorded in page.iter().filter(|recorded| recorded.position.seq <= last && recorded.stream == stream) {
+            let Some(content) = contents.get(&recorded.position.seq) else { continue };
+            let Event::Message(MessageEvent::Published(published)) = decoded(recorded)? else { continue };
+            let meant = is_meant(scope, &published, recorded.at)
+                && match &scan.selector {
+                    Some(selector) => contents::open(&context.vault, &published, content)
+                        .await?
+                        .is_some_and(|data| selector.picks(&data)),
+                    None => true,
+                };
+            if meant {
+                let Position { seq, .. } = recorded.position;
+                step.targets.push(Target { message: published.message, seq, size_bytes: published.size_bytes.into() });
+                if step.targets.len() == MAX_MESSAGES_PER_EVENT {
+                    step.through = seq;
+                    return Ok(step);
+                }
+            }
+        }
+        step.through = last;
+    }
+    Ok(step)
+}
+
+/// Whether the erasure is about a message published then, whatever its data says.
+fn is_meant(scope: &ErasureScope, published: &MessagePublished, at: Timestamp) -> bool {
+    match scope {
+        ErasureScope::Messages { .. } => false,
+        ErasureScope::Subject { event_types, from, to, .. } => {
+            (event_types.is_empty() || event_types.contains(&published.event_type))
+                && from.is_none_or(|from| from <= at)
+                && to.is_none_or(|to| at < to)
+        }
+        ErasureScope::Tenant {} => true,
+    }
+}
+
+async fn advance(engine: &Engine, tenant: TenantId, erasure: ErasureId, step: &Step) -> Result<(), Failure> {
+    let advanced = ErasureAdvanced {
+        erasure,
+        through: step.through,
+        messages: step.targets.len() as u64,
+        size_bytes: step.targets.iter().map(|target| target.size_bytes).sum(),
+    };
+    let command = Command::AdvanceErasure(advanced);
+    engine.change_and_erase(tenant, command, step.targets.clone(), Meta::system()).await?;
+    Ok(())
+}
