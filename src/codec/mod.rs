@@ -108,6 +108,7 @@ registry! {
         UserDisabled = "user.disabled", 1;
         UserAuthenticationFailed = "user.authentication_failed", 1;
         ConfigChanged = "system.config_changed", 1;
+        KekRotated = "system.kek_rotated", 1;
     }
     Message::MessageEvent {
         Published = "message.published", 1;

@@ -5,12 +5,14 @@
 
 mod deletion;
 mod egress;
+mod keys;
 mod period;
 mod user;
 mod waiting;
 
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use egress::{ConfigChanged, EgressBlocked};
+pub use keys::KekRotated;
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use user::{
     Occasion, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
@@ -74,6 +76,8 @@ pub enum TenantEvent {
     UserAuthenticationFailed(UserAuthenticationFailed),
     /// The installation itself is configured otherwise. Stands in the stream of [`TenantId::INSTALLATION`] alone.
     ConfigChanged(ConfigChanged),
+    /// Another key of the operator's seals. Stands there too.
+    KekRotated(KekRotated),
 }
 
 /// A tenant came into being.

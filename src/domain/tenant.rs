@@ -280,7 +280,7 @@ impl Tenant {
                     user.disabled = true;
                 }
             }
-            TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_) => {}
+            TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_) | TenantEvent::KekRotated(_) => {}
         }
     }
 

@@ -209,7 +209,8 @@ fn fold_tenant(
         | TenantEvent::UserCredentialsReset(_)
         | TenantEvent::UserDisabled(_)
         | TenantEvent::UserAuthenticationFailed(_)
-        | TenantEvent::ConfigChanged(_) => {}
+        | TenantEvent::ConfigChanged(_)
+        | TenantEvent::KekRotated(_) => {}
     }
     Ok(())
 }

@@ -214,6 +214,7 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
         TenantEvent::UserDisabled(disabled) => disabled.user.to_string(),
         TenantEvent::UserAuthenticationFailed(failed) => failed.user.to_string(),
         TenantEvent::ConfigChanged(changed) => changed.section.clone(),
+        TenantEvent::KekRotated(rotated) => rotated.to.clone(),
     }
 }
 
@@ -245,6 +246,7 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             Occasion::StepUp => (Code::StepUpFailed, none),
         },
         TenantEvent::ConfigChanged(changed) => (Code::SystemConfigChanged, config_changes(changed)),
+        TenantEvent::KekRotated(rotated) => (Code::SystemKekRotated, none.changed("key", &rotated.from, &rotated.to)),
     }
 }
 
