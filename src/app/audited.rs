@@ -1,5 +1,5 @@
 //! Parts of the configuration whose changes auditors want to know of: what is in force is compared with what was last
-//! recorded, and a change becomes an event before anything is sent under it.
+//! recorded, and a change becomes an event before anything is sent, or sealed anew, under it.
 //!
 //! It concerns all tenants and is shown to none, so it stands in the stream of an id that no tenant has.
 
@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
-use crate::domain::event::{ConfigChanged, Event, TenantEvent};
+use crate::domain::event::{ConfigChanged, Event, KekRotated, TenantEvent};
 use crate::domain::id::TenantId;
 use crate::event_store::{Append, Lifetime, Log, StreamWrite};
+use crate::execute::vault::{KeyId, Vault};
 use crate::execute::{self, Meta};
 
 /// Events read at a time.
@@ -21,14 +22,39 @@ const EGRESS: &str = "egress";
 /// Records what may be reached from now on, if that is not what was recorded last.
 pub(super) async fn egress(log: &Log, config: &Config, clock: &dyn Clock) -> anyhow::Result<()> {
     let to = keys(config);
-    let (last, version) = last(log, EGRESS).await.context("what was recorded of the configuration cannot be read")?;
+    let of_egress = |event| match event {
+        Event::Tenant(TenantEvent::ConfigChanged(changed)) if changed.section == EGRESS => Some(changed.to),
+        Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => None,
+    };
+    let (last, version) = last(log, of_egress).await?;
     let from = last.unwrap_or_else(|| keys(&Config::default()));
     if from == to {
         return Ok(());
     }
     tracing::info!("the rules about what may be reached are others than before; see the audit log of the system");
-    let changed = Event::Tenant(TenantEvent::ConfigChanged(ConfigChanged { section: EGRESS.into(), from, to }));
-    let event = execute::new_event(&changed, clock.now(), Some(&Meta::system()), None, clock);
+    let changed = TenantEvent::ConfigChanged(ConfigChanged { section: EGRESS.into(), from, to });
+    append(log, version, changed, clock).await
+}
+
+/// Records that another of the operator's keys seals from now on, if rows are under others and it is not recorded yet.
+pub(super) async fn key(log: &Log, vault: &Vault, clock: &dyn Clock) -> anyhow::Result<()> {
+    let (from, rows) = vault.census().await?.beside(vault.current_key());
+    let to = vault.current_key().to_string();
+    let of_key = |event| match event {
+        Event::Tenant(TenantEvent::KekRotated(rotated)) => Some(rotated.to),
+        Event::Tenant(_) | Event::Message(_) | Event::Subscription(_) | Event::Delivery(_) => None,
+    };
+    let (last, version) = last(log, of_key).await?;
+    // One that was interrupted goes on.
+    if rows == 0 || last.as_ref() == Some(&to) {
+        return Ok(());
+    }
+    let from = from.iter().map(KeyId::to_string).collect();
+    append(log, version, TenantEvent::KekRotated(KekRotated { from, to }), clock).await
+}
+
+async fn append(log: &Log, version: u64, event: TenantEvent, clock: &dyn Clock) -> anyhow::Result<()> {
+    let event = execute::new_event(&Event::Tenant(event), clock.now(), Some(&Meta::system()), None, clock);
     let write = StreamWrite {
         stream: execute::tenant_stream(TenantId::INSTALLATION),
         first_version: version + 1,
@@ -50,19 +76,16 @@ fn keys(config: &Config) -> Map<String, Value> {
     keys
 }
 
-/// What was last recorded of the section, and the version of its stream.
-async fn last(log: &Log, section: &str) -> anyhow::Result<(Option<Map<String, Value>>, u64)> {
+/// What was last recorded of that, and the version of the stream.
+async fn last<T>(log: &Log, pick: impl Fn(Event) -> Option<T>) -> anyhow::Result<(Option<T>, u64)> {
     let stream = execute::tenant_stream(TenantId::INSTALLATION);
+    let cannot = "what was recorded of the installation cannot be read";
     let (mut last, mut version) = (None, 0);
     loop {
-        let page = log.read_stream(&stream, version + 1, PAGE).await?;
+        let page = log.read_stream(&stream, version + 1, PAGE).await.context(cannot)?;
         for recorded in &page {
             version = recorded.version;
-            if let Event::Tenant(TenantEvent::ConfigChanged(changed)) = codec::decode(recorded)?
-                && changed.section == section
-            {
-                last = Some(changed.to);
-            }
+            last = pick(codec::decode(recorded).context(cannot)?).or(last);
         }
         if page.len() < PAGE {
             return Ok((last, version));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::operator_keys;
 use super::store::Store;
+use super::{audited, operator_keys};
 use crate::clock::Clock;
 use crate::config::{Config, KeyPlace};
 use crate::event_store::Log;
@@ -177,6 +177,7 @@ pub async fn rotate(config: &Config, clock: &dyn Clock, mut progress: impl FnMut
     let events = Store::open(config).await?;
     let log = events.log(config).await?;
     let vault = open_vault(config, &log, clock).await?;
+    audited::key(&log, &vault, clock).await?;
     let (_, rows) = vault.census().await?.beside(vault.current_key());
     let (mut sealed, mut after) = (0, String::new());
     loop {

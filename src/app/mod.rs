@@ -82,6 +82,7 @@ impl App {
         let gate = client.gate().clone();
         let issuers = issuers_client(&own, config)?;
         audited::egress(&log, config, &*clock).await?;
+        audited::key(&log, &vault, &*clock).await?;
         let folded = read_models.clone();
         let retention =
             Retention { config: config.retention.clone(), applied: Some(Arc::new(move |shard| folded.applied(shard))) };

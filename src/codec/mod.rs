@@ -111,6 +111,7 @@ registry! {
         ErasureStarted = "erasure.started", 1;
         ErasureAdvanced = "erasure.advanced", 1;
         ErasureCompleted = "erasure.completed", 1;
+        KekRotated = "system.kek_rotated", 1;
     }
     Message::MessageEvent {
         Published = "message.published", 1;

@@ -75,6 +75,8 @@ codes! {
     WebhookEgressBlocked = "TENANT_WEBHOOK_EGRESS_BLOCKED";
     /// The program was started with another configuration than before.
     SystemConfigChanged = "SYSTEM_CONFIG_CHANGED";
+    /// Another key of the operator's seals, and what was sealed under others is sealed anew.
+    SystemKekRotated = "SYSTEM_KEK_ROTATED";
     /// A webhook was told to stop sending.
     WebhookDisabled = "TENANT_WEBHOOK_DISABLED";
     /// A webhook got a new signing secret.

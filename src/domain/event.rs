@@ -6,6 +6,7 @@
 mod deletion;
 mod egress;
 mod erasure;
+mod keys;
 mod period;
 mod user;
 mod waiting;
@@ -13,6 +14,7 @@ mod waiting;
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use egress::{ConfigChanged, EgressBlocked};
 pub use erasure::{ErasureAdvanced, ErasureCompleted, ErasureScope, ErasureStarted, PayloadErased};
+pub use keys::KekRotated;
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use user::{
     Occasion, TenantSettingsChanged, UserAdded, UserAuthenticationFailed, UserCredentialsReset, UserDisabled,
@@ -83,6 +85,8 @@ pub enum TenantEvent {
     ErasureAdvanced(ErasureAdvanced),
     /// What was erased has left the database's files as well.
     ErasureCompleted(ErasureCompleted),
+    /// Another key of the operator's seals. Stands there too.
+    KekRotated(KekRotated),
 }
 
 /// A tenant came into being.

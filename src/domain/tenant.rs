@@ -319,7 +319,7 @@ impl Tenant {
                     user.disabled = true;
                 }
             }
-            TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_) => {}
+            TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_) | TenantEvent::KekRotated(_) => {}
             TenantEvent::ErasureStarted(started) => self.erasures.started(started),
             TenantEvent::ErasureAdvanced(advanced) => self.erasures.advanced(advanced),
             TenantEvent::ErasureCompleted(completed) => self.erasures.completed(completed),

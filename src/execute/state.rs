@@ -217,7 +217,8 @@ fn fold_tenant(
         | TenantEvent::ConfigChanged(_)
         | TenantEvent::ErasureStarted(_)
         | TenantEvent::ErasureAdvanced(_)
-        | TenantEvent::ErasureCompleted(_) => {}
+        | TenantEvent::ErasureCompleted(_)
+        | TenantEvent::KekRotated(_) => {}
     }
     Ok(())
 }

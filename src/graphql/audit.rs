@@ -92,6 +92,8 @@ pub(super) enum AuditCode {
     WebhookEgressBlocked,
     /// The program was started with another configuration than before. Only in `systemAuditLog`.
     SystemConfigChanged,
+    /// Another key of the operator's seals, and what was sealed under others is sealed anew. Only in `systemAuditLog`.
+    SystemKekRotated,
     /// The tenant was created.
     TenantCreated,
     /// The tenant's settings were changed.

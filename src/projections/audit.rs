@@ -220,6 +220,7 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
         TenantEvent::ErasureStarted(started) => started.erasure.to_string(),
         TenantEvent::ErasureAdvanced(advanced) => advanced.erasure.to_string(),
         TenantEvent::ErasureCompleted(completed) => completed.erasure.to_string(),
+        TenantEvent::KekRotated(rotated) => rotated.to.clone(),
     }
 }
 
@@ -266,6 +267,7 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
                 .to("secrets", completed.secrets);
             (Code::ErasureCompleted, changes)
         }
+        TenantEvent::KekRotated(rotated) => (Code::SystemKekRotated, none.changed("key", &rotated.from, &rotated.to)),
     }
 }
 

@@ -60,7 +60,11 @@ impl Projection for Tenants {
                 }
                 Event::Tenant(TenantEvent::UserCredentialsReset(reset)) => users::reset(connection, &reset).await?,
                 Event::Tenant(TenantEvent::UserDisabled(disabled)) => users::disable(connection, at, &disabled).await?,
-                Event::Tenant(TenantEvent::UserAuthenticationFailed(_) | TenantEvent::ConfigChanged(_)) => {}
+                Event::Tenant(
+                    TenantEvent::UserAuthenticationFailed(_)
+                    | TenantEvent::ConfigChanged(_)
+                    | TenantEvent::KekRotated(_),
+                ) => {}
                 Event::Tenant(TenantEvent::ErasureStarted(started)) => {
                     erasures::insert(connection, position, tenant, at, started).await?;
                 }

@@ -18,6 +18,7 @@ const CREATE: &str =
     "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { secret userErrors { code message } } }";
 const PUBLISH: &str =
     "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { userErrors { code message } } }";
+const SYSTEM: &str = "{ systemAuditLog(first: 100) { nodes { code changes } } }";
 /// Rows that stand beside those of the server.
 const MORE: usize = 1_500;
 
@@ -110,6 +111,10 @@ impl Setting {
     }
 }
 
+fn nodes(system: &Value) -> &Vec<Value> {
+    system["systemAuditLog"]["nodes"].as_array().unwrap()
+}
+
 fn read_key(path: &Path) -> KeyBytes {
     let mut key = KeyBytes::default();
     hex::decode_to_slice(std::fs::read_to_string(path).unwrap().trim(), &mut *key).unwrap();
@@ -151,6 +156,13 @@ async fn a_key_is_replaced_through_kill_9_and_every_delivery_signs_as_before(kin
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     setting.delivers().await;
+    let rotated = |node: &&Value| node["code"] == json!("SYSTEM_KEK_ROTATED");
+    let system = setting.server.until(SYSTEM, json!({}), |data| nodes(data).iter().any(|node| rotated(&node))).await;
+    let told: Vec<_> = nodes(&system).iter().filter(rotated).collect();
+    assert_eq!(told.len(), 1, "{system}");
+    let ids = keys.each_ref().map(|key| key.id().to_string());
+    assert_eq!(told[0]["changes"]["key"]["to"], json!(ids[1]));
+    assert!(told[0]["changes"]["key"]["from"].as_array().unwrap().contains(&json!(ids[0])));
     let verified: Value = serde_json::from_slice(&setting.keys("verify").stdout).unwrap();
     assert!(verified["rows"].as_u64().unwrap() > MORE as u64 && verified["damaged"] == json!([]), "{verified}");
     assert_eq!(setting.server.terminate(), Some(0));
