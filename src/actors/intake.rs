@@ -533,6 +533,7 @@ fn erasure_wakeup(id: TenantId, tenant: &Tenant, event: &TenantEvent) -> Option<
         | TenantEvent::UserDisabled(_)
         | TenantEvent::UserAuthenticationFailed(_)
         | TenantEvent::ConfigChanged(_)
+        | TenantEvent::KekRotated(_)
         | TenantEvent::ErasureAdvanced(_) => return None,
     };
     Some((execute::erasure_wakeup(id), due_at))

@@ -204,6 +204,7 @@ impl Erasures {
             | TenantEvent::UserDisabled(_)
             | TenantEvent::UserAuthenticationFailed(_)
             | TenantEvent::ConfigChanged(_)
+            | TenantEvent::KekRotated(_)
             | TenantEvent::ErasureCompleted(_) => return None,
         };
         let messages: Vec<_> = targets.iter().map(|target| target.message).collect();

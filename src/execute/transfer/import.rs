@@ -331,7 +331,8 @@ impl<'a> Import<'a> {
                     | TenantEvent::UserCredentialsReset(_)
                     | TenantEvent::UserDisabled(_)
                     | TenantEvent::UserAuthenticationFailed(_)
-                    | TenantEvent::ConfigChanged(_) => false,
+                    | TenantEvent::ConfigChanged(_)
+                    | TenantEvent::KekRotated(_) => false,
                 }
             }
             Event::Message(MessageEvent::PeriodOpened(_) | MessageEvent::PayloadErased(_)) => false,
