@@ -52,6 +52,8 @@ const AREAS: &[(&str, Area)] = &[
 
 /// Where what tenants publish stands: its digest aside, nowhere else.
 const DATA: &[Area] = &[Area::Database, Area::Answer, Area::Command];
+/// Where the operator's key stands.
+const KEYS: &[Area] = &[Area::Keys];
 /// Where the query of a URL stands, in which receivers like to have tokens.
 const URL_QUERY: &[Area] = &[Area::Database, Area::ReadModels, Area::Answer, Area::Live, Area::Command];
 /// An answer may show it to whoever has just sent it.

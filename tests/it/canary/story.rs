@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
-use super::{Area, DATA, Find, SENT, Secret, URL_QUERY, database_files, files};
+use super::{Area, DATA, Find, KEYS, SENT, Secret, URL_QUERY, database_files, files};
 use crate::api::live::Events;
 use crate::operations;
 use crate::support::receiver::{Receiver, Script};
@@ -68,6 +68,9 @@ impl Story {
             Secret::never("the token of the metrics", METRICS_TOKEN),
             Secret::never("the bootstrap key", server.key.clone()),
         ];
+        let key = std::fs::read_to_string(server.folder().join("log.db.key")).unwrap();
+        let key = Secret::allowed_in("the operator's key", key.trim(), KEYS).known_in(KEYS);
+        let secrets = secrets.into_iter().chain([key]).collect();
         server.listen_closely();
         Self { receiver, server, kind, secrets, finds: vec![], webhooks: vec![] }
     }
@@ -341,6 +344,8 @@ impl Story {
             vec!["verify"],
             vec!["events"],
             vec!["state", "--stream", &stream],
+            vec!["keys", "status"],
+            vec!["keys", "verify"],
             vec!["rebuild"],
             vec!["user", "add", "eve"],
             vec!["export", "export.jsonl"],
@@ -379,8 +384,9 @@ impl Story {
         assert_eq!(self.server.terminate(), Some(0));
         let key = self.server.folder().join("log.db.key");
         let kept = std::fs::read(&key).unwrap();
-        std::fs::write(&key, kept.iter().map(|byte| if *byte == b'0' { b'1' } else { *byte }).collect::<Vec<_>>())
-            .unwrap();
+        let mut other = kept.clone();
+        other[0] = if kept[0] == b'0' { b'1' } else { b'0' };
+        std::fs::write(&key, other).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .args(["serve", "--config"])
             .arg(self.server.config())
