@@ -30,7 +30,7 @@ async fn operators_are_served_on_their_own_listener_alone() {
     // The key is good there for its own tenant.
     let own = asked_at(&server, &everybody, "{ viewer { scopes tenant { slug } } }").await;
     let scopes = own["data"]["viewer"]["scopes"].as_array().unwrap();
-    assert!(scopes.len() == 8 && !scopes.contains(&json!("TENANTS_ADMIN")), "{own}");
+    assert!(scopes.len() == 9 && !scopes.contains(&json!("TENANTS_ADMIN")), "{own}");
     let made = asked_at(&server, &server.operators, CREATE).await;
     assert_eq!(made["data"]["createTenant"]["userErrors"], json!([]), "{made}");
 
@@ -49,7 +49,7 @@ async fn operators_are_served_on_their_own_listener_alone() {
             break message;
         }
     };
-    assert_eq!(answer["payload"]["data"]["viewer"]["scopes"].as_array().unwrap().len(), 8, "{answer}");
+    assert_eq!(answer["payload"]["data"]["viewer"]["scopes"].as_array().unwrap().len(), 9, "{answer}");
     assert_eq!(server.terminate(), Some(0));
 }
 

@@ -9,12 +9,14 @@ const KNOWN: &[&str] = &[
     "bucket",
     "delivery.id",
     "duration_ms",
+    "erasure.id",
     "error",
     "failures",
     "issuer",
     "job",
     "keys",
     "lag.events",
+    "messages",
     "method",
     "path",
     "position",
@@ -30,6 +32,7 @@ const KNOWN: &[&str] = &[
     "status",
     "stream.id",
     "subscription.id",
+    "tenant.id",
     "why",
 ];
 

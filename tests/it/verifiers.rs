@@ -198,7 +198,7 @@ async fn every_verifier_accepts_what_we_sent_and_nothing_that_was_changed() {
     println!("{} deliveries, {counts:?}", deliveries.len());
     let least = catalogue::builtin().len() + HOSTILE.len();
     assert!(least > 20 && counts.values().all(|&count| count >= least), "fewer than {least}: {counts:?}");
-    assert_eq!(counts.len(), 12 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
+    assert_eq!(counts.len(), 14 * Tampering::ALL.len(), "a verifier or a tampering is missing: {counts:?}");
 }
 
 /// What each verifier accepts, delivery by delivery.

@@ -182,6 +182,8 @@ async fn every_question_goes_by_an_index() {
             "Index Cond: ((shard = $1) AND (key = ANY ($37)))",
             "Index Scan using period_by_stream on period period_3",
             "Index Cond: ((shard = $1) AND (stream = ANY ($45)))",
+            "Index Scan using content_pkey on content content_1",
+            "Index Cond: ((shard = $1) AND (seq = ANY ($50)))",
         ]
     );
 

@@ -148,9 +148,9 @@ fn headers_that_cannot_be_opened_fail_the_attempt_and_say_so() {
             .deliveries(id)
             .await
             .into_iter()
-            .filter_map(|event| match event {
-                DeliveryEvent::AttemptFailed(failed) => Some((failed.code, failed.class, failed.detail)),
-                _ => None,
+            .filter_map(|event| {
+                let DeliveryEvent::AttemptFailed(failed) = event else { return None };
+                Some((failed.code, failed.class, failed.detail))
             })
             .collect();
         let detail = "the custom headers cannot be opened: set them again".to_owned();

@@ -416,9 +416,9 @@ impl Story {
 /// Secrets and tokens that an answer shows.
 fn shown_in(answer: &Value, found: &mut Vec<String>) {
     match answer {
-        Value::Object(fields) => fields.iter().for_each(|(name, field)| match field {
-            Value::String(text) if name == "secret" || name == "token" => found.push(text.clone()),
-            field => shown_in(field, found),
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| match field.as_str() {
+            Some(text) if name == "secret" || name == "token" => found.push(text.to_owned()),
+            Some(_) | None => shown_in(field, found),
         }),
         Value::Array(items) => items.iter().for_each(|item| shown_in(item, found)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
