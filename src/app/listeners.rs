@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::domain::secret::Secret;
-use crate::http::{self, AppState, Bounds, Measured, TrustedProxies};
+use crate::http::{self, AppState, Bounds, Measured, Operators, TrustedProxies};
 
 /// Addresses that are taken, of which none is answered yet.
 pub(super) struct Listeners {
@@ -55,18 +55,19 @@ impl Listeners {
     pub(super) fn serve(self, config: &Config, state: AppState, measured: Measured) -> Serving {
         let proxies = TrustedProxies::new(config.server.trusted_proxies.clone());
         let state = state.with_proxies(proxies.clone());
-        let bounds = Bounds { max_connections_per_address: config.server.max_connections_per_address, proxies };
+        let max_connections = max_connections();
+        let per_address = config.server.max_connections_per_address.min(max_connections / 2);
+        let bounds = Bounds { max_connections, max_connections_per_address: per_address, proxies };
         let apart = self.operators.is_some();
         let mut serving = Serving { stop: watch::Sender::new(false), servers: JoinSet::new() };
-        let for_everybody = match apart || !config.server.listen.ip().is_loopback() {
-            true => state.clone().without_operators(),
-            false => state.clone(),
-        };
-        if !apart && !config.server.listen.ip().is_loopback() {
+        let direct = !apart && config.server.listen.ip().is_loopback();
+        let operators = if direct { Operators::WithoutProxy } else { Operators::Nobody };
+        if !apart && !direct {
             tracing::warn!(
                 "operators are served nowhere, since server.listen is no loopback address: see admin.listen"
             );
         }
+        let for_everybody = state.clone().with_operators(operators);
         let (router, stopped) = (http::router(for_everybody), serving.stopped());
         serving.add("server.listen", http::serve(self.everybody, router, bounds.clone(), stopped));
         if let Some(listener) = self.operators {
@@ -79,6 +80,15 @@ impl Listeners {
         }
         serving
     }
+}
+
+/// Files that may be open, as many as the system lets us have, and how many of them one listener may take: what is left is
+/// for the store and for endpoints, which strangers must not take from them.
+fn max_connections() -> usize {
+    const MOST: usize = 4_096;
+    // Where the system says no, what there is has to do.
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
+    usize::try_from(files / 4).unwrap_or(MOST).clamp(64, MOST)
 }
 
 /// Listeners that are answered.

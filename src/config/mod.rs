@@ -131,7 +131,7 @@ pub struct Server {
 pub struct Admin {
     /// Address and port of a listener of their own, with everything that `server.listen` has; there, the scope
     /// TENANTS_ADMIN then counts no more. Default: empty, which means that operators are served at `server.listen` if
-    /// that is a loopback address, else nowhere.
+    /// that is a loopback address and the request came by no proxy, else nowhere.
     pub listen: String,
 }
 

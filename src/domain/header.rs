@@ -26,10 +26,11 @@ pub const MAX_TOTAL_BYTES: usize = 8 * 1_024;
 pub const MASK: &str = "***";
 
 /// Names that nobody may choose, in lower case; one that ends in `*` stands for all that begin so.
-const RESERVED: [&str; 36] = [
+const RESERVED: [&str; 44] = [
     "accept-encoding",
     "authorization",
     "ce-*",
+    "cf-connecting-ip",
     "connection",
     "content-*",
     "cookie",
@@ -39,6 +40,7 @@ const RESERVED: [&str; 36] = [
     "http2-settings",
     "keep-alive",
     "metadata*",
+    "proxy",
     "proxy-*",
     "set-cookie",
     "signature*",
@@ -46,6 +48,7 @@ const RESERVED: [&str; 36] = [
     "te",
     "trailer",
     "transfer-encoding",
+    "true-client-ip",
     "upgrade",
     "user-agent",
     "via",
@@ -54,14 +57,19 @@ const RESERVED: [&str; 36] = [
     "x-aws-ec2-metadata-*",
     "x-axissynapse-*",
     "x-client-ip",
-    "x-forwarded-*",
+    "x-cluster-client-ip",
+    "x-forwarded*",
     "x-google-metadata-*",
     "x-http-method",
     "x-http-method-override",
     "x-hub-*",
     "x-method-override",
+    "x-original-host",
+    "x-original-url",
     "x-real-ip",
+    "x-rewrite-url",
     "x-tidings-*",
+    "x-vault-request",
     "x-webhook-*",
 ];
 
@@ -214,15 +222,29 @@ impl CustomHeaders {
         serde_json::from_str(secret.expose()).ok().map(|pairs: Vec<_>| Self(GivenHeaders::of(pairs).0))
     }
 
-    /// Hides values that an endpoint sends back, as they are or in JSON, also one that is cut off at the text's end. Tabs
-    /// are escaped in such a text.
+    /// Hides values that an endpoint sends back, and the words of them, as they are or in JSON, also one that is cut off
+    /// at the text's end. Tabs are escaped in such a text.
     pub fn redact(&self, text: &mut String) {
-        for (_, value) in self.0.iter().filter(|(_, value)| value.len() >= MIN_REDACTED_BYTES) {
-            let json = Zeroizing::new(Value::from(value.as_str()).to_string());
-            for form in [value.as_str(), &value.replace('\t', "\\t"), &json[1..json.len() - 1]] {
-                redact(text, form);
+        for (_, value) in &self.0 {
+            let words = value.split([' ', '\t']).filter(|word| word.len() < value.len());
+            for secret in std::iter::once(value.as_str()).chain(words) {
+                redact_forms(text, secret);
             }
         }
+    }
+}
+
+fn redact_forms(text: &mut String, secret: &str) {
+    if secret.len() < MIN_REDACTED_BYTES {
+        return;
+    }
+    let json = Zeroizing::new(Value::from(secret).to_string());
+    let json = &json[1..json.len() - 1];
+    // As PHP writes JSON, and as Go does.
+    let slashes = Zeroizing::new(json.replace('/', "\\/"));
+    let html = Zeroizing::new(json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"));
+    for form in [secret, &secret.replace('\t', "\\t"), json, &slashes, &html] {
+        redact(text, form);
     }
 }
 
@@ -243,16 +265,19 @@ fn check_name(name: &str, profile: &Profile) -> Result<(), String> {
         let allowed = "ASCII letters, digits and !#$%&'*+-.^_`|~";
         return Err(format!("a header's name has 1 to {MAX_NAME_BYTES} characters: {allowed}"));
     }
-    let sends = |header: &str| header.eq_ignore_ascii_case(name);
-    if is_reserved(name) || profile.header_names().any(sends) {
+    let folded = folded(name);
+    if is_reserved(&folded) || profile.header_names().any(|sent| self::folded(sent) == folded) {
         return Err(format!("the header '{name}' is reserved"));
     }
     Ok(())
 }
 
 /// Many receivers take `_` and `-` for the same, so a name may not hide behind it.
+fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
 fn is_reserved(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
     RESERVED.iter().any(|reserved| match reserved.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         None => name == *reserved,

@@ -21,7 +21,12 @@ pub(super) struct Client {
     pub(super) address: IpAddr,
     /// Whether they came by TLS, as a trusted proxy says.
     pub(super) by_tls: bool,
+    /// Whether a proxy handed the request over, trusted or not, as far as it says so.
+    pub(super) by_proxy: bool,
 }
+
+/// What proxies add.
+const OF_PROXIES: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
 impl TrustedProxies {
     /// Proxies in these ranges.
@@ -38,22 +43,25 @@ impl TrustedProxies {
         let mut address = peer.to_canonical();
         let by_tls = self.contains(address) && last(headers, "x-forwarded-proto").is_some_and(|proto| proto == "https");
         let lines = headers.get_all("x-forwarded-for").iter().rev();
-        let hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+        // As bytes: what a client wrote before it, whatever it is, must not hide what the proxy added.
+        let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops {
             if !self.contains(address) {
                 break;
             }
-            match written(hop.trim()) {
+            match written(hop.trim_ascii()) {
                 Some(before) => address = before.to_canonical(),
                 None => break,
             }
         }
-        Client { address, by_tls }
+        let by_proxy = self.contains(peer) || OF_PROXIES.iter().any(|name| headers.contains_key(*name));
+        Client { address, by_tls, by_proxy }
     }
 }
 
 /// An address, with a port or without.
-fn written(hop: &str) -> Option<IpAddr> {
+fn written(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?;
     hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
@@ -72,15 +80,22 @@ pub(super) fn address(parts: &Parts) -> Option<String> {
     parts.extensions.get::<Client>().map(|client| client.address.to_string())
 }
 
+/// Whether a proxy handed the request over, as far as it says so.
+pub(super) fn is_by_proxy(parts: &Parts) -> bool {
+    parts.extensions.get::<Client>().is_some_and(|client| client.by_proxy)
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn address(peer: &str, lines: &[&str]) -> String {
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append("x-forwarded-for", line.parse().unwrap());
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         proxies.client(peer.parse().unwrap(), &headers).address.to_string()
     }
@@ -97,6 +112,7 @@ mod tests {
             ("10.0.0.1", &["1.1.1.1, 8.8.8.8"], "8.8.8.8"),
             ("10.0.0.1", &["1.1.1.1", "8.8.8.8"], "8.8.8.8"),
             ("10.0.0.1", &["10.9.9.9, 8.8.8.8"], "8.8.8.8"),
+            ("10.0.0.1", &["é, 8.8.8.8"], "8.8.8.8"),
             // Two proxies of ours.
             ("10.0.0.1", &["1.1.1.1, 8.8.8.8, 10.0.0.2"], "8.8.8.8"),
             ("10.0.0.1", &["1.1.1.1, 8.8.8.8", "10.0.0.2"], "8.8.8.8"),

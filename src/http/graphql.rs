@@ -106,7 +106,8 @@ async fn upgrade(state: AppState, request: Request) -> Result<Response, Refusal>
         Err(Refusal::Denied(Denied::Missing, _)) if !parts.headers.contains_key(header::AUTHORIZATION) => None,
         Err(refusal) => return Err(refusal),
     };
-    let (client, connection) = (Client { principal, ip: client::address(&parts) }, connection(&parts));
+    let (client, connection) =
+        (Client { principal, ip: client::address(&parts), by_proxy: client::is_by_proxy(&parts) }, connection(&parts));
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &state).await;
     let upgrade = upgrade.map_err(|rejection| refused(&rejection.body_text()))?;
     Ok(socket::respond(state, upgrade, client, connection))
@@ -121,7 +122,11 @@ pub(super) async fn caller(state: &AppState, parts: &Parts) -> Result<Caller, Re
     let principal = auth::authenticate(&parts.method, &parts.headers, state.schema.keys())
         .await
         .map_err(|denied| Refusal::Denied(denied, id))?;
-    Ok(Caller { principal: state.admitted(principal), request: id, ip: client::address(parts) })
+    Ok(Caller {
+        principal: state.admitted(principal, client::is_by_proxy(parts)),
+        request: id,
+        ip: client::address(parts),
+    })
 }
 
 pub(super) async fn read(body: Body) -> Result<axum::body::Bytes, Refusal> {

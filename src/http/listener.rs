@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,13 +16,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 
 use super::client::TrustedProxies;
 
-/// Connections at one time; further ones wait to be taken.
-const MAX_CONNECTIONS: usize = 4_096;
 /// How long the header lines of a request may take, and so how long a connection may be idle.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client may take no byte of an answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// The most bytes of a request's header lines.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// How long requests under way may go on after shutdown began.
@@ -42,7 +43,9 @@ pub(super) struct Connection {
 /// How many connections one address may have.
 #[derive(Clone, Debug)]
 pub struct Bounds {
-    /// From one address at one time, at least 1; further ones are closed at once.
+    /// At one time, at least 1; further ones wait to be taken.
+    pub max_connections: usize,
+    /// From one IPv4 address or one /64 of IPv6 at one time, at least 1; further ones are closed at once.
     pub max_connections_per_address: usize,
     /// They hand over the requests of many, and are not counted.
     pub proxies: TrustedProxies,
@@ -58,8 +61,12 @@ struct Place {
 }
 
 impl Place {
-    /// `None` if the address has as many as it may.
+    /// `None` if the address has as many as it may. Who has one IPv6 address has the whole /64.
     fn take(taken: &Taken, address: IpAddr, most: usize) -> Option<Self> {
+        let address = match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(own) => Ipv6Addr::from_bits(own.to_bits() >> 64 << 64).into(),
+        };
         let mut all = taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = all.entry(address).or_default();
         if *own >= most {
@@ -106,7 +113,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut shutdown = pin!(shutdown);
     let taken = Taken::default();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(bounds.max_connections));
     let (closing, closed) = watch::channel(false);
     let (open, mut all_closed) = mpsc::channel(1);
     let mut connections = JoinSet::new();
@@ -168,6 +175,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, open: Connection, route
     drop(stream.set_nodelay(true));
     let (mut closed, cut) = (open.clone(), Arc::clone(&open.cut));
     let router = router.layer(Extension(ConnectInfo(peer))).layer(Extension(open));
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(WRITE_LIMIT));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)

@@ -68,7 +68,18 @@ pub struct AppState {
     live: Arc<live::Live>,
     playground: bool,
     proxies: TrustedProxies,
-    takes_operators: bool,
+    operators: Operators,
+}
+
+/// For whom the scope TENANTS_ADMIN counts on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operators {
+    /// For whoever has it.
+    Everybody,
+    /// For whoever comes from this machine itself, and not by a proxy on it.
+    WithoutProxy,
+    /// For nobody.
+    Nobody,
 }
 
 impl AppState {
@@ -76,7 +87,7 @@ impl AppState {
     pub fn new(schema: Schema, read_models: ReadModels, clock: Arc<dyn Clock>, ready: Arc<AtomicBool>) -> Self {
         let live = Arc::new(live::Live::new(&LiveConfig::default()));
         let proxies = TrustedProxies::default();
-        Self { schema, read_models, clock, ready, live, playground: true, proxies, takes_operators: true }
+        Self { schema, read_models, clock, ready, live, playground: true, proxies, operators: Operators::Everybody }
     }
 
     /// The same with a playground or without.
@@ -89,14 +100,19 @@ impl AppState {
         Self { proxies, ..self }
     }
 
-    /// The same for everybody but operators, whose scope does not count there.
-    pub fn without_operators(self) -> Self {
-        Self { takes_operators: false, ..self }
+    /// The same with the scope of operators for these alone.
+    pub fn with_operators(self, operators: Operators) -> Self {
+        Self { operators, ..self }
     }
 
     /// What of a principal counts on this listener.
-    fn admitted(&self, principal: Arc<Principal>) -> Arc<Principal> {
-        if self.takes_operators || !principal.scopes.contains(&Scope::TenantsAdmin) {
+    fn admitted(&self, principal: Arc<Principal>, by_proxy: bool) -> Arc<Principal> {
+        let counts = match self.operators {
+            Operators::Everybody => true,
+            Operators::WithoutProxy => !by_proxy,
+            Operators::Nobody => false,
+        };
+        if counts || !principal.scopes.contains(&Scope::TenantsAdmin) {
             return principal;
         }
         let mut limited = Principal::clone(&principal);

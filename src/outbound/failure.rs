@@ -85,9 +85,20 @@ fn unconnected(error: &reqwest::Error) -> (FailureCode, &'static str) {
         Some(DialError::Failed { phase: Phase::Reaching, .. }) if was_refused(error) => {
             (FailureCode::Connect, "the connection was refused")
         }
+        Some(DialError::Failed { phase: Phase::Reaching, .. }) if out_of_files(error) => {
+            (FailureCode::Aborted, "this server has no room for another connection")
+        }
         Some(DialError::Failed { phase: Phase::Reaching, .. }) => (FailureCode::Connect, "no connection could be made"),
         None => (FailureCode::Connect, "the connection was closed before an answer began"),
     }
+}
+
+/// No file handle is left, to the process or to the machine: that is no fault of the endpoint.
+fn out_of_files(error: &reqwest::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let out = |io: &io::Error| matches!(io.raw_os_error(), Some(ENFILE | EMFILE));
+    sources(error).filter_map(|error| error.downcast_ref()).any(out)
 }
 
 fn was_refused(error: &reqwest::Error) -> bool {

@@ -3,6 +3,7 @@
 //! Tenants never set any of it, and are never told what stands in it.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use ipnet::IpNet;
@@ -152,9 +153,12 @@ impl EgressPolicy {
 }
 
 /// Whether the address is one of this machine. Only such can be bound to; the unspecified one, which can be too, leads
-/// to loopback. Nothing is sent.
+/// to loopback. Nothing is sent. Where nobody can say, it is taken for one.
 fn is_local(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+    }
 }
 
 #[cfg(test)]

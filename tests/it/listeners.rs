@@ -34,6 +34,16 @@ async fn operators_are_served_on_their_own_listener_alone() {
     let made = asked_at(&server, &server.operators, CREATE).await;
     assert_eq!(made["data"]["createTenant"]["userErrors"], json!([]), "{made}");
 
+    // Without one, it is this machine's own business, and no proxy's.
+    let alone = Server::start(&receiver.ca_file());
+    let made = asked_at(&alone, &alone.url(""), CREATE).await;
+    assert_eq!(made["data"]["createTenant"]["userErrors"], json!([]), "{made}");
+    let request = alone.client().post(alone.url("/graphql")).bearer_auth(&alone.key).header("via", "1.1 proxy");
+    let body = json!({ "query": CREATE }).to_string();
+    let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
+    let refused: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    assert_eq!(refused["errors"][0]["extensions"]["code"], "FORBIDDEN", "{refused}");
+
     // A socket is no way around it.
     let (mut socket, _) =
         tokio_tungstenite::client_async(socket_request(&everybody), connect(&everybody).await).await.unwrap();
@@ -123,26 +133,24 @@ async fn served(url: &str) -> Option<TcpStream> {
 async fn the_address_in_the_audit_log_is_the_one_that_a_trusted_proxy_names() {
     let receiver = Receiver::start().await;
     let mut server = Server::start(&receiver.ca_file());
-    let told = async |server: &Server, name: &str| {
-        let query = format!(
-            r#"mutation {{ createApiKey(input: {{ name: "{name}", scopes: [AUDIT_READ] }}) {{ apiKey {{ id }} userErrors {{ code }} }} }}"#
-        );
+    let told = async |server: &Server, path: &str| {
+        let query = "mutation($url: String!) { createWebhook(input: { url: $url, eventFilters: [\"**\"] }) { webhook { id } userErrors { code } } }";
         let request = server.client().post(server.url("/graphql")).bearer_auth(&server.key);
         let request = request.header("x-forwarded-for", "6.6.6.6, 8.8.8.8").header("x-forwarded-proto", "https");
-        let body = json!({ "query": query }).to_string();
+        let body = json!({ "query": query, "variables": { "url": receiver.url(path) } }).to_string();
         let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
         let hsts = answer.headers().contains_key("strict-transport-security");
         let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
-        let key = &answer["data"]["createApiKey"]["apiKey"]["id"];
-        assert!(key.is_string(), "{answer}");
+        let webhook = &answer["data"]["createWebhook"]["webhook"]["id"];
+        assert!(webhook.is_string(), "{answer}");
         let query = "{ auditLog(first: 1) { nodes { targetId ipAddress } } }";
         let newest = |data: &Value| data["auditLog"]["nodes"][0].clone();
-        let data = server.until(query, json!({}), |data| newest(data)["targetId"] == *key).await;
+        let data = server.until(query, json!({}), |data| newest(data)["targetId"] == *webhook).await;
         (newest(&data)["ipAddress"].clone(), hsts)
     };
-    assert_eq!(told(&server, "direct").await, (json!("127.0.0.1"), false));
+    assert_eq!(told(&server, "/direct").await, (json!("127.0.0.1"), false));
     server.restart_serving("trusted_proxies = [\"127.0.0.0/8\"]");
-    assert_eq!(told(&server, "proxied").await, (json!("8.8.8.8"), true));
+    assert_eq!(told(&server, "/proxied").await, (json!("8.8.8.8"), true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

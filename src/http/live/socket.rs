@@ -86,6 +86,7 @@ pub(in crate::http) struct Client {
     /// Who they are, as far as they have said so.
     pub(in crate::http) principal: Option<Arc<Principal>>,
     pub(in crate::http) ip: Option<String>,
+    pub(in crate::http) by_proxy: bool,
 }
 
 /// A message of an operation, to be sent.
@@ -225,7 +226,8 @@ impl Session {
         }
         if let Some(authorization) = authorization {
             let principal = auth::principal(&authorization, self.state.schema.keys()).await;
-            self.client.principal = Some(self.state.admitted(principal.map_err(|denied| refused(&denied))?));
+            self.client.principal =
+                Some(self.state.admitted(principal.map_err(|denied| refused(&denied))?, self.client.by_proxy));
         }
         let Some(principal) = &self.client.principal else { return Err(Close::new(4401, "Unauthorized").into()) };
         let seat = self.state.live.sockets.take(principal);

@@ -174,7 +174,11 @@ impl Api {
         let state = state.with_live(&live);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let bounds = http::Bounds { max_connections_per_address: 4_096, proxies: http::TrustedProxies::default() };
+        let bounds = http::Bounds {
+            max_connections: 4_096,
+            max_connections_per_address: 4_096,
+            proxies: http::TrustedProxies::default(),
+        };
         tokio::spawn(http::serve(listener, http::router(state), bounds, std::future::pending()));
         let engine = running.engine.clone();
         let tenant = clock.tenant_id();
