@@ -81,6 +81,8 @@ enum Unmade {
     Decode(#[from] DecodeError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error(transparent)]
+    Open(#[from] contents::OpenError),
     #[error("the custom headers cannot be opened")]
     Headers(#[source] VaultError),
     #[error("there is no message at {0}")]
@@ -101,6 +103,7 @@ impl Unmade {
             Self::Read(_)
             | Self::Decode(_)
             | Self::Vault(_)
+            | Self::Open(_)
             | Self::NoMessage(_)
             | Self::History(_)
             | Self::Withdrawn
@@ -304,7 +307,7 @@ async fn read_message(context: &Context, position: Position) -> Result<(MessageP
         return Err(Unmade::NoMessage(position));
     };
     let content = content.ok_or_else(|| gone(ExpiryReason::DataErased))?;
-    let data = contents::open(&context.vault, &published, &content).await?;
+    let data = contents::open(context.log.reader(), &context.vault, &published, &content).await?;
     Ok((published, data.ok_or_else(|| gone(ExpiryReason::DataErased))?))
 }
 

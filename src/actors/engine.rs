@@ -92,6 +92,15 @@ impl From<ReadError> for EngineError {
     }
 }
 
+impl From<contents::OpenError> for EngineError {
+    fn from(error: contents::OpenError) -> Self {
+        match error {
+            contents::OpenError::Vault(error) => error.into(),
+            contents::OpenError::Load(error) => error.into(),
+        }
+    }
+}
+
 impl EngineError {
     /// Which of the rules behind the code was broken, where there are several.
     pub fn reason(&self) -> Option<&'static str> {
@@ -525,7 +534,7 @@ impl Engine {
         else {
             return Ok(None);
         };
-        Ok(contents::open(&self.context.vault, &published, &content).await?)
+        Ok(contents::open(self.context.log.reader(), &self.context.vault, &published, &content).await?)
     }
 
     async fn check_url(&self, tenant: TenantId, url: &str) -> Result<String, EngineError> {

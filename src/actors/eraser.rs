@@ -58,6 +58,12 @@ impl From<execute::LoadError> for Failure {
     }
 }
 
+impl From<contents::OpenError> for Failure {
+    fn from(error: contents::OpenError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
         Self::Engine(error.into())
@@ -332,7 +338,7 @@ async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &
             let Event::Message(MessageEvent::Published(published)) = decoded(recorded)? else { continue };
             let meant = is_meant(scope, &published, recorded.at)
                 && match &scan.selector {
-                    Some(selector) => contents::open(&context.vault, &published, content)
+                    Some(selector) => contents::open(reader, &context.vault, &published, content)
                         .await?
                         .is_some_and(|data| selector.picks(&data)),
                     None => true,

@@ -10,11 +10,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::Context;
 use super::engine::{Done, EngineError, Published};
@@ -28,11 +30,15 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{Append, AppendError, Appended, Bucket, Claim, Lifetime, NewEvent, Position, StreamWrite};
 use crate::execute::vault::SealingKey;
 use crate::execute::{self, Messages, Meta, Unreadable, contents};
+use crate::key_store::KeyStoreError;
 
 /// Requests taken at a time.
 const BATCH: usize = 256;
 /// Tenants kept in memory.
 const CACHED_TENANTS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// How long a batch waits for keys that are not in memory.
+const SEALING_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the intake is asked.
 pub(super) enum Request {
@@ -211,17 +217,24 @@ impl Intake {
     async fn sealing(&self, requests: &[Request]) -> HashMap<TenantId, Result<Sealing, EngineError>> {
         let publish = |request: &Request| matches!(request, Request::Publish { .. });
         let tenants: BTreeSet<_> = requests.iter().filter(|request| publish(request)).map(Request::tenant).collect();
-        let mut sealing = HashMap::new();
-        for tenant in tenants {
-            let known = self.tenants.peek(&tenant).map(|known| &known.tenant);
-            if known.is_some_and(|known| known.created.is_some() && !known.is_erased()) {
-                // The month of the key is that of the message.
-                let at = self.context.clock.now();
-                let key = self.context.vault.data_key(tenant, at, &*self.context.clock).await;
-                sealing.insert(tenant, key.map(|key| Sealing { key, at }).map_err(EngineError::from));
-            }
-        }
-        sealing
+        let wanted = tenants.into_iter().filter_map(|tenant| {
+            let known = self.tenants.peek(&tenant)?;
+            let publishes = known.tenant.created.is_some() && !known.tenant.is_erased();
+            publishes.then(|| self.sealing_of(tenant, known))
+        });
+        join_all(wanted).await.into_iter().collect()
+    }
+
+    /// The key is of the month of the message, or of its bucket where the clock is behind that: keys go with buckets.
+    async fn sealing_of(&self, tenant: TenantId, known: &Known) -> (TenantId, Result<Sealing, EngineError>) {
+        let Context { clock, vault, retention, .. } = &*self.context;
+        let at = clock.now();
+        let open = known.messages.period.map(|open| retention.config.begin_of(open.bucket));
+        let key = vault.data_key(tenant, open.map_or(at, |open| at.max(open)), &**clock);
+        let key = timeout(SEALING_LIMIT, key).await.unwrap_or_else(|_| {
+            Err(KeyStoreError::Unavailable("a key for the data of messages was not there in time".into()).into())
+        });
+        (tenant, key.map(|key| Sealing { key, at }).map_err(EngineError::from))
     }
 
     /// Has all tenants of the requests in memory, but for those that it returns.

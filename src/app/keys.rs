@@ -11,8 +11,8 @@ use super::store::Store;
 use super::{audited, operator_keys};
 use crate::clock::Clock;
 use crate::config::{Config, KeyPlace};
-use crate::event_store::Log;
-use crate::execute::vault::{Census, KeyId, OperatorKeys, Vault, VaultError, Verified};
+use crate::event_store::{EventReader, Log};
+use crate::execute::vault::{Census, KeyId, OperatorKeys, Vault, VaultError, Verified, holds_events};
 use crate::key_store::{KeyStore, OpenError, PostgresKeys, SqliteKeys};
 
 /// How long sealing anew rests between two pieces: deliveries go on meanwhile.
@@ -22,17 +22,28 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// After how many rows it says how far it is.
 const TELL_EVERY: u64 = 10_000;
 
-/// Opens what seals and opens secrets; a new log gets a key and a pepper.
+/// Opens what seals and opens secrets; a new log gets a key and a pepper, and is bound to them.
 pub(super) async fn open_vault(config: &Config, log: &Log, clock: &dyn Clock) -> anyhow::Result<Vault> {
     let store = open(config).await?;
-    let is_empty = store.rows("", "", 1).await?.is_empty();
-    // A new pepper would make every key and fingerprint of the log another.
-    if is_empty && (0..log.shards()).any(|shard| log.head(shard) > 0) {
-        return Err(VaultError::Empty).context(cannot(config, "use"));
-    }
+    let is_empty = must_not_be_empty_beside_events(config, &*store, log.reader()).await?;
     let sealed_under = Census::of(&*store).await?.ids();
     let keys = operator_keys::load(config, &sealed_under, is_empty.then_some(clock)).await?;
-    Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))
+    let vault = Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))?;
+    vault.bind(log, clock).await.with_context(|| cannot(config, "use"))?;
+    Ok(vault)
+}
+
+/// Whether the key store is empty. A new pepper would make every key and fingerprint of the log another.
+async fn must_not_be_empty_beside_events(
+    config: &Config,
+    store: &dyn KeyStore,
+    log: &dyn EventReader,
+) -> anyhow::Result<bool> {
+    let is_empty = store.rows("", "", 1).await?.is_empty();
+    if is_empty && holds_events(log).await? {
+        return Err(VaultError::Empty).context(cannot(config, "use"));
+    }
+    Ok(is_empty)
 }
 
 /// Opens what opens data of messages, beside a running server; `None` if there is no key store. Changes nothing.
@@ -43,15 +54,22 @@ pub(super) async fn read_vault(config: &Config, clock: &dyn Clock) -> anyhow::Re
     Ok(Some(Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))?))
 }
 
-/// Refuses keys that do not fit the key store that is there: to be asked before the log is taken from whoever has it.
-pub(super) async fn must_fit(config: &Config) -> anyhow::Result<()> {
-    let Some(store) = read(config).await? else { return Ok(()) };
-    let sealed_under = Census::of(&*store).await?.ids();
-    if !sealed_under.is_empty() {
-        let keys = operator_keys::load(config, &sealed_under, None).await?;
-        keys.must_open_all(&*store).await.with_context(|| cannot(config, "use"))?;
+/// Refuses keys and a key store that do not fit each other, or the log: to be asked before the log is taken from whoever has
+/// it. Changes nothing, and refuses all that [`open_vault`] would but for what only a writer can find.
+pub(super) async fn must_fit(config: &Config, log: &dyn EventReader, clock: &dyn Clock) -> anyhow::Result<()> {
+    let Some(store) = read(config).await? else {
+        anyhow::ensure!(!holds_events(log).await?, "{}: {}", cannot(config, "use"), VaultError::Empty);
+        return Ok(());
+    };
+    if must_not_be_empty_beside_events(config, &*store, log).await? {
+        store.close().await;
+        return Ok(());
     }
-    store.close().await;
+    let sealed_under = Census::of(&*store).await?.ids();
+    let keys = operator_keys::load(config, &sealed_under, None).await?;
+    let vault = Vault::open(store, keys, clock).await.with_context(|| cannot(config, "use"))?;
+    vault.must_fit(log).await.with_context(|| cannot(config, "use"))?;
+    vault.close().await;
     Ok(())
 }
 

@@ -65,7 +65,7 @@ impl App {
             // Whoever opens the log takes it from the server that has it: before that, not behind it, one must be fit to
             // serve. A log that cannot be read yet is new, or says so when it is opened.
             profiles::check(&*reader, &config.profiles.path, &profiles).await?;
-            keys::must_fit(config).await?;
+            keys::must_fit(config, &*reader, &*clock).await?;
         }
         let store = Store::open(config).await?;
         let log = store.log(config).await?;

@@ -3,7 +3,7 @@
 //! A key is never an argument, an environment variable or a value of the configuration: those are shown by `ps`, kept by
 //! shells and written into dumps.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ use crate::execute::vault::{KeyBytes, KeyId, OperatorKeys};
 const MAX_BYTES: u64 = 1_024;
 /// How long a program may take to print a key.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
-/// Bits of a file's mode that let everybody on the machine read or write it.
-const OTHERS: u32 = 0o006;
+/// Bits of a file's mode that let everybody on the machine read it, or others than its owner write it.
+const OTHERS: u32 = 0o026;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +45,9 @@ pub(super) enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// Everybody on the machine can read the key, or put another in its place.
+    /// Everybody on the machine can read the key, or others than its owner can put another in its place.
     #[error(
-        "{key}: '{path}' can be read or written by everybody (mode {mode:o}): take that away, as by chmod o= on it"
+        "{key}: '{path}' can be read by everybody, or written by others (mode {mode:o}): chmod g-w,o= takes that away"
     )]
     Exposed {
         /// The key of the configuration.
@@ -186,11 +186,23 @@ fn parse(text: &str) -> Option<KeyBytes> {
     Some(key)
 }
 
-/// On disk before it seals anything: a sealed secret without its key is lost.
+/// On disk before it seals anything: a sealed secret without its key is lost. The file is there whole or not at all, and
+/// never takes the place of another.
 fn write(path: &Path, key: &KeyBytes) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut begun = path.as_os_str().to_owned();
+    begun.push(".new");
+    let begun = Path::new(&begun);
+    // What a crash left.
+    match fs::remove_file(begun) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(begun)?;
     file.write_all(Zeroizing::new(hex::encode(**key) + "\n").as_bytes())?;
     file.sync_all()?;
+    let linked = fs::hard_link(begun, path);
+    fs::remove_file(begun)?;
+    linked?;
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => File::open(folder)?.sync_all(),
         None => File::open(".")?.sync_all(),
@@ -199,8 +211,6 @@ fn write(path: &Path, key: &KeyBytes) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::clock::SystemClock;
     use crate::execute::vault::SealingKey;
@@ -221,7 +231,10 @@ mod tests {
     fn a_key_is_made_once_and_is_nobody_elses_business() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.db.key");
+        fs::write(folder.path().join("log.db.key.new"), "half of on").unwrap();
         let made = new(&path).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "what a crash left is gone");
+        assert!(write(&path, &made).is_err(), "no key takes the place of another");
         let id = SealingKey::new(made.clone()).id();
         assert_eq!(from_file_or_new(&path, &[id], None).unwrap(), made);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -251,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_key_that_everybody_can_read_is_refused_and_one_of_a_group_is_not() {
-        for (mode, is_refused) in [(0o644, true), (0o602, true), (0o640, false), (0o400, false)] {
+        for (mode, is_refused) in [(0o644, true), (0o602, true), (0o660, true), (0o640, false), (0o400, false)] {
             let (_folder, path) = holding(&"ab".repeat(32), mode);
             assert_eq!(matches!(new(&path), Err(KeyError::Exposed { .. })), is_refused, "{mode:o}");
         }

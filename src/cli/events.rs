@@ -128,5 +128,5 @@ async fn data(reader: &dyn EventReader, vault: &Vault, recorded: &Recorded) -> R
         let (position, stream) = (recorded.position, Some(recorded.stream.clone()));
         ReadError::Damaged { position, stream, reason }
     };
-    contents::open(vault, &published, &content).await.map_err(|error| damaged(error.to_string()))
+    contents::open(reader, vault, &published, &content).await.map_err(|error| damaged(error.to_string()))
 }

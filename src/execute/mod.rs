@@ -30,7 +30,7 @@ use crate::domain::event::Event;
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
-use crate::event_store::Log;
+use crate::event_store::{EventReader, Log};
 use crate::event_store::{Lifetime, NewEvent, Period, Position, ReadError, Recorded, StreamName, StreamWrite};
 
 /// Who caused an event, and in which request; stands beside the payload in the log.
@@ -265,8 +265,13 @@ pub fn erasing_tenant(wakeup: &str) -> Option<TenantId> {
 
 /// Folds a tenant, and says at which version its stream is.
 pub async fn load_tenant(log: &Log, id: TenantId) -> Result<(Tenant, u64), LoadError> {
+    fold_tenant(log.reader(), id).await
+}
+
+/// As [`load_tenant`], for whoever only asks.
+pub async fn fold_tenant(reader: &dyn EventReader, id: TenantId) -> Result<(Tenant, u64), LoadError> {
     let mut tenant = Tenant::default();
-    let events = read_all(log, &tenant_stream(id)).await?;
+    let events = read_all(reader, &tenant_stream(id)).await?;
     for recorded in &events {
         if let Event::Tenant(event) = codec::decode(recorded)? {
             tenant.evolve(&event);
@@ -300,10 +305,10 @@ pub async fn load_messages(log: &Log, id: TenantId) -> Result<Messages, ReadErro
     Ok(Messages { version: log.stream_version(&stream).await?, period: log.reader().period(&stream).await? })
 }
 
-async fn read_all(log: &Log, stream: &str) -> Result<Vec<Recorded>, ReadError> {
+async fn read_all(reader: &dyn EventReader, stream: &str) -> Result<Vec<Recorded>, ReadError> {
     let mut events = Vec::new();
     loop {
-        let page = log.read_stream(stream, events.len() as u64 + 1, PAGE).await?;
+        let page = reader.read_stream(stream, events.len() as u64 + 1, PAGE).await?;
         let last_page = page.len() < PAGE;
         events.extend(page);
         if last_page {

@@ -52,6 +52,11 @@ impl Config {
         Bucket((minute_of(at) / length).saturating_add(1).saturating_mul(length))
     }
 
+    /// When a bucket of today's length begins.
+    pub fn begin_of(&self, bucket: Bucket) -> Timestamp {
+        end_of(bucket).minus_ms(u64::from(self.bucket_minutes.max(1)) * MINUTE_MS)
+    }
+
     /// The newest bucket whose events are too old to be kept; `None` if all are kept for ever.
     pub fn events_through(&self, now: Timestamp) -> Option<Bucket> {
         ended_before(now, self.events_minutes)
@@ -126,6 +131,7 @@ mod tests {
         assert_eq!(config.bucket_of(at(0, 0)), Bucket(60));
         assert_eq!(config.bucket_of(at(5, 59)), config.bucket_of(at(5, 0)));
         assert_eq!(end_of(config.bucket_of(at(5, 59))), at(6, 0));
+        assert_eq!(config.begin_of(config.bucket_of(at(5, 59))), at(5, 0));
         assert_eq!(config.bucket_of(at(6, 0)), Bucket(420));
     }
 

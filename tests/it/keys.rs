@@ -241,6 +241,37 @@ async fn a_key_is_replaced_at_the_command_line_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_missing_does_not_cost_the_secrets() {
+    let mut setting = Setting::start(Kind::Sqlite).await;
+    assert_eq!(setting.server.terminate(), Some(0));
+    let files = ["log.db", "log.db-wal", "log.db-shm"];
+    let aside = |name: &str| setting.file(&format!("aside.{name}"));
+    for name in files.iter().filter(|name| setting.file(name).exists()) {
+        std::fs::rename(setting.file(name), aside(name)).unwrap();
+    }
+    // As where a volume was not mounted: a new log is made, and belongs to nobody.
+    for _ in 0..2 {
+        let said = setting.refuses_to_start();
+        assert!(said.contains("the log is of the installation none"), "{said}");
+    }
+    let store = setting.key_store().await;
+    assert_eq!(store.rows("signing-secret/", "", 9).await.unwrap().len(), 1);
+    // A crash between the log's word and the key store's.
+    store.destroy(&[store.rows("installation/", "", 9).await.unwrap()[0].name.clone()]).await.unwrap();
+    let said = setting.refuses_to_start();
+    assert!(said.contains("the log holds no events, and its key store"), "{said}");
+    store.close().await;
+    for name in files {
+        drop(std::fs::remove_file(setting.file(name)));
+        if aside(name).exists() {
+            std::fs::rename(aside(name), setting.file(name)).unwrap();
+        }
+    }
+    setting.server.restart();
+    setting.delivers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_may_hold_the_key() {
     let mut setting = Setting::start(Kind::Sqlite).await;
     assert_eq!(setting.server.terminate(), Some(0));

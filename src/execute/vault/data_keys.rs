@@ -5,14 +5,16 @@
 //! - All keys of a tenant are read together and stay in memory, for as many tenants as fit; sealing and opening then ask
 //!   nobody.
 //! - A destroyed key leaves memory before its rows go, and no reading that began before can bring it back: whoever reads,
-//!   makes or destroys waits for its turn.
-//! - What was sealed names its key. If that is not there any more, it was destroyed, and the data with it.
+//!   makes or destroys waits for its turn: that of the tenant, or of all where keys of all may go.
+//! - What was sealed names its key. If that is not there any more, it was destroyed with the tenant, or lost: whoever asks
+//!   looks which (`execute::contents`).
+//! - A row that does not open stays alone: only who asks for that key is told.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
-use tokio::sync::Mutex as Turn;
+use tokio::sync::{Mutex as Turn, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::sealed::{Binding, KeyBytes, KeyId, Purpose, SealingKey};
 use super::{Vault, VaultError, key_bytes};
@@ -22,24 +24,38 @@ use crate::domain::time::Timestamp;
 
 /// Tenants whose keys are in memory: some hundred bytes for each month that is kept.
 const CACHED_TENANTS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// Turns that tenants share: one whose keys are slow to be had keeps few others waiting.
+const TURNS: usize = 64;
 /// Rows that are read at a time.
 const PAGE: usize = 500;
 
 /// The keys of one tenant, by the rows they stand in.
-type TenantKeys = Arc<Vec<(Binding, Arc<SealingKey>)>>;
+type TenantKeys = Arc<Vec<(Binding, Result<Arc<SealingKey>, VaultError>)>>;
 
 pub(super) struct DataKeys {
     known: Mutex<LruCache<TenantId, TenantKeys>>,
-    turn: Turn<()>,
+    turns: [Turn<()>; TURNS],
+    /// Written by whoever takes the turns of all.
+    all: RwLock<()>,
 }
 
 impl Default for DataKeys {
     fn default() -> Self {
-        Self { known: Mutex::new(LruCache::new(CACHED_TENANTS)), turn: Turn::new(()) }
+        Self {
+            known: Mutex::new(LruCache::new(CACHED_TENANTS)),
+            turns: [const { Turn::const_new(()) }; TURNS],
+            all: RwLock::new(()),
+        }
     }
 }
 
 impl DataKeys {
+    async fn turn(&self, tenant: TenantId) -> (RwLockReadGuard<'_, ()>, MutexGuard<'_, ()>) {
+        let all = self.all.read().await;
+        // The low bits of an id are random.
+        (all, self.turns[(tenant.to_bits() % TURNS as u128) as usize].lock().await)
+    }
+
     fn known(&self, tenant: TenantId) -> Option<TenantKeys> {
         self.known.lock().expect("no holder of this lock can panic").get(&tenant).cloned()
     }
@@ -66,40 +82,43 @@ impl Vault {
         clock: &dyn Clock,
     ) -> Result<Arc<SealingKey>, VaultError> {
         let binding = Binding::data_key(tenant, at);
-        let of_month =
-            |keys: &TenantKeys| keys.iter().find(|(known, _)| *known == binding).map(|(_, key)| Arc::clone(key));
-        if let Some(key) = self.data_keys.known(tenant).as_ref().and_then(of_month) {
+        let of_month = |keys: &TenantKeys| keys.iter().find(|(known, _)| *known == binding).map(|(_, key)| key.clone());
+        if let Some(Ok(key)) = self.data_keys.known(tenant).as_ref().and_then(of_month) {
             return Ok(key);
         }
-        let _turn = self.data_keys.turn.lock().await;
+        let _turn = self.data_keys.turn(tenant).await;
         if let Some(key) = of_month(&self.read_data_keys(tenant).await?) {
-            return Ok(key);
+            return key;
         }
         let made = SealingKey::new(KeyBytes::new(clock.random_bytes()));
         self.store.add(binding.name(), &self.keys.current.seal(&binding, &**made.bytes(), clock)).await?;
         // Read back: another process may have been quicker.
-        of_month(&self.read_data_keys(tenant).await?).ok_or_else(|| VaultError::Missing(binding.to_string()))
+        of_month(&self.read_data_keys(tenant).await?).unwrap_or_else(|| Err(VaultError::Missing(binding.to_string())))
     }
 
-    /// The key that opens data of the tenant's messages; `None` if it was destroyed, and the data with it.
+    /// The key that opens data of the tenant's messages.
     ///
     /// # Errors
-    /// If the store fails, or what was sealed does not name a key.
-    pub async fn data_key_of(&self, tenant: TenantId, sealed: &[u8]) -> Result<Option<Arc<SealingKey>>, VaultError> {
+    /// [`VaultError::Missing`] if it was destroyed, or lost. If the store fails, what was sealed does not name a key, or
+    /// the row that may hold it does not open.
+    pub async fn data_key_of(&self, tenant: TenantId, sealed: &[u8]) -> Result<Arc<SealingKey>, VaultError> {
         let damaged = || VaultError::Damaged(format!("data of a message of {tenant}"));
         let id: KeyId = KeyId::of_sealed(sealed).ok_or_else(damaged)?;
-        let of_id = |keys: &TenantKeys| keys.iter().find(|(_, key)| key.id() == id).map(|(_, key)| Arc::clone(key));
+        let of_id = |keys: &TenantKeys| keys.iter().flat_map(|(_, key)| key).find(|key| key.id() == id).map(Arc::clone);
         if let Some(key) = self.data_keys.known(tenant).as_ref().and_then(of_id) {
-            return Ok(Some(key));
+            return Ok(key);
         }
-        let _turn = self.data_keys.turn.lock().await;
-        Ok(of_id(&self.read_data_keys(tenant).await?))
+        let _turn = self.data_keys.turn(tenant).await;
+        let keys = self.read_data_keys(tenant).await?;
+        let unopened = || keys.iter().find_map(|(_, key)| key.as_ref().err().cloned());
+        of_id(&keys)
+            .ok_or_else(|| unopened().unwrap_or_else(|| VaultError::Missing(format!("data key {id} of {tenant}"))))
     }
 
     /// Destroys all data keys of a tenant: whatever was sealed under them can be opened by nobody any more. Returns how
     /// many there were. What is sealed afterwards is sealed under new ones.
     pub async fn destroy_data_keys(&self, tenant: TenantId) -> Result<u64, VaultError> {
-        let _turn = self.data_keys.turn.lock().await;
+        let _turn = self.data_keys.turn(tenant).await;
         self.data_keys.forget(tenant);
         let names = self.names_below(&prefix(tenant)).await?;
         let destroyed = self.store.destroy(&names).await?;
@@ -112,7 +131,7 @@ impl Vault {
     pub async fn destroy_data_keys_before(&self, moment: Timestamp) -> Result<u64, VaultError> {
         let kept = Binding::data_key(TenantId::from_parts(0, 0), moment);
         let first_kept = month(kept.name()).unwrap_or_default().to_owned();
-        let _turn = self.data_keys.turn.lock().await;
+        let _turn = self.data_keys.all.write().await;
         let mut names = self.names_below(&format!("{}/", Purpose::DataKey.as_str())).await?;
         names.retain(|name| month(name).is_some_and(|month| *month < *first_kept));
         if names.is_empty() {
@@ -134,9 +153,11 @@ impl Vault {
             after.clone_from(&last.name);
             for row in page {
                 let binding = Binding::named(&row.name);
-                let plain = self.keys.open(&binding, &row.value)?;
-                let bytes = key_bytes(&plain).ok_or(VaultError::Damaged(row.name))?;
-                keys.push((binding, Arc::new(SealingKey::new(bytes))));
+                let bytes = self
+                    .keys
+                    .open(&binding, &row.value)
+                    .and_then(|plain| key_bytes(&plain).ok_or_else(|| VaultError::Damaged(binding.to_string())));
+                keys.push((binding, bytes.map(|bytes| Arc::new(SealingKey::new(bytes)))));
             }
         }
         let keys = Arc::new(keys);

@@ -11,15 +11,11 @@ impl Vault {
         for purpose in Purpose::STORED {
             let prefix = format!("{}/{tenant}/", purpose.as_str());
             let names = self.names_below(&prefix).await?;
-            self.store.destroy(&names).await?;
-            let mut opened = self.cache();
-            let gone: Vec<_> = opened
-                .iter()
-                .map(|(binding, _)| binding)
-                .filter(|one| one.name().starts_with(&prefix))
-                .cloned()
-                .collect();
-            gone.iter().for_each(|binding| drop(opened.pop(binding)));
+            self.cache().forget_below(&prefix);
+            let destroyed = self.store.destroy(&names).await;
+            // Again: whoever read one meanwhile remembers nothing.
+            self.cache().forget_below(&prefix);
+            destroyed?;
         }
         Ok(self.store.scrub().await?)
     }

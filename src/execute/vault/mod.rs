@@ -14,9 +14,11 @@
 //!   nobody refers to, never an event without its secret.
 //! - Who seals data of messages asks for [`Vault::data_key`] and keeps what [`SealingKey::seal`] makes; who opens it asks
 //!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
+//! - A key store belongs to one log, and both say so (`installation.rs`).
 
 mod data_keys;
 mod erasure;
+mod installation;
 mod orphans;
 mod rotation;
 mod sealed;
@@ -31,7 +33,8 @@ use crate::clock::Clock;
 use crate::domain::secret::Secret;
 use crate::key_store::{KeyStore, KeyStoreError};
 use data_keys::DataKeys;
-pub use orphans::GRACE_MS;
+pub use installation::{BindError, holds_events};
+pub use orphans::{GRACE_MS, OWNERLESS_MS, Orphans};
 pub use rotation::{Census, PIECE, Piece, Verified};
 use sealed::derive;
 pub use sealed::{Binding, InvalidKeyId, KeyBytes, KeyId, Purpose, SealingKey};
@@ -66,6 +69,22 @@ pub enum VaultError {
     /// The log holds events, and the key store nothing: it is not the log's.
     #[error("the log holds events, and its key store is empty: it belongs to another log, or was not restored with it")]
     Empty,
+    /// The log holds no events, and the key store what an earlier log referred to.
+    #[error(
+        "the log holds no events, and its key store {rows} rows or more: it belongs to another log, or the log is missing"
+    )]
+    Used {
+        /// Rows beside what a first start makes, as many as were looked at.
+        rows: usize,
+    },
+    /// The log and the key store are not of one installation.
+    #[error("the log is of the installation {log}, and the key store of {keys}: they do not belong together")]
+    Foreign {
+        /// What the log says; `none` if it says nothing.
+        log: String,
+        /// What the key store says, or how it begins.
+        keys: String,
+    },
     /// The key store failed.
     #[error(transparent)]
     Store(#[from] KeyStoreError),
@@ -128,8 +147,31 @@ pub struct Vault {
     store: Arc<dyn KeyStore>,
     keys: OperatorKeys,
     pepper: KeyBytes,
-    opened: Mutex<LruCache<Binding, Secret>>,
+    opened: Mutex<Opened>,
     data_keys: DataKeys,
+}
+
+/// Opened secrets.
+struct Opened {
+    secrets: LruCache<Binding, Secret>,
+    /// How often something was destroyed: what was read before may be gone.
+    destroyed: u64,
+}
+
+impl Opened {
+    fn forget(&mut self, binding: &Binding) {
+        self.secrets.pop(binding);
+        self.destroyed += 1;
+    }
+
+    /// All whose names begin so.
+    fn forget_below(&mut self, prefix: &str) {
+        let below = self.secrets.iter().map(|(binding, _)| binding).filter(|one| one.name().starts_with(prefix));
+        for binding in below.cloned().collect::<Vec<_>>() {
+            self.secrets.pop(&binding);
+        }
+        self.destroyed += 1;
+    }
 }
 
 impl Vault {
@@ -137,7 +179,7 @@ impl Vault {
     pub async fn open(store: Arc<dyn KeyStore>, keys: OperatorKeys, clock: &dyn Clock) -> Result<Self, VaultError> {
         keys.must_open_all(&*store).await?;
         let pepper = pepper(&*store, &keys, clock).await?;
-        let opened = Mutex::new(LruCache::new(CACHED_SECRETS));
+        let opened = Mutex::new(Opened { secrets: LruCache::new(CACHED_SECRETS), destroyed: 0 });
         Ok(Self { store, keys, pepper, opened, data_keys: DataKeys::default() })
     }
 
@@ -147,28 +189,40 @@ impl Vault {
         if !self.store.add(binding.name(), &sealed).await? {
             return Err(VaultError::Taken(binding.to_string()));
         }
-        self.cache().put(binding.clone(), secret.clone());
+        self.cache().secrets.put(binding.clone(), secret.clone());
         Ok(())
     }
 
     /// The secret that is sealed there.
     pub async fn secret(&self, binding: &Binding) -> Result<Secret, VaultError> {
-        if let Some(secret) = self.cache().get(binding) {
-            return Ok(secret.clone());
-        }
+        let destroyed = {
+            let mut opened = self.cache();
+            if let Some(secret) = opened.secrets.get(binding) {
+                return Ok(secret.clone());
+            }
+            opened.destroyed
+        };
         let sealed = self.store.get(binding.name()).await?;
         let sealed = sealed.ok_or_else(|| VaultError::Missing(binding.to_string()))?;
         let mut plain = self.keys.open(binding, &sealed)?;
         let text = String::from_utf8(std::mem::take(&mut *plain));
         let secret = Secret::stored(text.map_err(|_| VaultError::Damaged(binding.to_string()))?);
-        self.cache().put(binding.clone(), secret.clone());
+        let mut opened = self.cache();
+        // What was destroyed since it was read does not come back.
+        if opened.destroyed == destroyed {
+            opened.secrets.put(binding.clone(), secret.clone());
+        }
+        drop(opened);
         Ok(secret)
     }
 
     /// Destroys a secret that is not used any more; nothing happens if there is none.
     pub async fn destroy(&self, binding: &Binding) -> Result<(), VaultError> {
-        self.cache().pop(binding);
-        self.store.destroy(&[binding.name().to_owned()]).await?;
+        self.cache().forget(binding);
+        let destroyed = self.store.destroy(&[binding.name().to_owned()]).await;
+        // Again: whoever read it meanwhile remembers nothing.
+        self.cache().forget(binding);
+        destroyed?;
         Ok(())
     }
 
@@ -192,7 +246,7 @@ impl Vault {
         self.store.close().await;
     }
 
-    fn cache(&self) -> MutexGuard<'_, LruCache<Binding, Secret>> {
+    fn cache(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().expect("no holder of this lock can panic")
     }
 }

@@ -122,6 +122,7 @@ fn fits(name: &str, plain: &[u8]) -> bool {
             | Purpose::Password
             | Purpose::OneTimeCodes
             | Purpose::ErasureSelector
+            | Purpose::Installation
             | Purpose::MessageData,
         ) => std::str::from_utf8(plain).is_ok(),
         None => false,

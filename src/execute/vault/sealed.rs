@@ -126,13 +126,15 @@ pub enum Purpose {
     DataKey,
     /// What fingerprints and hashes are keyed by.
     Pepper,
+    /// Whose log the key store belongs to.
+    Installation,
     /// Data of a message, under a data key; stands in the log, not in the key store.
     MessageData,
 }
 
 impl Purpose {
     /// Those of rows in the key store.
-    pub const STORED: [Self; 7] = [
+    pub const STORED: [Self; 8] = [
         Self::SigningSecret,
         Self::CustomHeaders,
         Self::Password,
@@ -140,6 +142,7 @@ impl Purpose {
         Self::ErasureSelector,
         Self::DataKey,
         Self::Pepper,
+        Self::Installation,
     ];
 
     /// Its name.
@@ -152,6 +155,7 @@ impl Purpose {
             Self::ErasureSelector => "erasure-selector",
             Self::DataKey => "data-key",
             Self::Pepper => "pepper",
+            Self::Installation => "installation",
             Self::MessageData => "message-data",
         }
     }
@@ -204,6 +208,10 @@ impl Binding {
 
     pub(super) fn pepper() -> Self {
         Self::of(Purpose::Pepper, &"-", &"root", &1)
+    }
+
+    pub(super) fn installation() -> Self {
+        Self::of(Purpose::Installation, &"-", &"root", &1)
     }
 
     /// Ids and literals only, which have no `/`: so the parts cannot run into each other.

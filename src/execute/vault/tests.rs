@@ -2,6 +2,7 @@ use super::*;
 use crate::clock::SeededClock;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
 use crate::domain::time::Timestamp;
+use crate::event_store::{Config, Log, MemoryStore};
 use crate::key_store::MemoryKeys;
 
 /// 2025-11-23.
@@ -103,9 +104,9 @@ async fn each_tenant_has_a_data_key_for_each_month() {
     let of = Binding::message_data(tenant(1), crate::domain::id::MessageId::from_parts(1, 1));
     let sealed = now.seal(&of, b"{}", &clock(6));
     let again = vault(&store, 1, &[]).await.unwrap();
-    let found = again.data_key_of(tenant(1), &sealed).await.unwrap().unwrap();
+    let found = again.data_key_of(tenant(1), &sealed).await.unwrap();
     assert_eq!(**found.open(&of, &sealed).unwrap(), *b"{}");
-    assert!(again.data_key_of(tenant(2), &sealed).await.unwrap().is_none());
+    assert!(matches!(again.data_key_of(tenant(2), &sealed).await, Err(VaultError::Missing(_))));
 }
 
 #[tokio::test]
@@ -130,7 +131,7 @@ async fn data_keys_go_by_tenant_and_by_month() {
         let key = vault.data_key(tenant(owner), at, &one_clock).await.unwrap();
         sealed.push((tenant(owner), key.seal(&Binding::message_data(tenant(owner), message), b"{}", &clock(9))));
     }
-    let open = async |n: usize| vault.data_key_of(sealed[n].0, &sealed[n].1).await.unwrap().is_some();
+    let open = async |n: usize| vault.data_key_of(sealed[n].0, &sealed[n].1).await.is_ok();
     // Nothing before this month, nor in it.
     assert_eq!(vault.destroy_data_keys_before(START).await.unwrap(), 0);
     assert_eq!(vault.destroy_data_keys(tenant(1)).await.unwrap(), 2);
@@ -191,4 +192,64 @@ async fn a_damaged_row_is_named_and_stays_alone() {
     let piece = keys.rewrap(&*store, "", 9, &clock(9)).await.unwrap();
     assert_eq!((piece.sealed, piece.damaged), (3, named));
     assert_eq!(store.get(binding(1).name()).await.unwrap(), Some(damaged));
+}
+
+#[tokio::test]
+async fn a_damaged_data_key_costs_its_month_alone() {
+    let store = Arc::new(MemoryKeys::default());
+    let first = vault(&store, 1, &[]).await.unwrap();
+    let one_clock = clock(2);
+    let message = Binding::message_data(tenant(1), crate::domain::id::MessageId::from_parts(1, 1));
+    let mut sealed = vec![];
+    for at in [START, START.plus_ms(MONTH_MS)] {
+        sealed.push(first.data_key(tenant(1), at, &one_clock).await.unwrap().seal(&message, b"{}", &clock(9)));
+    }
+    let row = store.rows("data-key/", "", 9).await.unwrap().remove(0);
+    let mut damaged = row.value.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert!(store.replace(&row.name, &row.value, &damaged).await.unwrap());
+    let again = vault(&store, 1, &[]).await.unwrap();
+    let lost = VaultError::Damaged(row.name.clone());
+    for _ in 0..2 {
+        assert!(again.data_key(tenant(1), START.plus_ms(MONTH_MS), &one_clock).await.is_ok());
+        assert!(again.data_key_of(tenant(1), &sealed[1]).await.is_ok());
+        assert_eq!(again.data_key(tenant(1), START, &one_clock).await.err(), Some(lost.clone()));
+        assert_eq!(again.data_key_of(tenant(1), &sealed[0]).await.err(), Some(lost.clone()));
+    }
+    assert_eq!(store.rows("data-key/", "", 9).await.unwrap().len(), 2, "no other takes the place of the damaged one");
+}
+
+#[tokio::test]
+async fn a_log_and_a_key_store_are_bound_to_each_other() {
+    let log = async || Log::start(Arc::new(MemoryStore::new(1)), Config::default()).await.unwrap();
+    let refused = async |vault: &Vault, log: &Log| match vault.bind(log, &clock(8)).await {
+        Err(BindError::Vault(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let store = Arc::new(MemoryKeys::default());
+    let (first, own) = (vault(&store, 1, &[]).await.unwrap(), log().await);
+    first.bind(&own, &clock(2)).await.unwrap();
+    first.bind(&own, &clock(3)).await.unwrap();
+    first.must_fit(own.reader()).await.unwrap();
+    let id = store.rows("installation/", "", 9).await.unwrap().remove(0);
+    // Another log, which is new: also of one that has no secrets yet.
+    let again = vault(&store, 1, &[]).await.unwrap();
+    assert!(matches!(refused(&again, &log().await).await, VaultError::Foreign { log, .. } if log == "none"));
+    // Another that has a key store of its own, and the other way round.
+    let (elsewhere, others) = (vault(&Arc::new(MemoryKeys::default()), 2, &[]).await.unwrap(), log().await);
+    elsewhere.bind(&others, &clock(4)).await.unwrap();
+    assert!(matches!(refused(&again, &others).await, VaultError::Foreign { .. }));
+    let unbound = vault(&Arc::new(MemoryKeys::default()), 3, &[]).await.unwrap();
+    assert!(matches!(refused(&unbound, &own).await, VaultError::Foreign { .. }));
+    // A crash between the two is made good.
+    store.destroy(std::slice::from_ref(&id.name)).await.unwrap();
+    let after = vault(&store, 1, &[]).await.unwrap();
+    after.bind(&own, &clock(5)).await.unwrap();
+    assert_eq!(after.must_fit(own.reader()).await.ok(), Some(()));
+    // One of before there were ids: with secrets, it is no new log's.
+    store.destroy(&[id.name]).await.unwrap();
+    let older = vault(&store, 1, &[]).await.unwrap();
+    older.store(&binding(1), &Secret::generate(&[1; 32]), &clock(6)).await.unwrap();
+    assert_eq!(refused(&older, &log().await).await, VaultError::Used { rows: 1 });
+    assert!(older.bind(&own, &clock(7)).await.is_ok());
 }
