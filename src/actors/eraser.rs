@@ -217,6 +217,8 @@ impl Eraser<'_> {
                 }
             }
             ErasureScope::Tenant {} => {
+                // First of all, and whatever else can be read: with the keys goes every copy of the data.
+                self.context.vault.destroy_tenant(id).await?;
                 scan.end = begun_at(self.context, id, started.erasure).await?;
                 (scan.webhooks, scan.secrets) = self.destroy_secrets(id, tenant).await?;
             }
@@ -232,38 +234,51 @@ impl Eraser<'_> {
             secrets.extend([known.password, known.totp]);
             self.engine.tenant(id, Command::DisableUser(*user), Meta::system()).await?;
         }
+        let webhooks = self.webhooks(id, &mut secrets).await?;
+        let mut failed = None;
+        for webhook in &webhooks {
+            match self.engine.delete_subscription(id, *webhook, None, Meta::system()).await {
+                Ok(_) | Err(EngineError::Subscription(subscription::Refusal::NotFound)) => {}
+                // The others go all the same.
+                Err(error) => failed = Some(error),
+            }
+        }
+        // Once more: of what was begun before, something may have been sealed meanwhile.
+        self.context.vault.destroy_tenant(id).await?;
+        failed.map_or(Ok((webhooks.len() as u64, secrets.len() as u64)), |error| Err(error.into()))
+    }
+
+    /// All webhooks that the tenant ever had, adding all secrets that they signed with. Others' events that cannot be read
+    /// do not hinder; of an unreadable one that names no tenant nobody knows whose it is, and its stream is passed over.
+    async fn webhooks(&self, id: TenantId, secrets: &mut Vec<SecretId>) -> Result<Vec<SubscriptionId>, Failure> {
         let mut webhooks: Vec<SubscriptionId> = Vec::new();
         let shard = self.context.shard_of(id);
         let up_to = Position { shard, seq: self.context.log.head(shard) };
+        let named = id.to_string();
         let mut after: Option<(String, u64)> = None;
         loop {
             let behind = after.as_ref().map(|(stream, version)| (stream.as_str(), *version));
             let page = self.context.log.read_category(execute::SUBSCRIPTION_CATEGORY, up_to, behind, PAGE).await?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(webhooks) };
             after = Some((last.stream.clone(), last.version));
             for recorded in &page {
+                let of_known = webhooks.last().copied() == execute::subscription_of(&recorded.stream);
+                if !of_known && !recorded.data.contains(&named) {
+                    continue;
+                }
                 match decoded(recorded)? {
                     Event::Subscription(SubscriptionEvent::Created(created)) if created.tenant == id => {
                         webhooks.push(created.subscription);
                         secrets.push(created.secret);
                     }
-                    Event::Subscription(SubscriptionEvent::SecretRotated(rotated))
-                        if webhooks.last().copied() == execute::subscription_of(&recorded.stream) =>
-                    {
+                    Event::Subscription(SubscriptionEvent::SecretRotated(rotated)) if of_known => {
                         secrets.push(rotated.secret);
                     }
                     Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) | Event::Delivery(_) => {}
                 }
             }
+            tokio::task::yield_now().await;
         }
-        for webhook in &webhooks {
-            match self.engine.delete_subscription(id, *webhook, None, Meta::system()).await {
-                Ok(_) | Err(EngineError::Subscription(subscription::Refusal::NotFound)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.context.vault.destroy_tenant(id).await?;
-        Ok((webhooks.len() as u64, secrets.len() as u64))
     }
 
     /// Everything is erased: it leaves the database's files, and then that is recorded.

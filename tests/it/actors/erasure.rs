@@ -308,3 +308,23 @@ fn a_publication_repeated_after_the_erasure_brings_nothing_back() {
         assert!(!claims.iter().any(|claim| claim.value.contains(&guessed)));
     });
 }
+
+#[test]
+fn the_keys_go_first_whatever_cannot_be_read() {
+    life(async || {
+        let world = World::new().await;
+        world.subscribe().await;
+        let created = world.engine.head(world.tenant).seq;
+        publish_for(&world, "zoe").await;
+        world.store.damage(Some(created));
+
+        world.engine.erase_tenant(world.tenant, None, Meta::system()).await.unwrap();
+        world.let_pass(60_000).await;
+
+        assert_eq!(sealed(&world).await, ["pepper/-/root/1"]);
+        let events = decoded(&world, &tenant_stream(world.tenant)).await;
+        assert!(!events.iter().any(|event| matches!(event, Event::Tenant(TenantEvent::ErasureCompleted(_)))));
+        world.store.damage(None);
+        assert_eq!(completed(&world, 1).await.len(), 1);
+    });
+}
