@@ -32,6 +32,8 @@ use crate::execute::{self, Meta, contents};
 
 /// Events read at a time.
 const PAGE: usize = 500;
+/// Events whose contents are read at a time: of everybody in the shard, and each as large as a message may be.
+const CONTENTS_PAGE: usize = 50;
 /// Events that one step looks through at most, so that others have their turn.
 const STEP_EVENTS: u64 = 5_000;
 /// After so many events without a match it is recorded how far an erasure has come.
@@ -420,12 +422,15 @@ async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &
     let mut step = Found { targets: vec![], through: scan.cursor };
     while step.through < scan.end && step.through - scan.cursor < STEP_EVENTS {
         let after = Position { shard, seq: step.through };
-        let page = reader.read_log(after, PAGE).await?;
+        let page = reader.read_log(after, CONTENTS_PAGE).await?;
         let Some(last) = page.last().map(|last| last.position.seq.min(scan.end)) else {
             step.through = scan.end;
             break;
         };
-        let contents: HashMap<u64, _> = reader.contents(after, last).await?.into_iter().collect();
+        let contents: HashMap<u64, _> = match page.iter().any(|recorded| recorded.stream == stream) {
+            true => reader.contents(after, last).await?.into_iter().collect(),
+            false => HashMap::new(),
+        };
         for recorded in page.iter().filter(|recorded| recorded.position.seq <= last && recorded.stream == stream) {
             let Some(content) = contents.get(&recorded.position.seq) else { continue };
             let Event::Message(MessageEvent::Published(published)) = decoded(recorded)? else { continue };
