@@ -317,10 +317,7 @@ impl Engine {
         new: NewSubscription,
         meta: Meta,
     ) -> Result<(SubscriptionId, Secret, Done), EngineError> {
-        let owner = self.load_tenant(tenant).await?;
-        if owner.is_erased() {
-            return Err(tenant::Refusal::Erased.into());
-        }
+        let owner = self.unerased(tenant).await?;
         let default_profile = owner.created.map(|created| created.profile).ok_or(tenant::Refusal::NotFound)?;
         let profile_name = new.profile.unwrap_or(default_profile);
         let profile = profile::find(&profile_name).map_err(subscription::Refusal::from)?;
@@ -348,7 +345,7 @@ impl Engine {
         };
         let sealed = Binding::all_of(&Settings::created(&created));
         match self.subscription(tenant, id, Command::Create(created), meta).await {
-            Ok(done) => Ok((id, secret, done)),
+            Ok(done) => self.unless_erased_meanwhile(tenant, id).await.map(|()| (id, secret, done)),
             Err(error) => {
                 self.discard_if_refused(&error, &sealed).await?;
                 Err(error)
@@ -365,6 +362,7 @@ impl Engine {
         overlap_s: Option<u64>,
         meta: Meta,
     ) -> Result<(Secret, Done), EngineError> {
+        self.unerased(tenant).await?;
         let before = self.settings(tenant, id).await?;
         let profile = before.profile().map_err(subscription::Refusal::from)?;
         let secret = self.secret_for(profile, own)?;
@@ -459,6 +457,7 @@ impl Engine {
         id: SubscriptionId,
         meta: Meta,
     ) -> Result<Done, EngineError> {
+        self.unerased(tenant).await?;
         let matched_through = self.context.log.head(self.context.shard_of(tenant));
         let restore = Restore { matched_through, too_late: false, at: self.context.clock.now() };
         self.subscription(tenant, id, Command::Restore(restore), meta).await

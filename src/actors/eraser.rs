@@ -2,7 +2,8 @@
 //!
 //! What is under way says the log: a wake-up for each tenant that has an erasure under way, set and removed in the appends
 //! that begin and complete it. So a restart goes on where the last recorded step ended; what a step found and did not
-//! record it finds again, as its data is still there. Erasures of several tenants take their steps in turn.
+//! record it finds again, as its data is still there. All take their steps in turn, and one that cannot be carried out holds up no
+//! other.
 //!
 //! An erasure that meets an event that cannot be read waits, and says so: it never calls something complete that it could
 //! not look through.
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Context;
 use super::engine::{Engine, EngineError};
@@ -30,6 +32,8 @@ use crate::execute::{self, Meta, contents};
 
 /// Events read at a time.
 const PAGE: usize = 500;
+/// Events whose contents are read at a time: of everybody in the shard, and each as large as a message may be.
+const CONTENTS_PAGE: usize = 50;
 /// Events that one step looks through at most, so that others have their turn.
 const STEP_EVENTS: u64 = 5_000;
 /// After so many events without a match it is recorded how far an erasure has come.
@@ -83,7 +87,7 @@ enum Round {
 
 /// Works until it is stopped.
 pub(super) async fn run(context: &Arc<Context>, engine: &Engine, stop: &mut watch::Receiver<bool>) {
-    let mut eraser = Eraser { context, engine, scans: HashMap::new(), told: None };
+    let mut eraser = Eraser { context, engine, scans: HashMap::new(), told: None, purged: None };
     loop {
         let woken = context.erasures.notified();
         let pause = async {
@@ -109,6 +113,8 @@ struct Eraser<'a> {
     scans: HashMap<ErasureId, Scan>,
     /// What was told last, so that it is not told again.
     told: Option<String>,
+    /// When the last purge began.
+    purged: Option<Instant>,
 }
 
 /// Where an erasure looks.
@@ -123,15 +129,28 @@ struct Scan {
     secrets: u64,
 }
 
-/// What one step has found.
-#[derive(Default)]
-struct Step {
+/// What an erasure's step was.
+enum Step {
+    /// It looked through some events.
+    Looked,
+    /// There is nothing left to look through.
+    Ready,
+}
+
+/// An erasure whose data has only to leave the database's files.
+struct Ready {
+    tenant: TenantId,
+    under_way: UnderWay,
+}
+
+/// What one look has found.
+struct Found {
     targets: Vec<Target>,
     through: u64,
 }
 
 impl Eraser<'_> {
-    /// One step for each tenant that has something under way.
+    /// One step of each erasure that is under way, and a purge for all that wait for nothing else.
     async fn round(&mut self) -> Round {
         let tenants = match self.tenants().await {
             Ok(tenants) => tenants,
@@ -140,21 +159,36 @@ impl Eraser<'_> {
                 return Round::Waits;
             }
         };
-        let mut round = Round::Idle;
-        for tenant in tenants {
-            let step = match self.step(tenant).await {
-                Ok(step) => step,
+        let (mut round, mut ready) = (Round::Idle, vec![]);
+        for id in tenants {
+            let tenant = match execute::load_tenant(&self.context.log, id).await {
+                Ok((tenant, _)) => tenant,
                 Err(error) => {
-                    self.tell(&error);
-                    Round::Waits
+                    self.tell(&error.into());
+                    round = round.max(Round::Waits);
+                    continue;
                 }
             };
-            round = round.max(step);
+            for under_way in in_turn(&tenant) {
+                let step = match self.step(id, &tenant, under_way).await {
+                    Ok(Step::Looked) => Round::Worked,
+                    Ok(Step::Ready) => {
+                        ready.push(Ready { tenant: id, under_way: under_way.clone() });
+                        Round::Waits
+                    }
+                    // The others go on.
+                    Err(error) => {
+                        self.tell(&error);
+                        Round::Waits
+                    }
+                };
+                round = round.max(step);
+            }
         }
         if round == Round::Idle {
             self.scans.clear();
         }
-        round
+        if ready.is_empty() { round } else { round.max(self.complete(ready).await) }
     }
 
     fn tell(&mut self, error: &Failure) {
@@ -184,26 +218,27 @@ impl Eraser<'_> {
         Ok(tenants)
     }
 
-    /// Takes an erasure of the tenant a step further: the tenant's own before all others, else the oldest.
-    async fn step(&mut self, id: TenantId) -> Result<Round, Failure> {
-        let (tenant, _) = execute::load_tenant(&self.context.log, id).await?;
-        let Some(under_way) = next(&tenant) else { return Ok(Round::Idle) };
+    /// Takes an erasure a step further.
+    async fn step(&mut self, id: TenantId, tenant: &Tenant, under_way: &UnderWay) -> Result<Step, Failure> {
         let erasure = under_way.started.erasure;
-        if !self.scans.contains_key(&erasure) {
-            let scan = self.begin(id, &tenant, under_way).await?;
-            self.scans.insert(erasure, scan);
+        let mut scan = match self.scans.remove(&erasure) {
+            Some(scan) => scan,
+            None => self.begin(id, tenant, under_way).await?,
+        };
+        let looks = scan.cursor < scan.end;
+        let looked = if looks { self.look(id, under_way, &mut scan).await } else { Ok(()) };
+        self.scans.insert(erasure, scan);
+        looked.map(|()| if looks { Step::Looked } else { Step::Ready })
+    }
+
+    async fn look(&self, id: TenantId, under_way: &UnderWay, scan: &mut Scan) -> Result<(), Failure> {
+        let found = find(self.context, id, &under_way.started.scope, scan).await?;
+        let ends = found.through >= scan.end;
+        if !found.targets.is_empty() || ends || found.through - under_way.through >= RECORDED_EVERY {
+            advance(self.engine, id, under_way.started.erasure, &found).await?;
         }
-        let Some(scan) = self.scans.get_mut(&erasure) else { return Ok(Round::Waits) };
-        if scan.cursor < scan.end {
-            let step = find(self.context, id, &under_way.started.scope, scan).await?;
-            let ends = step.through >= scan.end;
-            if !step.targets.is_empty() || ends || step.through - under_way.through >= RECORDED_EVERY {
-                advance(self.engine, id, erasure, &step).await?;
-            }
-            scan.cursor = step.through;
-            return Ok(Round::Worked);
-        }
-        self.complete(id, erasure, under_way).await
+        scan.cursor = found.through;
+        Ok(())
     }
 
     async fn begin(&self, id: TenantId, tenant: &Tenant, under_way: &UnderWay) -> Result<Scan, Failure> {
@@ -223,6 +258,8 @@ impl Eraser<'_> {
                 }
             }
             ErasureScope::Tenant {} => {
+                // First of all, and whatever else can be read: with the keys goes every copy of the data.
+                self.context.vault.destroy_tenant(id).await?;
                 scan.end = begun_at(self.context, id, started.erasure).await?;
                 (scan.webhooks, scan.secrets) = self.destroy_secrets(id, tenant).await?;
             }
@@ -238,64 +275,128 @@ impl Eraser<'_> {
             secrets.extend([known.password, known.totp]);
             self.engine.tenant(id, Command::DisableUser(*user), Meta::system()).await?;
         }
+        let webhooks = self.webhooks(id, &mut secrets).await?;
+        let mut failed = None;
+        for webhook in &webhooks {
+            match self.engine.delete_for_good(id, *webhook).await {
+                Ok(_) | Err(EngineError::Subscription(subscription::Refusal::NotFound)) => {}
+                // The others go all the same.
+                Err(error) => failed = Some(error),
+            }
+        }
+        // Once more: of what was begun before, something may have been sealed meanwhile.
+        self.context.vault.destroy_tenant(id).await?;
+        failed.map_or(Ok((webhooks.len() as u64, secrets.len() as u64)), |error| Err(error.into()))
+    }
+
+    /// All webhooks that the tenant ever had, adding all secrets that they signed with. Others' events that cannot be read
+    /// do not hinder; of an unreadable one that names no tenant nobody knows whose it is, and its stream is passed over.
+    async fn webhooks(&self, id: TenantId, secrets: &mut Vec<SecretId>) -> Result<Vec<SubscriptionId>, Failure> {
         let mut webhooks: Vec<SubscriptionId> = Vec::new();
         let shard = self.context.shard_of(id);
         let up_to = Position { shard, seq: self.context.log.head(shard) };
+        let named = id.to_string();
         let mut after: Option<(String, u64)> = None;
         loop {
             let behind = after.as_ref().map(|(stream, version)| (stream.as_str(), *version));
             let page = self.context.log.read_category(execute::SUBSCRIPTION_CATEGORY, up_to, behind, PAGE).await?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(webhooks) };
             after = Some((last.stream.clone(), last.version));
             for recorded in &page {
+                let of_known = webhooks.last().copied() == execute::subscription_of(&recorded.stream);
+                if !of_known && !recorded.data.contains(&named) {
+                    continue;
+                }
                 match decoded(recorded)? {
                     Event::Subscription(SubscriptionEvent::Created(created)) if created.tenant == id => {
                         webhooks.push(created.subscription);
                         secrets.push(created.secret);
                     }
-                    Event::Subscription(SubscriptionEvent::SecretRotated(rotated))
-                        if webhooks.last().copied() == execute::subscription_of(&recorded.stream) =>
-                    {
+                    Event::Subscription(SubscriptionEvent::SecretRotated(rotated)) if of_known => {
                         secrets.push(rotated.secret);
                     }
                     Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) | Event::Delivery(_) => {}
                 }
             }
+            tokio::task::yield_now().await;
         }
-        for webhook in &webhooks {
-            match self.engine.delete_subscription(id, *webhook, None, Meta::system()).await {
-                Ok(_) | Err(EngineError::Subscription(subscription::Refusal::NotFound)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.context.vault.destroy_tenant(id).await?;
-        Ok((webhooks.len() as u64, secrets.len() as u64))
     }
 
-    /// Everything is erased: it leaves the database's files, and then that is recorded.
-    async fn complete(&mut self, id: TenantId, erasure: ErasureId, under_way: &UnderWay) -> Result<Round, Failure> {
-        if let ErasureScope::Subject { selector, .. } = &under_way.started.scope {
-            self.context.vault.destroy(&Binding::erasure_selector(id, erasure, *selector)).await?;
+    /// Everything of these is erased: it leaves the database's files by one purge, and then that is recorded. A purge is
+    /// dear to those who publish, so there is one in a while at most, whatever is asked for.
+    async fn complete(&mut self, ready: Vec<Ready>) -> Round {
+        let every = Duration::from_millis(self.context.config.purge_every_ms);
+        if self.purged.is_some_and(|at| at.elapsed() < every) {
+            return Round::Waits;
+        }
+        self.purged = Some(Instant::now());
+        match self.purge(ready).await {
+            Ok(round) => round,
+            Err(error) => {
+                self.tell(&error);
+                Round::Waits
+            }
+        }
+    }
+
+    async fn purge(&mut self, ready: Vec<Ready>) -> Result<Round, Failure> {
+        let mut emptied = Vec::new();
+        for one in ready {
+            match self.destroy_rest(&one).await {
+                Ok(()) => emptied.push(one),
+                Err(error) => self.tell(&error),
+            }
+        }
+        let sealed = |one: &Ready| !matches!(one.under_way.started.scope, ErasureScope::Messages { .. });
+        if emptied.iter().any(sealed) && !self.context.vault.scrub().await? {
+            emptied.retain(|one| !sealed(one));
+        }
+        if emptied.is_empty() {
+            return Ok(Round::Waits);
         }
         let freed = match self.context.log.purge().await.map_err(EngineError::from)? {
             Purged::Kept => return Ok(Round::Waits),
             Purged::Freed => true,
             Purged::Gone => false,
         };
-        let (webhooks, secrets) = self.scans.get(&erasure).map_or((0, 0), |scan| (scan.webhooks, scan.secrets));
-        let command = Command::CompleteErasure { erasure, webhooks, secrets, freed };
-        self.engine.tenant(id, command, Meta::system()).await?;
-        self.scans.remove(&erasure);
-        self.told = None;
-        tracing::info!(tenant.id = %id, erasure.id = %erasure, messages = under_way.messages, "an erasure is complete");
+        for Ready { tenant, under_way } in emptied {
+            let erasure = under_way.started.erasure;
+            let (webhooks, secrets) = self.scans.get(&erasure).map_or((0, 0), |scan| (scan.webhooks, scan.secrets));
+            let command = Command::CompleteErasure { erasure, webhooks, secrets, freed };
+            self.engine.tenant(tenant, command, Meta::system()).await?;
+            self.scans.remove(&erasure);
+            self.told = None;
+            let messages = under_way.messages;
+            tracing::info!(tenant.id = %tenant, erasure.id = %erasure, messages, "an erasure is complete");
+        }
         Ok(Round::Worked)
+    }
+
+    /// Destroys what an erasure was looking by, and what a tenant's requests sealed while its erasure began.
+    async fn destroy_rest(&mut self, Ready { tenant: id, under_way }: &Ready) -> Result<(), Failure> {
+        let erasure = under_way.started.erasure;
+        match &under_way.started.scope {
+            ErasureScope::Messages { .. } => {}
+            ErasureScope::Subject { selector, .. } => {
+                self.context.vault.destroy(&Binding::erasure_selector(*id, erasure, *selector)).await?;
+            }
+            ErasureScope::Tenant {} => {
+                let (tenant, _) = execute::load_tenant(&self.context.log, *id).await?;
+                let (webhooks, secrets) = self.destroy_secrets(*id, &tenant).await?;
+                if let Some(scan) = self.scans.get_mut(&erasure) {
+                    (scan.webhooks, scan.secrets) = (webhooks, secrets);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn next(tenant: &Tenant) -> Option<&UnderWay> {
-    let under_way = || tenant.erasures.under_way.values();
-    let of_tenant = under_way().find(|one| matches!(one.started.scope, ErasureScope::Tenant {}));
-    of_tenant.or_else(|| under_way().next())
+/// The tenant's own before all others, then the oldest.
+fn in_turn(tenant: &Tenant) -> Vec<&UnderWay> {
+    let mut under_way: Vec<_> = tenant.erasures.under_way.values().collect();
+    under_way.sort_by_key(|one| !matches!(one.started.scope, ErasureScope::Tenant {}));
+    under_way
 }
 
 fn decoded(recorded: &Recorded) -> Result<Event, Failure> {
@@ -321,18 +422,21 @@ async fn begun_at(context: &Context, tenant: TenantId, erasure: ErasureId) -> Re
 }
 
 /// Looks through the next events for messages that are meant and whose data is there.
-async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &Scan) -> Result<Step, Failure> {
+async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &Scan) -> Result<Found, Failure> {
     let (shard, stream) = (context.shard_of(tenant), execute::messages_stream(tenant));
     let reader = context.log.reader();
-    let mut step = Step { targets: vec![], through: scan.cursor };
+    let mut step = Found { targets: vec![], through: scan.cursor };
     while step.through < scan.end && step.through - scan.cursor < STEP_EVENTS {
         let after = Position { shard, seq: step.through };
-        let page = reader.read_log(after, PAGE).await?;
+        let page = reader.read_log(after, CONTENTS_PAGE).await?;
         let Some(last) = page.last().map(|last| last.position.seq.min(scan.end)) else {
             step.through = scan.end;
             break;
         };
-        let contents: HashMap<u64, _> = reader.contents(after, last).await?.into_iter().collect();
+        let contents: HashMap<u64, _> = match page.iter().any(|recorded| recorded.stream == stream) {
+            true => reader.contents(after, last).await?.into_iter().collect(),
+            false => HashMap::new(),
+        };
         for recorded in page.iter().filter(|recorded| recorded.position.seq <= last && recorded.stream == stream) {
             let Some(content) = contents.get(&recorded.position.seq) else { continue };
             let Event::Message(MessageEvent::Published(published)) = decoded(recorded)? else { continue };
@@ -353,6 +457,7 @@ async fn find(context: &Context, tenant: TenantId, scope: &ErasureScope, scan: &
             }
         }
         step.through = last;
+        tokio::task::yield_now().await;
     }
     Ok(step)
 }
@@ -370,7 +475,7 @@ fn is_meant(scope: &ErasureScope, published: &MessagePublished, at: Timestamp) -
     }
 }
 
-async fn advance(engine: &Engine, tenant: TenantId, erasure: ErasureId, step: &Step) -> Result<(), Failure> {
+async fn advance(engine: &Engine, tenant: TenantId, erasure: ErasureId, step: &Found) -> Result<(), Failure> {
     let advanced = ErasureAdvanced {
         erasure,
         through: step.through,

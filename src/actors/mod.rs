@@ -97,6 +97,9 @@ pub struct Config {
     /// A subscription that is loaded again is to read at most about so many events: it then saves its state. 0: it never
     /// does, and all events of its open period are read. Default: 1000.
     pub snapshot_every_events: u64,
+    /// Erased data is taken out of the database's files once in so many milliseconds at most, for all erasures together
+    /// that wait for nothing else. Default: 60000.
+    pub purge_every_ms: u64,
 }
 
 impl Default for Config {
@@ -118,6 +121,7 @@ impl Default for Config {
             intake_queue: 4_096,
             request_credits: 1_024,
             snapshot_every_events: 1_000,
+            purge_every_ms: 60_000,
         }
     }
 }

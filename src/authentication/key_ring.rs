@@ -14,7 +14,7 @@ use super::{Config, Credential, Principal, step_up};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::api_key::{self, ApiKey};
-use crate::domain::id::{ApiKeyId, RequestId, UserId};
+use crate::domain::id::{ApiKeyId, RequestId, TenantId, UserId};
 use crate::domain::time::Timestamp;
 use crate::execute::vault::{KeyBytes, Vault};
 use crate::outbound::Fetch;
@@ -166,7 +166,13 @@ impl KeyRing {
         let principal = self.issuers.verify(token).await.ok_or(NotAuthenticated::Invalid)?;
         // An issuer may name what was never here.
         let tenant = self.read_models.tenant(principal.tenant).await?;
+        let tenant = tenant.filter(|tenant| tenant.erased_at.is_none());
         tenant.map(|_| Arc::new(principal)).ok_or(NotAuthenticated::Invalid)
+    }
+
+    /// Whose tenant was erased is known no more.
+    async fn is_erased(&self, tenant: TenantId) -> Result<bool, QueryError> {
+        Ok(self.read_models.tenant(tenant).await?.is_some_and(|tenant| tenant.erased_at.is_some()))
     }
 
     /// Whose session this is. A request keeps it from being idle.
@@ -183,6 +189,9 @@ impl KeyRing {
             self.ended.notify_waiters();
             return Err(NotAuthenticated::Invalid);
         };
+        if self.is_erased(user.tenant).await? {
+            return Err(NotAuthenticated::Invalid);
+        }
         Ok(Arc::new(Principal {
             credential: Credential::Session { user: user.id, session: id },
             name: user.name,
@@ -280,7 +289,7 @@ impl KeyRing {
                 },
                 None => false,
             },
-            Credential::Token { .. } => true,
+            Credential::Token { .. } => !matches!(self.is_erased(principal.tenant).await, Ok(true)),
         }
     }
 
@@ -297,7 +306,11 @@ impl KeyRing {
         {
             return Ok(Some(Arc::clone(row)));
         }
-        let row = self.read_models.api_key(id).await?.map(Arc::new);
+        let Some(row) = self.read_models.api_key(id).await? else { return Ok(None) };
+        let row = match self.is_erased(row.tenant).await? {
+            true => None,
+            false => Some(Arc::new(row)),
+        };
         if let Some(row) = &row {
             self.lock().keys.put(id, (now, Arc::clone(row)));
         }

@@ -19,8 +19,10 @@ pub const MAX_MESSAGES_PER_EVENT: usize = 250;
 pub const MAX_MESSAGES: usize = 100;
 /// The most characters of a reason.
 pub const MAX_REASON_CHARS: usize = 500;
-/// The most erasures of a tenant that are under way at one time.
+/// The most erasures of a tenant that look for messages at one time.
 pub const MAX_UNDER_WAY: usize = 16;
+/// The most erasures of named messages that wait at one time until their data has left the database's files.
+pub const MAX_WAITING: usize = 1_000;
 /// The most characters of a pointer into the data.
 pub const MAX_POINTER_CHARS: usize = 1_024;
 /// The most bytes of the value that is looked for, as JSON text.
@@ -50,7 +52,7 @@ pub enum Refusal {
     #[error("at most {MAX_EVENT_TYPES} event types can be named")]
     EventTypes,
     /// No more erasures for now.
-    #[error("a tenant has {MAX_UNDER_WAY} erasures under way at most")]
+    #[error("a tenant has {MAX_UNDER_WAY} erasures under way at most, and {MAX_WAITING} of named messages")]
     TooMany,
     /// It is not under way.
     #[error("no erasure {0} is under way")]
@@ -162,7 +164,13 @@ impl Erasures {
             return Ok(vec![]);
         }
         // An operator is not to be held up by what a tenant asked for.
-        if !of_tenant && self.under_way.len() >= MAX_UNDER_WAY {
+        let names = |scope: &ErasureScope| matches!(scope, ErasureScope::Messages { .. });
+        let (kind, most) = match names(&started.scope) {
+            true => (true, MAX_WAITING),
+            false => (false, MAX_UNDER_WAY),
+        };
+        let same = self.under_way.values().filter(|one| names(&one.started.scope) == kind);
+        if !of_tenant && same.count() >= most {
             return Err(Refusal::TooMany);
         }
         Ok(vec![TenantEvent::ErasureStarted(started)])
@@ -330,6 +338,9 @@ mod tests {
             erasures.started(&started(id, subject()));
         }
         assert_eq!(erasures.start(started(ONE, subject())), Err(Refusal::TooMany));
+        // Named messages are erased all the same: such an erasure waits for the database alone.
+        let named = ErasureScope::Messages { messages: vec![], size_bytes: 0 };
+        assert_eq!(erasures.start(started(ONE, named)).unwrap().len(), 1);
         assert_eq!(erasures.start(started(ONE, ErasureScope::Tenant {})).unwrap().len(), 1);
         erasures.started(&started(ONE, ErasureScope::Tenant {}));
         assert_eq!(erasures.start(started(ErasureId::from_parts(3, 3), ErasureScope::Tenant {})), Ok(vec![]));

@@ -146,6 +146,7 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
             let deleted = deletion::delete(state, state.settings()?);
             Ok(job::end_with_subscription(state).into_iter().chain([deleted]).collect())
         }
+        Command::DeleteForGood => deletion::delete_for_good(state),
         Command::Restore(restore) => deletion::restore(state, restore),
         Command::Forget { at } => Ok(deletion::forget(state, at)),
     }

@@ -64,8 +64,8 @@ impl KeyStore for MemoryKeys {
         Ok(counts.into_iter().collect())
     }
 
-    async fn scrub(&self) -> Result<(), KeyStoreError> {
-        Ok(())
+    async fn scrub(&self) -> Result<bool, KeyStoreError> {
+        Ok(true)
     }
 
     async fn close(&self) {}

@@ -8,6 +8,7 @@
 //! - A destroyed or replaced row is overwritten in SQLite's files. In PostgreSQL it stays in dead rows until
 //!   [`KeyStore::scrub`], and in the write-ahead log until that is reused; it is sealed.
 
+pub mod horizon;
 mod memory;
 mod postgres;
 mod sqlite;
@@ -92,8 +93,9 @@ pub trait KeyStore: Send + Sync + 'static {
     /// How many rows begin with the same `length` bytes, by these bytes.
     async fn census(&self, length: u8) -> Result<Vec<(Vec<u8>, u64)>, KeyStoreError>;
 
-    /// Takes what was destroyed or replaced out of the database's files, as far as it can.
-    async fn scrub(&self) -> Result<(), KeyStoreError>;
+    /// Takes what was destroyed or replaced out of the database's files. `false`: somebody may still read it, to be tried
+    /// again.
+    async fn scrub(&self) -> Result<bool, KeyStoreError>;
 
     /// Ends all connections.
     async fn close(&self);

@@ -109,13 +109,14 @@ impl SqliteKeys {
     }
 
     /// What was replaced stands in the write-ahead log too, until that is started over.
-    async fn empty_write_ahead_log(&self) -> Result<(), KeyStoreError> {
+    async fn empty_write_ahead_log(&self) -> Result<bool, KeyStoreError> {
         let rows = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&self.pool).await;
         let rows = rows.map_err(|error| self.failed(&error))?;
-        if rows.first().is_none_or(|row| row.try_get(0).unwrap_or(1) != 0_i64) {
+        let is_read = rows.first().is_none_or(|row| row.try_get(0).unwrap_or(1) != 0_i64);
+        if is_read {
             tracing::warn!("a read keeps the key store's write-ahead log; what was destroyed leaves it with the next");
         }
-        Ok(())
+        Ok(!is_read)
     }
 }
 
@@ -182,7 +183,7 @@ impl KeyStore for SqliteKeys {
         Ok(rows.into_iter().map(|(head, rows)| (head, counted(rows))).collect())
     }
 
-    async fn scrub(&self) -> Result<(), KeyStoreError> {
+    async fn scrub(&self) -> Result<bool, KeyStoreError> {
         let _writing = self.writing.lock().await;
         self.empty_write_ahead_log().await
     }

@@ -81,7 +81,8 @@ struct Erasing {
 impl Erasing {
     async fn start(kind: Kind) -> Self {
         let receiver = Receiver::start().await;
-        let server = Server::start_on(kind, &receiver.ca_file()).await;
+        // Receipts are waited for.
+        let server = Server::start_on_with(kind, &receiver.ca_file(), "[actors]\npurge_every_ms = 0\n").await;
         let mut held = Value::Null;
         for path in ["/takes", "/pauses"] {
             let input = json!({ "url": receiver.url(path), "eventFilters": ["**"], "enabled": true });

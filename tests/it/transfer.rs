@@ -70,7 +70,7 @@ impl KeyStore for WatchedKeys {
         self.memory.census(length).await
     }
 
-    async fn scrub(&self) -> Result<(), KeyStoreError> {
+    async fn scrub(&self) -> Result<bool, KeyStoreError> {
         self.memory.scrub().await
     }
 

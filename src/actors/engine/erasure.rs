@@ -6,9 +6,10 @@ use crate::codec;
 use crate::domain::erasure::{self, MAX_EVENT_TYPES, MAX_MESSAGES, Refusal, Selector, Target};
 use crate::domain::event::{ErasureScope, ErasureStarted, Event, MessageEvent};
 use crate::domain::filter::EventType;
-use crate::domain::id::{ErasureId, MessageId, TenantId};
+use crate::domain::id::{ErasureId, MessageId, SubscriptionId, TenantId};
 use crate::domain::secret::Secret;
-use crate::domain::tenant::{self, Command};
+use crate::domain::subscription;
+use crate::domain::tenant::{self, Command, Tenant};
 use crate::domain::time::Timestamp;
 use crate::event_store::Position;
 use crate::execute::Meta;
@@ -113,6 +114,37 @@ impl Engine {
         }
         let first = self.load_tenant(tenant).await?.erasures.of_tenant;
         Ok((first.ok_or(tenant::Refusal::NotFound)?, done))
+    }
+
+    /// The tenant, if nothing erases it.
+    pub(super) async fn unerased(&self, id: TenantId) -> Result<Tenant, EngineError> {
+        let tenant = self.load_tenant(id).await?;
+        if tenant.is_erased() { Err(tenant::Refusal::Erased.into()) } else { Ok(tenant) }
+    }
+
+    /// Takes a webhook back that was made while its tenant's erasure began: that may not have seen it.
+    pub(super) async fn unless_erased_meanwhile(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+    ) -> Result<(), EngineError> {
+        match self.unerased(tenant).await {
+            Err(erased @ EngineError::Tenant(tenant::Refusal::Erased)) => {
+                self.delete_for_good(tenant, id).await?;
+                Err(erased)
+            }
+            // It is made, whatever else cannot be read now.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Deletes a webhook so that nobody restores it, and its secrets with it.
+    pub(in crate::actors) async fn delete_for_good(
+        &self,
+        tenant: TenantId,
+        id: SubscriptionId,
+    ) -> Result<Done, EngineError> {
+        self.subscription(tenant, id, subscription::Command::DeleteForGood, Meta::system()).await
     }
 
     /// How long what is kept: what erasures leave behind goes with that.

@@ -104,6 +104,8 @@ pub enum Command {
         /// The revision that the caller has seen.
         expected_revision: Option<u64>,
     },
+    /// Delete it so that nobody can restore it, or let one that is deleted be restored no more: its tenant is erased.
+    DeleteForGood,
     /// Be there again, disabled, after a deletion.
     Restore(Restore),
     /// Remember that the secrets are destroyed, if it is time for that.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deliveries, Life, Refusal, SecretVersion, Settings, Subscription};
+use super::{Deliveries, Life, Refusal, SecretVersion, Settings, Subscription, job};
 use crate::domain::event::{Event, SecretsDestroyed, SubscriptionDeleted, SubscriptionEvent, SubscriptionRestored};
 use crate::domain::id::{SecretId, TenantId};
 use crate::domain::profile;
@@ -134,7 +134,20 @@ impl Subscription {
 }
 
 pub(super) fn delete(state: &Subscription, settings: &Settings) -> Event {
-    let restore_window_s = settings.restore_window_s();
+    deleted(state, settings.restore_window_s())
+}
+
+/// Without a way back. Nothing more happens to one that has none.
+pub(super) fn delete_for_good(state: &Subscription) -> Result<Vec<Event>, Refusal> {
+    match &state.life {
+        Life::Absent => Err(Refusal::NotFound),
+        Life::Live(_) => Ok(job::end_with_subscription(state).into_iter().chain([deleted(state, None)]).collect()),
+        Life::Deleted(Deleted { settings: Some(_), .. }) => Ok(vec![secrets_destroyed()]),
+        Life::Deleted(Deleted { settings: None, .. }) => Ok(vec![]),
+    }
+}
+
+fn deleted(state: &Subscription, restore_window_s: Option<u64>) -> Event {
     let sequence = restore_window_s.map_or(0, |_| state.deliveries.sequence);
     let cancelled = state.deliveries.open.len() as u64;
     let deleted = SubscriptionDeleted { cancelled, restore_window_s, sequence };
@@ -159,6 +172,9 @@ pub(super) fn restore(state: &Subscription, restore: Restore) -> Result<Vec<Even
 
 /// What is to be remembered once the secrets of one that cannot be restored any more are destroyed.
 pub(super) fn forget(state: &Subscription, at: Timestamp) -> Vec<Event> {
-    let event = || Event::Subscription(SubscriptionEvent::SecretsDestroyed(SecretsDestroyed {}));
-    state.outlived(at).map(|_| event()).into_iter().collect()
+    state.outlived(at).map(|_| secrets_destroyed()).into_iter().collect()
+}
+
+fn secrets_destroyed() -> Event {
+    Event::Subscription(SubscriptionEvent::SecretsDestroyed(SecretsDestroyed {}))
 }

@@ -116,14 +116,13 @@ impl Vault {
     }
 
     /// Destroys all data keys of a tenant: whatever was sealed under them can be opened by nobody any more. Returns how
-    /// many there were. What is sealed afterwards is sealed under new ones.
+    /// many there were. What is sealed afterwards is sealed under new ones. They leave the database's files by
+    /// [`Vault::scrub`].
     pub async fn destroy_data_keys(&self, tenant: TenantId) -> Result<u64, VaultError> {
         let _turn = self.data_keys.turn(tenant).await;
         self.data_keys.forget(tenant);
         let names = self.names_below(&prefix(tenant)).await?;
-        let destroyed = self.store.destroy(&names).await?;
-        self.store.scrub().await?;
-        Ok(destroyed)
+        Ok(self.store.destroy(&names).await?)
     }
 
     /// Destroys the data keys of all months that ended before that moment, of all tenants: for whoever knows that nothing
@@ -131,7 +130,7 @@ impl Vault {
     pub async fn destroy_data_keys_before(&self, moment: Timestamp) -> Result<u64, VaultError> {
         let kept = Binding::data_key(TenantId::from_parts(0, 0), moment);
         let first_kept = month(kept.name()).unwrap_or_default().to_owned();
-        let _turn = self.data_keys.all.write().await;
+        let turn = self.data_keys.all.write().await;
         let mut names = self.names_below(&format!("{}/", Purpose::DataKey.as_str())).await?;
         names.retain(|name| month(name).is_some_and(|month| *month < *first_kept));
         if names.is_empty() {
@@ -139,6 +138,8 @@ impl Vault {
         }
         self.data_keys.forget_all();
         let destroyed = self.store.destroy(&names).await?;
+        // Nobody waits for the files.
+        drop(turn);
         self.store.scrub().await?;
         Ok(destroyed)
     }

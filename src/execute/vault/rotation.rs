@@ -145,8 +145,9 @@ impl Vault {
         self.keys.rewrap(&*self.store, after, PIECE, clock).await
     }
 
-    /// Takes what was sealed under an older key out of the database's files.
-    pub async fn scrub(&self) -> Result<(), VaultError> {
+    /// Takes what was destroyed, or sealed under an older key, out of the database's files. `false`: somebody may still
+    /// read it, to be tried again.
+    pub async fn scrub(&self) -> Result<bool, VaultError> {
         Ok(self.store.scrub().await?)
     }
 }

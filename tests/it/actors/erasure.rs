@@ -1,16 +1,18 @@
 //! Data that somebody wants gone is gone: for readers, for endpoints, and over restarts.
 
 use serde_json::json;
-use tidings::actors::{EngineError, SubjectErasure};
+use tidings::actors::{Config, EngineError, SubjectErasure};
 use tidings::codec;
 use tidings::domain::erasure::{Refusal, Selector};
-use tidings::domain::event::{DeliveryEvent, Event, ExpiryReason, MessageEvent, PayloadErased, TenantEvent};
+use tidings::domain::event::{
+    DeliveryEvent, Event, ExpiryReason, MessageEvent, PayloadErased, SubscriptionEvent, TenantEvent,
+};
 use tidings::domain::id::MessageId;
 use tidings::domain::message;
 use tidings::error_code::ErrorCode;
 use tidings::event_store::{EventReader, Position};
 use tidings::execute::vault::VaultError;
-use tidings::execute::{Meta, messages_stream, tenant_stream};
+use tidings::execute::{Meta, messages_stream, subscription_stream, tenant_stream};
 use tidings::key_store::KeyStore;
 
 use crate::support::simulation::{Answer, World, life};
@@ -309,5 +311,74 @@ fn a_publication_repeated_after_the_erasure_brings_nothing_back() {
         let guessed = draft.unwrap().idempotency.unwrap().digest;
         assert!(claims.iter().any(|claim| claim.value.contains("digest")));
         assert!(!claims.iter().any(|claim| claim.value.contains(&guessed)));
+    });
+}
+
+#[test]
+fn the_keys_go_first_whatever_cannot_be_read() {
+    life(async || {
+        let world = World::new().await;
+        world.subscribe().await;
+        let created = world.engine.head(world.tenant).seq;
+        publish_for(&world, "zoe").await;
+        world.store.damage(Some(created));
+
+        world.engine.erase_tenant(world.tenant, None, Meta::system()).await.unwrap();
+        world.let_pass(60_000).await;
+
+        assert_eq!(sealed(&world).await, ["pepper/-/root/1"]);
+        let events = decoded(&world, &tenant_stream(world.tenant)).await;
+        assert!(!events.iter().any(|event| matches!(event, Event::Tenant(TenantEvent::ErasureCompleted(_)))));
+        world.store.damage(None);
+        assert_eq!(completed(&world, 1).await.len(), 1);
+    });
+}
+
+#[test]
+fn an_erased_tenants_webhooks_come_back_for_nobody_and_it_gets_no_others() {
+    life(async || {
+        let world = World::under("axissynapse-v1", Config::default()).await;
+        let (live, deleted) = (world.subscribe().await, world.subscribe().await);
+        let meta = Meta::system;
+        world.engine.delete_subscription(world.tenant, deleted, None, meta()).await.unwrap();
+        world.engine.erase_tenant(world.tenant, None, meta()).await.unwrap();
+        assert_eq!(completed(&world, 1).await.len(), 1);
+
+        for id in [live, deleted] {
+            let restored = world.engine.restore_subscription(world.tenant, id, meta()).await.unwrap_err();
+            let rotated = world.engine.rotate_secret(world.tenant, id, None, None, meta()).await.unwrap_err();
+            assert_eq!((restored.code(), rotated.code()), (ErrorCode::TenantErased, ErrorCode::TenantErased));
+            let events = decoded(&world, &subscription_stream(id)).await;
+            let window = events.iter().find_map(|event| match event {
+                Event::Subscription(SubscriptionEvent::Deleted(deleted)) => deleted.restore_window_s,
+                _ => None,
+            });
+            let forgotten =
+                events.iter().any(|event| matches!(event, Event::Subscription(SubscriptionEvent::SecretsDestroyed(_))));
+            assert!(window.is_none() || forgotten, "{id} can be restored");
+        }
+        assert_eq!(sealed(&world).await, ["pepper/-/root/1"]);
+    });
+}
+
+#[test]
+fn one_purge_ends_all_that_wait_and_the_next_comes_later() {
+    life(async || {
+        let world = World::with(Config { purge_every_ms: 30_000, ..Config::default() }).await;
+        let erase = async || {
+            let published = world.publish().await;
+            let place = [(published.message, published.position.unwrap())];
+            world.engine.erase_messages(world.tenant, &place, None, Meta::system()).await.unwrap();
+        };
+        erase().await;
+        assert_eq!(completed(&world, 1).await.len(), 1);
+        // More than may look for messages at a time.
+        for _ in 0..20 {
+            erase().await;
+        }
+        world.let_pass(20_000).await;
+        assert_eq!(completed(&world, 1).await.len(), 1);
+        world.let_pass(20_000).await;
+        assert_eq!(completed(&world, 21).await.len(), 21);
     });
 }

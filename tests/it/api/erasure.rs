@@ -144,7 +144,7 @@ async fn an_operator_erases_a_tenant_for_good() {
     let webhook = json!({ "input": { "url": URL, "eventFilters": ["**"] } });
     let message = json!({ "input": { "type": "user.created", "data": {} } });
     api.answer(&key, create, &webhook).await;
-    let published = api.answer(&key, PUBLISH, &message).await["data"]["publishMessage"]["message"]["id"].take();
+    api.answer(&key, PUBLISH, &message).await;
 
     for (input, field) in [
         (json!({ "tenantId": tenant.to_string(), "slug": "acme" }), "slug"),
@@ -159,14 +159,19 @@ async fn an_operator_erases_a_tenant_for_good() {
     let erased = api.data(ERASE_TENANT, input.clone()).await["eraseTenant"].take();
     assert_eq!((&erased["userErrors"], &erased["erasure"]["kind"]), (&json!([]), &json!("TENANT")));
 
-    let refused = api.answer(&key, PUBLISH, &message).await["data"]["publishMessage"].take();
-    assert_eq!(refused["userErrors"], json!([{ "code": "TENANT_ERASED" }]));
-    let refused = api.answer(&key, create, &webhook).await["data"]["createWebhook"].take();
-    assert_eq!(refused["userErrors"], json!([{ "code": "TENANT_ERASED" }]));
     let receipt = complete(&api, &erased["erasure"]["id"]).await;
     assert_eq!((&receipt["messages"], &receipt["webhooks"], &receipt["secrets"]), (&json!(1), &json!(1), &json!(1)));
-    let seen = api.answer(&key, MESSAGE, &json!({ "id": published })).await["data"]["message"].take();
-    assert!(seen["data"].is_null() && seen["erasedAt"].is_string(), "{seen}");
+    // Its keys are known no more; what is known of one is looked up anew within a second.
+    let mut refused = Value::Null;
+    for _ in 0..3_000 {
+        refused = api.answer(&key, PUBLISH, &message).await;
+        if refused["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED" {
+            break;
+        }
+        assert_eq!(refused["data"]["publishMessage"]["userErrors"], json!([{ "code": "TENANT_ERASED" }]));
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(refused["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     let again = api.data(ERASE_TENANT, input).await["eraseTenant"].take();
     assert_eq!((&again["erasure"]["id"], &again["position"]), (&erased["erasure"]["id"], &Value::Null));
     let marked = "query($id: ID!) { tenant(id: $id) { erasedAt } }";

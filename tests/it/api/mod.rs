@@ -145,7 +145,8 @@ impl Api {
         let folder = tempfile::tempdir().unwrap();
         let read_models = ReadModels::open(&folder.path().join("read-models")).await.unwrap();
         let followers = read_models.follow(log.clone());
-        let config = actors::Config::default();
+        // Receipts are waited for.
+        let config = actors::Config { purge_every_ms: 0, ..actors::Config::default() };
         let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
         let sealed = Arc::clone(&vault);
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
