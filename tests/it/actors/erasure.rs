@@ -349,9 +349,9 @@ fn an_erased_tenants_webhooks_come_back_for_nobody_and_it_gets_no_others() {
             let rotated = world.engine.rotate_secret(world.tenant, id, None, None, meta()).await.unwrap_err();
             assert_eq!((restored.code(), rotated.code()), (ErrorCode::TenantErased, ErrorCode::TenantErased));
             let events = decoded(&world, &subscription_stream(id)).await;
-            let window = events.iter().find_map(|event| match event {
-                Event::Subscription(SubscriptionEvent::Deleted(deleted)) => deleted.restore_window_s,
-                _ => None,
+            let window = events.iter().find_map(|event| {
+                let Event::Subscription(SubscriptionEvent::Deleted(deleted)) = event else { return None };
+                deleted.restore_window_s
             });
             let forgotten =
                 events.iter().any(|event| matches!(event, Event::Subscription(SubscriptionEvent::SecretsDestroyed(_))));

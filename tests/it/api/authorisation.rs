@@ -6,6 +6,14 @@ use serde_json::{Value, json};
 use tidings::domain::scope::Scope;
 
 use super::{Api, URL};
+use crate::support::server::{Kind, on_both};
+
+on_both!(
+    a_root_field_answers_a_key_with_its_scope_and_refuses_one_with_all_others,
+    no_root_field_answers_without_a_key_that_works,
+    a_key_that_only_reads_changes_nothing,
+    anothers_things_are_like_things_that_do_not_exist,
+);
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
 const FIELDS: [(&str, Option<Scope>, &str); 62] = [
@@ -242,9 +250,8 @@ async fn every_root_field_has_its_row_here() {
     assert_eq!(fields, FIELDS.iter().map(|(name, ..)| (*name).to_owned()).collect());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_root_field_answers_a_key_with_its_scope_and_refuses_one_with_all_others() {
-    let api = Api::start().await;
+async fn a_root_field_answers_a_key_with_its_scope_and_refuses_one_with_all_others(kind: Kind) {
+    let api = Api::on(kind).await;
     for scope in Scope::ALL {
         let others: Vec<_> = Scope::ALL.into_iter().filter(|other| *other != scope).collect();
         let (without, only) = (api.key(api.tenant, &others).await, api.key(api.tenant, &[scope]).await);
@@ -288,9 +295,8 @@ async fn a_root_field_that_fails_leaves_all_others_alone() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_root_field_answers_without_a_key_that_works() {
-    let api = Api::start().await;
+async fn no_root_field_answers_without_a_key_that_works(kind: Kind) {
+    let api = Api::on(kind).await;
     let withdrawn = api.key(api.tenant, &Scope::ALL).await;
     let id = api.answer(&withdrawn, "{ viewer { apiKeyId } }", &json!({})).await["data"]["viewer"]["apiKeyId"].clone();
     let revoke = "mutation($id: ID!) { revokeApiKey(input: { apiKeyId: $id }) { userErrors { code } } }";
@@ -308,9 +314,8 @@ async fn no_root_field_answers_without_a_key_that_works() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_only_reads_changes_nothing() {
-    let api = Api::start().await;
+async fn a_key_that_only_reads_changes_nothing(kind: Kind) {
+    let api = Api::on(kind).await;
     let reading = [Scope::WebhooksRead, Scope::DeliveriesRead, Scope::AuditRead];
     let reader = api.key(api.tenant, &reading).await;
     for (name, needed, call) in FIELDS {
@@ -336,9 +341,8 @@ async fn what_hangs_on_another_thing_needs_its_own_scope() {
     assert_eq!(answer["data"]["viewer"]["tenant"]["webhooks"]["nodes"], json!([{ "id": id }]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn anothers_things_are_like_things_that_do_not_exist() {
-    let api = Api::start().await;
+async fn anothers_things_are_like_things_that_do_not_exist(kind: Kind) {
+    let api = Api::on(kind).await;
     let create = "mutation($url: String!, $schema: JSON!) {
         createWebhook(input: { url: $url, eventFilters: [\"**\"], enabled: true }) { webhook { id } }
         registerEventType(input: { name: \"order.paid\", description: \"\", category: \"orders\", schema: $schema, example: {} })

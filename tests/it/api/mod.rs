@@ -36,7 +36,7 @@ use tidings::domain::scope::Scope;
 use tidings::domain::secret::Secret;
 use tidings::domain::tenant::Command;
 use tidings::domain::time::Timestamp;
-use tidings::event_store::{self, EventStore, Log, MemoryStore};
+use tidings::event_store::{self, EventStore, Log, MemoryStore, Options, PostgresStore, SqliteStore, postgres};
 use tidings::execute::Meta;
 use tidings::execute::ledger::Ledger;
 use tidings::execute::vault::{Binding, KeyBytes, OperatorKeys, Vault};
@@ -45,6 +45,9 @@ use tidings::outbound::{self, Fetch, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
 use tidings::rate_limit::{self, RateLimits};
 use tidings::{graphql, http};
+
+use crate::event_store::postgres::database::Fresh;
+use crate::support::server::Kind;
 
 /// An endpoint that the gate lets through; nothing is really sent to it.
 const URL: &str = "https://127.0.0.1:9443/hook";
@@ -81,6 +84,8 @@ struct Api {
     _watchers: tokio::task::JoinSet<()>,
     _followers: Followers,
     _folder: tempfile::TempDir,
+    _log_folder: Option<tempfile::TempDir>,
+    _database: Option<Fresh>,
 }
 
 /// What a test may want otherwise.
@@ -105,6 +110,27 @@ fn clock() -> Arc<dyn Clock> {
 impl Api {
     async fn start() -> Self {
         Self::over(Arc::new(MemoryStore::new(1))).await
+    }
+
+    /// Over a log in a database of that kind.
+    async fn on(kind: Kind) -> Self {
+        match kind {
+            Kind::Sqlite => {
+                let folder = tempfile::tempdir().unwrap();
+                let store = SqliteStore::open(Options::at(folder.path().join("log.db"))).await.unwrap();
+                let mut api = Self::over(Arc::new(store)).await;
+                api._log_folder = Some(folder);
+                api
+            }
+            Kind::Postgres => {
+                let database = Fresh::empty().await;
+                let options = postgres::Options::at(database.url.as_str()).unwrap();
+                let store = PostgresStore::open(options).await.unwrap();
+                let mut api = Self::over(Arc::new(store)).await;
+                api._database = Some(database);
+                api
+            }
+        }
     }
 
     async fn over(store: Arc<dyn EventStore>) -> Self {
@@ -198,6 +224,8 @@ impl Api {
             _followers: followers,
             _watchers: watchers,
             _folder: folder,
+            _log_folder: None,
+            _database: None,
         };
         api.tenant(tenant, "acme").await;
         api.key = api.key(tenant, &Scope::ALL).await;
