@@ -1,5 +1,6 @@
 //! From a request's text to an answer's bytes: what every transport calls.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const QUERY_LIMIT: Duration = Duration::from_secs(10);
 const MUTATION_LIMIT: Duration = Duration::from_secs(60);
 
 /// A request as it came in.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub struct Incoming {
     query: String,
     #[serde(default, rename = "operationName")]
@@ -40,6 +41,13 @@ pub struct Incoming {
     #[serde(default)]
     #[expect(dead_code, reason = "must be an object if it is there; nothing of it is used")]
     extensions: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Documents and variables may hold secrets.
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
 }
 
 /// A request that was parsed and is small enough to be executed.

@@ -5,6 +5,7 @@
 //! one of [`AREAS`].
 
 mod needle;
+mod panics;
 mod story;
 
 use std::collections::{HashMap, HashSet};
@@ -50,8 +51,8 @@ const AREAS: &[(&str, Area)] = &[
     ("tidings.toml", Area::Command),
 ];
 
-/// Where what tenants publish stands: its digest aside, nowhere else.
-const DATA: &[Area] = &[Area::Database, Area::Answer, Area::Command];
+/// Where what tenants publish stands: sealed in the log, and told to whoever may read it.
+const DATA: &[Area] = &[Area::Answer, Area::Command];
 /// Where the operator's key stands.
 const KEYS: &[Area] = &[Area::Keys];
 /// Where the query of a URL stands, in which receivers like to have tokens.
