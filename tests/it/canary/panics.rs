@@ -16,7 +16,8 @@ const KEY: [u8; 32] = [42; 32];
 
 /// What the panic says that this value causes.
 fn said(value: impl Debug) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(|| Err::<(), _>(value).unwrap())).unwrap_err();
+    let failed: Result<(), _> = std::iter::once(value).map(Err).collect();
+    let panic = catch_unwind(AssertUnwindSafe(|| failed.unwrap())).unwrap_err();
     *panic.downcast::<String>().unwrap()
 }
 
