@@ -16,7 +16,7 @@ const KEY: [u8; 32] = [42; 32];
 
 /// What the panic says that this value causes.
 fn said(value: impl Debug) -> String {
-    let failed: Result<(), _> = std::iter::once(value).map(Err).collect();
+    let failed: Result<(), _> = std::iter::once(value).try_for_each(Err);
     let panic = catch_unwind(AssertUnwindSafe(|| failed.unwrap())).unwrap_err();
     *panic.downcast::<String>().unwrap()
 }
