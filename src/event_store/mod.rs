@@ -28,7 +28,7 @@ mod place;
 mod plan;
 pub mod postgres;
 mod row;
-mod sqlite;
+pub(crate) mod sqlite;
 mod tail;
 mod tails;
 

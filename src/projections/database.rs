@@ -15,14 +15,18 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 use tracing::warn;
 
+use super::statement::STATEMENTS;
+use crate::event_store::sqlite::background;
+
 /// Raised when the tables or the way they are folded change: rows of another version are thrown away.
 const VERSION: i64 = 6;
 /// How long a statement waits for another program that holds the file, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queries that run at once; each is a thread with a page cache.
 const READ_CONNECTIONS: u32 = 4;
-/// Pages in the write-ahead log before a commit moves them to the main file: 16 MiB.
-const WAL_CHECKPOINT_PAGES: &str = "4096";
+/// Pages in the write-ahead log before a commit moves them to the main file: 1 MiB. The disk gets them at once, and the
+/// commits of the log stand in line behind them.
+const WAL_CHECKPOINT_PAGES: &str = "256";
 /// To how many bytes the write-ahead log shrinks after a long read let it grow.
 const WAL_KEPT_BYTES: &str = "67108864";
 /// Page cache of the writing connection, in KiB, negative as SQLite wants it.
@@ -174,20 +178,22 @@ async fn first(writer: &mut SqliteConnection, sql: &'static str) -> Result<i64, 
     rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
 }
 
-/// `synchronous=NORMAL`: a commit does not wait for the disk. What the disk loses, the log has.
+/// - `synchronous=NORMAL`: a commit does not wait for the disk. What the disk loses, the log has.
+/// - `temp_store`: what is kept to undo a statement stays in memory. Else each statement over several rows makes a file.
 ///
 /// A new file is its owner's alone: it holds what tenants send. SQLite gives the files beside it the same mode.
 pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     File::options().create(true).append(true).mode(0o600).open(path)?;
-    shared(path)
+    let connect = shared(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
+        .pragma("temp_store", "MEMORY")
+        .statement_cache_capacity(STATEMENTS)
         .pragma("wal_autocheckpoint", WAL_CHECKPOINT_PAGES)
         .pragma("journal_size_limit", WAL_KEPT_BYTES)
-        .pragma("cache_size", WRITER_CACHE)
-        .connect()
-        .await
+        .pragma("cache_size", WRITER_CACHE);
+    background::connect(connect).await
 }
 
 /// One connection that cannot write to the file.

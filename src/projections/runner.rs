@@ -37,6 +37,10 @@ const BATCH: usize = 512;
 /// A runner that keeps up begins a transaction at most this often: events that come meanwhile are folded together,
 /// and most deliveries begin and end within one.
 const PACE: Duration = Duration::from_millis(10);
+/// The same where much comes: a transaction writes every page that it touches, however many rows are on it.
+const BUSY_PACE: Duration = Duration::from_millis(40);
+/// Much are so many events in a transaction.
+const BUSY_EVENTS: usize = 32;
 /// A checkpoint is saved at the latest after so many events that concern nobody.
 const SAVE_EVERY: u64 = 16_384;
 /// Failures that may pass by themselves count from the next one on.
@@ -212,8 +216,9 @@ impl Runner {
                 self.fail(shard, failure, round, &mut stopping).await;
             }
             if size < BATCH {
+                let pace = if size < BUSY_EVENTS { PACE } else { BUSY_PACE };
                 // Either way the loop goes on, and sees a wish to stop first.
-                let _ = timeout_at(began + PACE, stopped(&mut stopping)).await;
+                let _ = timeout_at(began + pace, stopped(&mut stopping)).await;
             }
         }
     }

@@ -1,7 +1,8 @@
-//! Statements over many rows, written out for a few fixed numbers of rows.
+//! Statements over many rows, written out for fixed numbers of rows.
 //!
-//! A row by a statement of its own costs three times the CPU, most of it on the way to SQLite's thread and back. With
-//! fixed sizes only a handful of texts exist, each prepared once for a connection. The log has the same for itself.
+//! A row by a statement of its own costs three times the CPU, most of it on the way to SQLite's thread and back. So few
+//! rows go in one statement, whatever their number; of many rows each statement takes as many as the largest size. Each
+//! text is prepared once for a connection, which is to remember [`STATEMENTS`] of them. The log has the same for itself.
 
 use std::sync::Arc;
 
@@ -11,12 +12,19 @@ use sqlx::{Arguments as _, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type
 use super::columns::{self, Id};
 use crate::event_store::Position;
 
-/// How many rows one statement takes; each amount is made of these.
-const SIZES: [usize; 4] = [128, 32, 8, 1];
+/// Up to so many rows go in one statement; more are taken so many at a time first.
+const EXACT: usize = 32;
+/// As many as fit of these come first.
+const LARGE: [usize; 3] = [256, 128, 64];
+/// So many prepared statements a connection is to keep: all sizes of the statements that a busy process runs.
+pub(super) const STATEMENTS: usize = 512;
 
 /// One statement in its sizes.
 pub(super) struct ManyRows {
-    sizes: [(usize, Arc<str>); 4],
+    /// The large sizes.
+    large: [(usize, Arc<str>); 3],
+    /// For one row, for two, and so on.
+    exact: [Arc<str>; EXACT],
 }
 
 impl ManyRows {
@@ -26,7 +34,7 @@ impl ManyRows {
     /// The placeholders are plain `?`, not `$1`: SQLite would look each numbered one up by its name.
     pub(super) fn new(before: &'static str, row: &'static str, after: &'static str) -> Self {
         let text = |size: usize| Arc::from(format!("{before}{}{after}", vec![row; size].join(", ")));
-        Self { sizes: SIZES.map(|size| (size, text(size))) }
+        Self { large: LARGE.map(|size| (size, text(size))), exact: std::array::from_fn(|index| text(index + 1)) }
     }
 
     /// Runs the statement for all rows, in order; `bind` adds the values of one.
@@ -37,16 +45,25 @@ impl ManyRows {
         mut bind: impl FnMut(&mut Values, T) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), sqlx::Error> {
         let mut rows = rows;
-        for (size, sql) in &self.sizes {
-            while rows.len() >= *size {
-                let mut values = Values(SqliteArguments::default());
-                for row in rows.by_ref().take(*size) {
-                    bind(&mut values, row)?;
-                }
-                sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), values.0).execute(&mut *connection).await?;
+        while let Some((size, sql)) = self.next(rows.len()) {
+            let mut values = Values(SqliteArguments::default());
+            for row in rows.by_ref().take(size) {
+                bind(&mut values, row)?;
             }
+            sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), values.0).execute(&mut *connection).await?;
         }
         Ok(())
+    }
+
+    /// How many of so many rows the next statement takes, and its text.
+    fn next(&self, rows: usize) -> Option<(usize, &Arc<str>)> {
+        if rows > EXACT
+            && let Some((size, sql)) = self.large.iter().find(|(size, _)| *size <= rows)
+        {
+            return Some((*size, sql));
+        }
+        let size = rows.min(EXACT);
+        Some((size, self.exact.get(size.checked_sub(1)?)?))
     }
 }
 

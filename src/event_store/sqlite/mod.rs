@@ -8,6 +8,7 @@
 //!   away halfway.
 //! - Who only asks needs none of this: [`SqliteReader`] reads beside whoever writes.
 
+pub(crate) mod background;
 mod drop;
 mod open;
 #[cfg(test)]

@@ -9,6 +9,9 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
+use super::background;
+use super::statement::STATEMENTS;
+
 /// How long a statement waits for another program that holds the file, such as a backup.
 pub(super) const BUSY_TIMEOUT_MS: u32 = 5_000;
 /// How long a purge waits for those who read: meanwhile nothing is appended.
@@ -135,6 +138,7 @@ pub(super) fn make(database: &Path) -> Result<(), OpenError> {
 ///
 /// - `synchronous=FULL`: a commit returns when the disk has it; `fullfsync` asks the same of macOS.
 /// - `secure_delete`: what is destroyed is overwritten, not only unlinked.
+/// - `temp_store`: what is kept to undo a statement stays in memory. Else each statement over several rows makes a file.
 pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection, OpenError> {
     let mut connect = shared(options)
         .create_if_missing(true)
@@ -142,6 +146,8 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
         .synchronous(SqliteSynchronous::Full)
         .pragma("fullfsync", "ON")
         .pragma("secure_delete", "ON")
+        .pragma("temp_store", "MEMORY")
+        .statement_cache_capacity(STATEMENTS)
         .pragma("wal_autocheckpoint", WAL_CHECKPOINT_PAGES.to_string())
         .pragma("journal_size_limit", WAL_KEPT_BYTES.to_string())
         .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
@@ -154,6 +160,7 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
         ("synchronous", "2".to_owned()),
         ("fullfsync", "1".to_owned()),
         ("secure_delete", "1".to_owned()),
+        ("temp_store", "2".to_owned()),
         ("busy_timeout", BUSY_TIMEOUT_MS.to_string()),
         ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES.to_string()),
         ("journal_size_limit", WAL_KEPT_BYTES.to_string()),
@@ -167,7 +174,7 @@ pub(super) async fn connect_writer(options: &Options) -> Result<SqliteConnection
 /// A connection that moves what is committed to the main file, and writes nothing of its own.
 pub(super) async fn connect_beside_writer(options: &Options) -> Result<SqliteConnection, sqlx::Error> {
     let connect = shared(options).create_if_missing(false).synchronous(SqliteSynchronous::Full);
-    connect.pragma("fullfsync", "ON").pragma("checkpoint_fullfsync", "ON").connect().await
+    background::connect(connect.pragma("fullfsync", "ON").pragma("checkpoint_fullfsync", "ON")).await
 }
 
 /// The connections that read; they cannot write.

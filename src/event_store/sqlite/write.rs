@@ -27,6 +27,10 @@ pub(super) static UNEXPECTED_HEADS: LazyLock<ManyRows> = LazyLock::new(|| {
     )
 });
 
+/// The transaction begins with it: one call to SQLite's thread fewer.
+static BEGIN_WITH_UNEXPECTED_HEADS: LazyLock<ManyRows> =
+    LazyLock::new(|| ManyRows::behind("BEGIN IMMEDIATE", &UNEXPECTED_HEADS));
+
 pub(super) const EVENT_IDS: &str = "SELECT version, event_id, seq FROM event WHERE stream = $1 AND version >= $2 \
      UNION ALL SELECT version, event_id, seq FROM bucketed_event WHERE stream = $1 AND version >= $2 \
      ORDER BY version LIMIT $3";
@@ -58,6 +62,9 @@ static EXTEND_BUCKETS: LazyLock<ManyRows> = LazyLock::new(|| {
         " ON CONFLICT (bucket) DO UPDATE SET last_seq = excluded.last_seq, dropping = 0",
     )
 });
+
+/// The transaction ends with it: one call to SQLite's thread fewer.
+static EXTEND_BUCKETS_AND_COMMIT: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::before(&EXTEND_BUCKETS, "COMMIT"));
 
 static INSERT_CONTENTS: LazyLock<ManyRows> =
     LazyLock::new(|| ManyRows::new("INSERT INTO content (seq, bucket, value) VALUES ", "(?, ?, ?)", ""));
@@ -120,12 +127,10 @@ pub(super) async fn commit(
     epoch: u64,
     batch: Vec<Append>,
 ) -> Result<Vec<Result<Appended, AppendError>>, Failure> {
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-    let plan = plan::plan(&batch, look_up(connection, &batch).await?);
+    let plan = plan::plan(&batch, begin_and_look_up(connection, &batch).await?);
     let head_before = raise_head(connection, epoch, plan.new_events).await?;
     let rows = Rows::collect(batch, &plan.verdicts, head_before);
-    rows.insert(connection).await?;
-    sqlx::query("COMMIT").execute(connection).await?;
+    rows.insert_and_commit(connection).await?;
     Ok(plan.verdicts.into_iter().map(|verdict| answer(verdict, head_before)).collect())
 }
 
@@ -147,8 +152,8 @@ async fn raise_head(connection: &mut SqliteConnection, epoch: u64, by: u64) -> R
     Ok(number(row.try_get(0)?) - by)
 }
 
-async fn look_up<'a>(connection: &mut SqliteConnection, batch: &'a [Append]) -> Result<Known<'a>, Failure> {
-    let heads = heads(connection, batch).await?;
+async fn begin_and_look_up<'a>(connection: &mut SqliteConnection, batch: &'a [Append]) -> Result<Known<'a>, Failure> {
+    let heads = begin_and_find_heads(connection, batch).await?;
     let recorded = recorded(connection, batch, &heads).await?;
     let keys: Vec<&str> = batch.iter().flat_map(|append| &append.claims).map(|claim| claim.key.as_str()).collect();
     let claims = claims(connection, &keys).await?;
@@ -156,12 +161,21 @@ async fn look_up<'a>(connection: &mut SqliteConnection, batch: &'a [Append]) -> 
 }
 
 /// The last version of each stream: one less than the first append expects, unless the database says otherwise.
-async fn heads<'a>(connection: &mut SqliteConnection, batch: &'a [Append]) -> Result<HashMap<&'a str, u64>, Failure> {
+async fn begin_and_find_heads<'a>(
+    connection: &mut SqliteConnection,
+    batch: &'a [Append],
+) -> Result<HashMap<&'a str, u64>, Failure> {
     let mut wanted = HashMap::new();
     for write in batch.iter().flat_map(|append| &append.writes) {
         wanted.entry(write.stream.as_str()).or_insert(write.first_version);
     }
-    let rows = UNEXPECTED_HEADS.run(connection, wanted.iter(), |values, (stream, first_version)| {
+    let unexpected_heads = if ManyRows::at_once(wanted.len()) {
+        &BEGIN_WITH_UNEXPECTED_HEADS
+    } else {
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+        &UNEXPECTED_HEADS
+    };
+    let rows = unexpected_heads.run(connection, wanted.iter(), |values, (stream, first_version)| {
         values.add(*stream)?;
         values.add(integer(*first_version))
     });
@@ -276,19 +290,12 @@ impl Rows {
         self.bucketed_events.push((bucket, row));
     }
 
-    async fn insert(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn insert_and_commit(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         INSERT_EVENTS.run(connection, self.events.into_iter(), add_event).await?;
         INSERT_BUCKETED_EVENTS
             .run(connection, self.bucketed_events.into_iter(), |values, (bucket, row)| {
                 values.add(i64::from(bucket.0))?;
                 add_event(values, row)
-            })
-            .await?;
-        EXTEND_BUCKETS
-            .run(connection, self.buckets.into_iter(), |values, (bucket, (first, last))| {
-                values.add(i64::from(bucket.0))?;
-                values.add(integer(first))?;
-                values.add(integer(last))
             })
             .await?;
         INSERT_CONTENTS
@@ -316,7 +323,8 @@ impl Rows {
             })
             .await?;
         write_periods(connection, self.periods).await?;
-        write_wakeups(connection, self.wakeups).await
+        write_wakeups(connection, self.wakeups).await?;
+        extend_buckets_and_commit(connection, self.buckets).await
     }
 }
 
@@ -330,6 +338,25 @@ fn add_event(values: &mut Values, row: EventRow) -> Result<(), sqlx::Error> {
     values.add(row.event.at.as_ms())?;
     values.add(row.event.data)?;
     values.add(row.event.meta)
+}
+
+async fn extend_buckets_and_commit(
+    connection: &mut SqliteConnection,
+    buckets: HashMap<Bucket, (u64, u64)>,
+) -> Result<(), sqlx::Error> {
+    let at_once = ManyRows::at_once(buckets.len());
+    let extend = if at_once { &EXTEND_BUCKETS_AND_COMMIT } else { &EXTEND_BUCKETS };
+    extend
+        .run(connection, buckets.into_iter(), |values, (bucket, (first, last))| {
+            values.add(i64::from(bucket.0))?;
+            values.add(integer(first))?;
+            values.add(integer(last))
+        })
+        .await?;
+    if !at_once {
+        sqlx::query("COMMIT").execute(connection).await?;
+    }
+    Ok(())
 }
 
 async fn write_periods(

@@ -1,8 +1,9 @@
 //! Moves committed pages from the write-ahead log to the main file, beside the connection that writes.
 //!
 //! SQLite would do it inside a commit, which then takes ten times as long, and with it everybody who waits for it. Here a
-//! connection of its own does it twice a second while something is committed. The writer still does it once the log has
-//! grown past [`super::open::WAL_CHECKPOINT_PAGES`]: then most is moved already, and the log starts over.
+//! connection of its own does it some twenty times a second while something is committed, a little each time: whoever
+//! syncs a commit meanwhile stands in line behind those pages. The writer still does it once the log has grown past
+//! [`super::open::WAL_CHECKPOINT_PAGES`]: then most is moved already, and the log starts over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tracing::debug;
 use super::open::{self, Options};
 
 /// How long commits gather before they are moved.
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(50);
 
 /// The task, and how to speak to it. It ends when this is dropped.
 #[derive(Debug)]
