@@ -10,10 +10,11 @@ use super::scalar::DateTime;
 use super::state;
 use super::webhook::Webhook;
 use crate::actors::{self, Quarantined};
+use crate::domain::circuit::CircuitState;
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::execute;
-use crate::projections::rows::{CircuitRow, CircuitState, DeliveryStatus};
+use crate::projections::rows::{CircuitRow, DeliveryStatus};
 use crate::projections::{self, Page, TenantScope};
 
 /// The most open circuits that are shown.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, SimpleObject};
 
 use super::audit::Actor;
+use super::circuit::CircuitState;
 use super::failure::{fault, internal, nullable};
 use super::header::{self, WebhookHeader};
 use super::page::{Connection, List, PageArgs};
@@ -127,6 +128,12 @@ impl WebhookSnapshot {
     /// Whether it sent.
     async fn enabled(&self) -> bool {
         self.recorded.version.settings.enabled
+    }
+
+    /// How far its circuit breaker let it send at the moment that was asked for; in a list of versions, when this one
+    /// began. `CLOSED` once it was deleted.
+    async fn circuit_state(&self) -> CircuitState {
+        self.recorded.circuit.into()
     }
 
     /// How many attempts it made in a second at most; null: without a limit of its own.

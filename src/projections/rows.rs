@@ -1,6 +1,6 @@
 //! What the read models hold, as their readers get it.
 
-use crate::domain::circuit::TripCause;
+use crate::domain::circuit::{CircuitState, TripCause};
 use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
@@ -118,10 +118,14 @@ pub struct EventTypeRow {
     pub category: String,
     /// What it tells.
     pub description: String,
+    /// What its data looks like, in a word.
+    pub version: String,
     /// JSON Schema of the data.
     pub schema: serde_json::Value,
     /// Data that conforms to it.
     pub example: Option<serde_json::Value>,
+    /// Why it will not be published for ever; `None`: it will be.
+    pub deprecation_reason: Option<String>,
     /// When it was registered.
     pub created_at: Timestamp,
 }
@@ -192,17 +196,6 @@ pub enum CircuitRow {
         /// What came before.
         trip: Trip,
     },
-}
-
-/// How far a circuit breaker lets its subscription send, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CircuitState {
-    /// As ever.
-    Closed,
-    /// Nothing.
-    Open,
-    /// Little.
-    HalfOpen,
 }
 
 impl CircuitRow {

@@ -7,6 +7,7 @@
 mod access;
 mod delivery;
 mod erasure;
+mod event_type;
 mod job;
 mod message;
 mod person;
@@ -31,6 +32,7 @@ pub(super) struct Mutation(
     job::JobMutation,
     message::MessageMutation,
     erasure::ErasureMutation,
+    event_type::EventTypeMutation,
     access::AccessMutation,
     person::PersonMutation,
 );

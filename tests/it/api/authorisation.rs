@@ -16,7 +16,7 @@ on_both!(
 );
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 62] = [
+const FIELDS: [(&str, Option<Scope>, &str); 63] = [
     ("rateLimit", None, "{ rateLimit { remaining } }"),
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
@@ -185,6 +185,11 @@ const FIELDS: [(&str, Option<Scope>, &str); 62] = [
         Some(Scope::WebhooksWrite),
         "mutation { registerEventType(input: { name: \"\", description: \"\", category: \"\", schema: {}, example: {} })
             { userErrors { code } } }",
+    ),
+    (
+        "updateEventType",
+        Some(Scope::WebhooksWrite),
+        "mutation { updateEventType(input: { name: \"no.such\" }) { userErrors { code } } }",
     ),
     (
         "createTenant",

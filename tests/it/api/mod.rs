@@ -4,6 +4,7 @@ mod authorisation;
 mod contracts;
 mod controls;
 mod erasure;
+mod event_types;
 mod explanation;
 mod front;
 pub(crate) mod full;
