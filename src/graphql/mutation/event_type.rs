@@ -3,7 +3,7 @@
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, Result, SimpleObject};
 
 use super::access::position;
-use super::{payloads, readable};
+use super::{payloads, readable_behind};
 use crate::actors::Done;
 use crate::domain::catalogue::{Definition, Draft, InvalidDefinition};
 use crate::domain::event::EventTypeRegistered;
@@ -96,8 +96,8 @@ impl EventTypeMutation {
         payload(register(ctx, input)).await
     }
 
-    /// Changes the definition of an event type that the tenant registered, or deprecates it. Nothing is sent otherwise for
-    /// it: messages of the type are published and picked by filters as before. Needs the scope `WEBHOOKS_WRITE`.
+    /// Changes the definition of an event type that the tenant registered, or deprecates it. Messages of the type are
+    /// published and picked by filters as before. Needs the scope `WEBHOOKS_WRITE`.
     async fn update_event_type(
         &self,
         ctx: &Context<'_>,
@@ -170,7 +170,7 @@ async fn read(
     name: &filter::EventType,
     done: &Done,
 ) -> Result<Option<EventType>, Failure> {
-    readable(ctx, done.position).await;
+    readable_behind(ctx, tenant, done).await;
     let row = state(ctx).read_models.event_type(TenantScope(tenant), name).await.map_err(|error| internal(&error))?;
     Ok(row.map(EventType::from))
 }

@@ -3,7 +3,7 @@
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::access::position;
-use super::{payloads, readable};
+use super::{payloads, readable_behind};
 use crate::authentication::LoginRefused;
 use crate::domain::scope::Scope;
 use crate::domain::tenant::{Command, Refusal};
@@ -127,7 +127,7 @@ async fn disable(ctx: &Context<'_>, input: DisableUserInput) -> Result<DisableUs
         return Err(UserError::new(UserErrorCode::NotFound, Refusal::NoSuchUser, &["input", "username"]).into());
     };
     let done = state(ctx).engine.tenant(user.tenant, Command::DisableUser(user.id), caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, user.tenant, &done).await;
     keys(ctx).end_sessions(user.id);
     Ok(DisableUserPayload { disabled_user_id: Some(user.id.into()), position: position(&done), user_errors: vec![] })
 }
@@ -142,7 +142,7 @@ async fn update_tenant(ctx: &Context<'_>, input: UpdateTenantInput) -> Result<Up
     }
     let command = Command::SetUnattendedKeys(unattended);
     let done = state(ctx).engine.tenant(tenant, command, caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, tenant, &done).await;
     let changed =
         Tenant::read(ctx, tenant).await?.ok_or_else(|| fault(ErrorCode::NotFound, "there is no such tenant"))?;
     Ok(UpdateTenantPayload { tenant: Some(changed), position: position(&done), user_errors: vec![] })
