@@ -303,6 +303,11 @@ impl AuditEntry {
     pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
         let scope = own_tenant(ctx, Scope::AuditRead)?;
         let Some(position) = parse_id(id) else { return Ok(None) };
+        Self::read(ctx, scope, position).await
+    }
+
+    /// The entry of the tenant's event at that place. The caller has checked the scope.
+    pub(super) async fn read(ctx: &Context<'_>, scope: TenantScope, position: Position) -> Result<Option<Self>> {
         let row = state(ctx).read_models.audit_entry(scope, position).await;
         Ok(row.map_err(|error| internal(&error))?.map(Self))
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, SimpleObject};
 
-use super::audit::Actor;
+use super::audit::{Actor, AuditEntry};
+use super::caller::authorise;
 use super::circuit::CircuitState;
 use super::failure::{fault, internal, nullable};
 use super::header::{self, WebhookHeader};
@@ -16,6 +17,7 @@ use super::scalar::{DateTime, Json, int};
 use super::state;
 use super::webhook::WebhookSecret;
 use crate::domain::id::SubscriptionId;
+use crate::domain::scope::Scope;
 use crate::domain::subscription::{Field, FieldChange};
 use crate::error_code::ErrorCode;
 use crate::event_store::Position;
@@ -184,6 +186,16 @@ impl WebhookSnapshot {
     /// What changed with this version; empty at the deletion.
     async fn changes(&self) -> Vec<WebhookChange> {
         self.recorded.version.changes.iter().map(Into::into).collect()
+    }
+
+    /// What the audit log says of the event that made this version. Needs the scope `AUDIT_READ`.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn change(&self, ctx: &Context<'_>) -> Option<Result<AuditEntry>> {
+        nullable(async {
+            authorise(ctx, Scope::AuditRead)?;
+            AuditEntry::read(ctx, TenantScope(self.recorded.version.settings.tenant), self.recorded.position).await
+        })
+        .await
     }
 
     /// Who made this version.

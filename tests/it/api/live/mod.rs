@@ -18,7 +18,7 @@ use super::{Api, URL};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const DELIVERIES: &str = "subscription($filter: DeliveryFilter, $after: String) {
-    deliveryUpdates(filter: $filter, after: $after) { cursor delivery { id status webhookId message { id } } } }";
+    deliveryUpdates(filter: $filter, after: $after) { cursor attempt { number } delivery { id status webhookId message { id } } } }";
 const WEBHOOKS: &str = "subscription($id: ID, $after: String) {
     webhookUpdates(webhookId: $id, after: $after) { cursor code webhookId webhook { url enabled } } }";
 const AUDIT: &str = "subscription($filter: AuditFilter, $after: String) {
