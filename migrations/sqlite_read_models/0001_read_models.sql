@@ -105,6 +105,8 @@ CREATE TABLE user (
     disabled_at_ms INTEGER
 ) STRICT;
 
+CREATE INDEX user_by_tenant ON user (tenant);
+
 CREATE TABLE event_type (
     tenant BLOB NOT NULL,
     name TEXT NOT NULL,

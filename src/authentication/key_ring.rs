@@ -7,6 +7,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::Notify;
 
+use super::enrolment::{Enrolled, EnrolmentError};
 use super::login::{Attempt, LoginRefused, Logins};
 use super::oidc::Issuers;
 use super::session::{SessionToken, Sessions};
@@ -15,7 +16,10 @@ use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::id::{ApiKeyId, RequestId, TenantId, UserId};
+use crate::domain::scope::Scope;
+use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
+use crate::execute::Meta;
 use crate::execute::vault::{KeyBytes, Vault};
 use crate::outbound::Fetch;
 use crate::projections::rows::{ApiKeyRow, UserRow};
@@ -245,6 +249,25 @@ impl KeyRing {
     pub fn revoke(&self, id: ApiKeyId) {
         self.lock().revoked.put(id, ());
         self.ended.notify_waiters();
+    }
+
+    /// Lets somebody of the tenant log in from now on.
+    pub async fn add_user(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        scopes: Vec<Scope>,
+        password: Secret,
+        meta: Meta,
+    ) -> Result<Enrolled, EnrolmentError> {
+        self.logins.add(tenant, name, scopes, password, meta).await
+    }
+
+    /// Gives a user another password and other one-time codes, and ends their sessions.
+    pub async fn reset_user(&self, user: &UserRow, password: Secret, meta: Meta) -> Result<Enrolled, EnrolmentError> {
+        let enrolled = self.logins.reset(user, password, meta).await?;
+        self.end_sessions(user.id);
+        Ok(enrolled)
     }
 
     /// Ends every session of a user.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::throttle::{Throttle, network};
 use super::{password, totp};
@@ -156,7 +156,7 @@ impl Logins {
     }
 
     async fn password_matches(&self, password: Secret, stored: Option<Secret>) -> bool {
-        let one_of_few = Arc::clone(&self.hashing).acquire_owned().await.expect("nobody closes the semaphore");
+        let one_of_few = self.turn().await;
         let matches = move || {
             // Until it is done, also if nobody waits for it any more.
             let _one_of_few = one_of_few;
@@ -176,6 +176,23 @@ impl Logins {
                 tracing::warn!("a failed login of {user} could not be recorded: {error}");
             }
         });
+    }
+
+    /// A turn to hash a password.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.hashing).acquire_owned().await.expect("nobody closes the semaphore")
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     async fn user(&self, name: &str) -> Result<Option<UserRow>, LoginRefused> {

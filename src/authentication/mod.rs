@@ -12,6 +12,7 @@
 //! - Sessions, tries that failed and one-time codes that were used live in memory. A restart ends every session, forgives
 //!   the tries, and would take a code again that was used less than a minute before.
 
+pub mod enrolment;
 mod key_ring;
 mod login;
 mod oidc;
@@ -24,6 +25,7 @@ pub mod totp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use enrolment::{Enrolled, EnrolmentError};
 pub use key_ring::{KeyRing, NotAuthenticated, Ports};
 pub use login::{Attempt, LoginRefused};
 pub use oidc::{Algorithm, Issuer};

@@ -49,6 +49,7 @@ mod audit;
 mod projection;
 mod step_up;
 mod access;
+mod user;
 mod quarantine;
 mod node;
 mod query;

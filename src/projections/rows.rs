@@ -84,6 +84,8 @@ pub struct UserRow {
     pub password: SecretId,
     /// The sealed secret of their one-time codes.
     pub totp: SecretId,
+    /// Since when there is this user.
+    pub created_at: Timestamp,
     /// Since when they may not log in; `None` if they may.
     pub disabled_at: Option<Timestamp>,
 }

@@ -154,21 +154,27 @@ async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<Creat
     Ok(CreateApiKeyPayload { api_key, token, position: position(&done), user_errors: vec![] })
 }
 
-/// What a new key may do: nobody hands on more than they have.
-fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure> {
+/// What a new key or user may do: nobody hands on more than they have.
+pub(super) fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure> {
     let mut scopes: Vec<_> = wanted.iter().copied().map(Scope::from).collect();
     scopes.sort();
     scopes.dedup();
+    check_granted(ctx, &scopes)?;
+    Ok(scopes)
+}
+
+/// Whether the caller may hand on these scopes.
+pub(super) fn check_granted(ctx: &Context<'_>, scopes: &[Scope]) -> Result<(), Failure> {
     if scopes.contains(&Scope::SecretsRotate) {
         step_up::require_person(ctx)?;
     }
     let operator = authorise(ctx, Scope::TenantsAdmin).is_ok();
     match scopes.iter().find(|scope| !operator && authorise(ctx, **scope).is_err()) {
         Some(scope) => {
-            let message = format!("this key may not hand on the scope {}", caller::name(*scope));
+            let message = format!("this caller may not hand on the scope {}", caller::name(*scope));
             Err(fault(ErrorCode::Forbidden, message).into())
         }
-        None => Ok(scopes),
+        None => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ mod job;
 mod message;
 mod person;
 mod restore;
+mod user;
 mod waiting;
 mod webhook;
 
@@ -36,6 +37,7 @@ pub(super) struct Mutation(
     erasure::ErasureMutation,
     event_type::EventTypeMutation,
     access::AccessMutation,
+    user::UserMutation,
     person::PersonMutation,
 );
 

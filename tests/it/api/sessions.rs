@@ -305,3 +305,94 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
     let expected = json!([{ "code": "INVALID_INPUT", "path": ["input", "expiresAt"] }]);
     assert_eq!(api.data(late, json!({})).await["m"]["userErrors"], expected);
 }
+
+const CREATE_USER: &str = "mutation($input: CreateUserInput!) { createUser(input: $input) {
+    user { id username scopes createdAt disabledAt } authenticatorUri position userErrors { code path } } }";
+const RESET_USER: &str = "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
+    user { username disabledAt } authenticatorUri position userErrors { code path } } }";
+const OTHER_PASSWORD: &str = "another horse, another staple";
+
+fn codes_of(uri: &Value) -> Secret {
+    let secret = uri.as_str().unwrap().split_once("secret=").unwrap().1.split('&').next().unwrap();
+    Secret::stored(secret.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_has_just_proved_themself_adds_users_and_resets_them() {
+    let (api, clock) = steered().await;
+    let scopes = [Scope::KeysAdmin, Scope::WebhooksRead];
+    let codes = api.user(api.tenant, "ada", &scopes).await;
+    let cookie = api.cookie("ada", &api.code(&codes)).await;
+    let input = json!({ "username": "ben", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] });
+    let made = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await["data"]["createUser"].take();
+    let expected = json!({ "id": made["user"]["id"], "username": "ben", "scopes": ["WEBHOOKS_READ"],
+        "createdAt": "2025-11-23T10:40:15.000Z", "disabledAt": null });
+    assert_eq!((&made["user"], &made["userErrors"]), (&expected, &json!([])), "{made}");
+    assert!(!made.to_string().contains(PASSWORD));
+    let cookie_of_ben = api.cookie("ben", &api.code(&codes_of(&made["authenticatorUri"]))).await;
+    let list = "query($ids: [ID!]!) { users { nodes { username } } nodes(ids: $ids) { ... on User { username } } }";
+    let listed = api.by_cookie(&cookie, list, json!({ "ids": [made["user"]["id"]] })).await["data"].take();
+    assert_eq!(listed["users"]["nodes"], json!([{ "username": "ben" }, { "username": "ada" }]));
+    assert_eq!(listed["nodes"], json!([{ "username": "ben" }]));
+    // A name is given once, and nobody hands on more than they have.
+    let again = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await["data"]["createUser"].take();
+    assert_eq!(again["userErrors"], json!([{ "code": "VERSION_CONFLICT", "path": ["input", "username"] }]));
+    let more = json!({ "username": "cyd", "password": PASSWORD, "scopes": ["AUDIT_READ"] });
+    let refused = api.by_cookie(&cookie, CREATE_USER, json!({ "input": more })).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"));
+    for (field, wrong) in [("password", "too short"), ("username", "Not A Name")] {
+        let mut input = json!({ "username": "cyd", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] });
+        input[field] = json!(wrong);
+        let refused = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await;
+        let expected = json!([{ "code": "INVALID_INPUT", "path": ["input", field] }]);
+        assert_eq!(refused["data"]["createUser"]["userErrors"], expected, "{refused}");
+    }
+    // New credentials end what the old ones began.
+    let disable = "mutation { disableUser(input: { username: \"ben\" }) { disabledUserId } }";
+    api.by_cookie(&cookie, disable, json!({})).await;
+    let reset = json!({ "input": { "username": "ben", "password": OTHER_PASSWORD } });
+    let made = api.by_cookie(&cookie, RESET_USER, reset.clone()).await["data"]["resetUserCredentials"].take();
+    assert_eq!(made["user"], json!({ "username": "ben", "disabledAt": null }), "{made}");
+    assert_eq!(api.with_cookie(&cookie_of_ben, VIEWER, &json!({})).send().await.unwrap().status(), 401);
+    let codes = codes_of(&made["authenticatorUri"]);
+    assert_eq!(api.login("ben", PASSWORD, &api.code(&codes)).await.status(), 401);
+    assert_eq!(api.login("ben", OTHER_PASSWORD, &api.code(&codes)).await.status(), 200);
+    // A proof of long ago is none.
+    clock.pass(6);
+    for (call, input) in [
+        (CREATE_USER, json!({ "input": { "username": "cyd", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] } })),
+        (RESET_USER, reset),
+    ] {
+        let refused = api.by_cookie(&cookie, call, input).await;
+        assert_eq!(refused["errors"][0]["extensions"]["code"], json!("STEP_UP_REQUIRED"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_adds_no_users_and_nobody_takes_over_who_may_do_more() {
+    let (api, _) = steered().await;
+    api.user(api.tenant, "ada", &[Scope::KeysAdmin, Scope::AuditRead]).await;
+    // Although keys act unattended in this tenant.
+    let key = api.key(api.tenant, &[Scope::KeysAdmin]).await;
+    let input = json!({ "username": "ben", "password": PASSWORD, "scopes": ["KEYS_ADMIN"] });
+    let reset = json!({ "username": "ada", "password": OTHER_PASSWORD });
+    for (call, input) in [(CREATE_USER, &input), (RESET_USER, &reset)] {
+        let refused = api.answer(&key, call, &json!({ "input": input })).await;
+        assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"), "{refused}");
+    }
+    let codes = api.user(api.tenant, "cyd", &[Scope::KeysAdmin]).await;
+    let cookie = api.cookie("cyd", &api.code(&codes)).await;
+    let refused = api.by_cookie(&cookie, RESET_USER, json!({ "input": reset })).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"), "{refused}");
+    // An operator's key may, for any tenant.
+    let other = api.clock.tenant_id();
+    api.tenant(other, "other").await;
+    let mut abroad = input.clone();
+    abroad["tenantId"] = json!(other.to_string());
+    let made = api.data(CREATE_USER, json!({ "input": abroad })).await["createUser"].take();
+    assert_eq!((&made["userErrors"], &made["user"]["username"]), (&json!([]), &json!("ben")));
+    let listed = api.data("{ users { nodes { username } } }", json!({})).await;
+    assert_eq!(listed["users"]["nodes"], json!([{ "username": "cyd" }, { "username": "ada" }]));
+    let taken = api.data(CREATE_USER, json!({ "input": input })).await["createUser"]["userErrors"].take();
+    assert_eq!(taken, json!([{ "code": "VERSION_CONFLICT", "path": ["input", "username"] }]));
+}
