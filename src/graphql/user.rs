@@ -22,8 +22,8 @@ impl User {
         self.0.id.into()
     }
 
-    /// By which they log in.
-    async fn username(&self) -> &str {
+    /// By which they log in: `username` of the mutations.
+    async fn name(&self) -> &str {
         &self.0.name
     }
 

@@ -217,7 +217,8 @@ async fn a_number_past_32_bits_refuses_the_request_before_anything_is_done() {
     let both = "mutation($id: ID!, $version: Int) { enableWebhook(input: { webhookId: $id }) { position }
         deleteWebhook(input: { webhookId: $id, expectedVersion: $version }) { position } }";
     let body = json!({ "query": both, "variables": { "id": id, "version": 3_000_000_000_u32 } }).to_string();
-    let answer = api.post(&api.key, body).send().await.unwrap();
+    let request = api.post(&api.key, body).header("accept", "application/graphql-response+json");
+    let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 400);
     let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
     let message = "the variable '$version' is no Int: a whole number from -2147483648 to 2147483647";
