@@ -1,5 +1,6 @@
 //! The API in this process: the real schema, front, engine and read models, mostly over the log in memory.
 
+mod alerts;
 mod authorisation;
 mod contracts;
 mod controls;
@@ -96,6 +97,8 @@ struct Settings {
     fetch: Option<Arc<dyn Fetch>>,
     live: http::LiveConfig,
     limits: rate_limit::Config,
+    /// `None`: every endpoint says 200.
+    transport: Option<Arc<dyn Transport>>,
 }
 
 /// Takes away what an answer says of its cost, which is not what most tests are about.
@@ -159,7 +162,7 @@ impl Api {
     }
 
     async fn build(store: Arc<dyn EventStore>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        let Settings { auth, fetch, live, limits } = settings;
+        let Settings { auth, fetch, live, limits, transport } = settings;
         let nowhere = || Arc::new(HttpClient::new(&outbound::Config::default()).unwrap()) as Arc<dyn Fetch>;
         let fetch = fetch.unwrap_or_else(nowhere);
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
@@ -173,7 +176,7 @@ impl Api {
         let followers = read_models.follow(log.clone());
         // Receipts are waited for.
         let config = actors::Config { purge_every_ms: 0, ..actors::Config::default() };
-        let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
+        let (vault, transport) = (Arc::new(vault), transport.unwrap_or_else(|| Arc::new(Agreeable)));
         let sealed = Arc::clone(&vault);
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
         let running =

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 
 /// Time stands still until a test moves it.
-struct Steered {
+pub(super) struct Steered {
     now_ms: AtomicI64,
     random: SeededClock,
 }
@@ -21,12 +21,12 @@ impl Clock for Steered {
 }
 
 impl Steered {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let start = Timestamp::from_ms(1_763_894_415_000);
         Arc::new(Self { now_ms: AtomicI64::new(start.as_ms()), random: SeededClock::new(start, 1) })
     }
 
-    fn pass(&self, minutes: i64) {
+    pub(super) fn pass(&self, minutes: i64) {
         self.now_ms.fetch_add(minutes * 60_000, Ordering::Relaxed);
     }
 }
