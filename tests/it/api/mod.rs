@@ -11,6 +11,7 @@ pub(crate) mod full;
 mod gone;
 mod history;
 mod hostile;
+mod issuers;
 mod limits;
 pub(crate) mod live;
 mod operations;
