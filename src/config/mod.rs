@@ -518,6 +518,7 @@ mod tests {
             ("[database]\nread_connections = 257", "database.read_connections"),
             ("[auth]\nstep_up_max_age_s = 0", "auth.step_up_max_age_s"),
             ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://i/\"", "jwks_url"),
+            ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"", "jwks_url"),
             (
                 "[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"https://i/\"\nalgorithms = [\"HS256\"]",
                 "HS256",

@@ -59,6 +59,11 @@ async fn log_in(state: &AppState, parts: &Parts, login: Login) -> Response {
         Err(error @ LoginRefused::Wrong) => {
             refused(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, &error.to_string())
         }
+        Err(error @ LoginRefused::Throttled { retry_after_s }) => {
+            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, &error.to_string());
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            response
+        }
         Err(error @ LoginRefused::Unavailable(_)) => {
             tracing::error!("{error}");
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
