@@ -103,13 +103,6 @@ impl App {
         }
         let ready = Arc::new(AtomicBool::new(true));
         let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
-        let measured = http::Measured {
-            log: log.clone(),
-            engine: running.engine.clone(),
-            read_models: read_models.clone(),
-            ledger: ledger.clone(),
-            clock: Arc::clone(&clock),
-        };
         watchers.spawn(keys::keep_rewrapping(Arc::clone(&vault), Arc::clone(&clock)));
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
@@ -123,12 +116,21 @@ impl App {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log: log.clone(),
-            ledger,
+            ledger: ledger.clone(),
             clock: Arc::clone(&clock),
             keys,
             limits: RateLimits::new(config.limits.clone()),
         });
-        let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
+        let front = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
+        let state = front.with_live(&config.live);
+        let measured = http::Measured {
+            log: log.clone(),
+            engine: running.engine.clone(),
+            read_models,
+            ledger,
+            clock,
+            front: state.clone(),
+        };
         let serving = listeners.serve(config, state.with_playground(config.server.playground), measured);
         Ok(Self { addresses, bootstrap_key, store, log, running, followers, watchers, vault, ready, serving })
     }

@@ -78,6 +78,7 @@ struct Api {
     keys: Arc<KeyRing>,
     clock: Arc<dyn Clock>,
     ready: Arc<AtomicBool>,
+    front: http::AppState,
     client: reqwest::Client,
     tenant: TenantId,
     /// A key of `tenant` that may do everything.
@@ -210,7 +211,7 @@ impl Api {
             max_connections_per_address: 4_096,
             proxies: http::TrustedProxies::default(),
         };
-        tokio::spawn(http::serve(listener, http::router(state), bounds, std::future::pending()));
+        tokio::spawn(http::serve(listener, http::router(state.clone()), bounds, std::future::pending()));
         let engine = running.engine.clone();
         let tenant = clock.tenant_id();
         let mut api = Self {
@@ -221,6 +222,7 @@ impl Api {
             keys,
             clock,
             ready,
+            front: state,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             tenant,
             key: String::new(),
