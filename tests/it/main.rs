@@ -41,6 +41,7 @@ mod projections;
 mod ractor_contract;
 mod restoring;
 mod retention;
+mod stopping;
 mod support;
 mod tools;
 mod transfer;
