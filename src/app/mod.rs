@@ -112,6 +112,7 @@ impl App {
             fetch: Arc::new(issuers),
             clock: Arc::clone(&clock),
         }));
+        keys.recall_sessions().await?;
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),

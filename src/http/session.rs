@@ -85,10 +85,17 @@ pub(super) async fn end(State(state): State<AppState>, request: Request) -> Resp
     if !auth::is_own_origin(&parts.headers, keys.config(), auth::Absent::Refused) {
         return refused(StatusCode::FORBIDDEN, ErrorCode::Forbidden, auth::FOREIGN_ORIGIN);
     }
-    if let Some(token) = auth::session_token(&parts.headers) {
-        keys.logout(&token);
-    }
-    let mut response = StatusCode::NO_CONTENT.into_response();
+    let ended = match auth::session_token(&parts.headers) {
+        Some(token) => keys.logout(&token).await,
+        None => Ok(()),
+    };
+    let mut response = match ended {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => {
+            tracing::error!("a session has ended, but may come back with a restart: {error}");
+            refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
+        }
+    };
     response.headers_mut().insert(header::SET_COOKIE, cookie("", 0));
     response
 }

@@ -128,7 +128,7 @@ async fn disable(ctx: &Context<'_>, input: DisableUserInput) -> Result<DisableUs
     };
     let done = state(ctx).engine.tenant(user.tenant, Command::DisableUser(user.id), caller(ctx).meta()).await?;
     readable(ctx, done.position).await;
-    keys(ctx).end_sessions(user.id);
+    keys(ctx).end_sessions(user.id).await;
     Ok(DisableUserPayload { disabled_user_id: Some(user.id.into()), position: position(&done), user_errors: vec![] })
 }
 
