@@ -22,6 +22,7 @@ mod event_store;
 mod event_streams;
 mod explain;
 mod faulty_endpoints;
+mod first_start;
 mod headers;
 mod history;
 mod jobs;

@@ -144,7 +144,7 @@ async fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     // Below the library, which would answer by itself.
     let mut frames = vec![];
     let reading = async {
-        silent.socket.get_mut().read_to_end(&mut frames).await.unwrap()
+        silent.socket.get_mut().read_to_end(&mut frames).await.unwrap();
     };
     tokio::join!(answering, reading);
     let reason = b"Nothing was heard for too long";
