@@ -306,7 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_is_taken_up_again_and_what_has_ended_is_not() {
-        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(at(10), 1));
+        let clock: Arc<dyn Clock> = Arc::new(SeededClock::new(at(200), 1));
         let keys = OperatorKeys::new(KeyBytes::new([7; 32]), []);
         let vault = Arc::new(Vault::open(Arc::new(MemoryKeys::default()), keys, &*clock).await.unwrap());
         let sessions = || Sessions::new(30, 100, Arc::clone(&vault), Arc::clone(&clock));
@@ -315,7 +315,7 @@ mod tests {
         for (token, user) in tokens.iter().zip([1, 2, 2]) {
             first.begin(token, (tenant, UserId::from_parts(user, 1)), "ada", password).await;
         }
-        let (over, old) = session(9, 3, -100);
+        let (over, old) = session(9, 3, 150);
         vault.keep_session(&old.binding(over), &old.text(), &*clock).await.unwrap();
         let now = clock.now();
         first.proved(first.id_of(&tokens[0]), now.plus_ms(1)).await;

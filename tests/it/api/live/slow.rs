@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{Api, PATIENCE, Socket, URL};
 
 /// Messages that are published, far more than the system keeps for a connection.
-const MESSAGES: usize = 96;
+const MESSAGES: usize = 48;
 /// The size of each.
 const BYTES: usize = 200_000;
 /// Answers that may wait for a client.
