@@ -234,7 +234,8 @@ user_error_codes! {
     InvalidInput
     ;
     InvalidCursor CursorExpired Unauthenticated Forbidden StepUpRequired BadRequest GraphqlParseFailed
-    GraphqlValidationFailed QueryTooComplex QueryTooLarge TooManyStreams Throttled Overloaded StorageFull StorageUnavailable Internal
+    GraphqlValidationFailed QueryTooComplex QueryTooLarge TooManyStreams Throttled RateLimited Overloaded StorageFull StorageUnavailable
+    Internal
 }
 
 /// Which argument a refusal is about.

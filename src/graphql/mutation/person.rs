@@ -84,7 +84,7 @@ async fn prove(ctx: &Context<'_>, input: StepUpInput) -> Result<StepUpPayload, F
     let proved = keys(ctx).step_up(&caller.principal, &input.totp, caller.request, caller.ip.clone()).await;
     match proved {
         Ok(valid_until) => Ok(StepUpPayload { valid_until: Some(DateTime(valid_until)), user_errors: vec![] }),
-        Err(LoginRefused::Wrong) => {
+        Err(LoginRefused::Wrong | LoginRefused::Throttled { .. }) => {
             let message = "the code is wrong or was used, there were too many tries, or the caller has no session";
             Err(UserError::new(UserErrorCode::StepUpRejected, message, &["input", "totp"]).into())
         }

@@ -147,7 +147,7 @@ async fn disable(ctx: &Context<'_>, input: DisableUserInput) -> Result<DisableUs
     let user = named(ctx, &input.username).await?;
     let done = state(ctx).engine.tenant(user.tenant, Command::DisableUser(user.id), caller(ctx).meta()).await?;
     readable_behind(ctx, user.tenant, &done).await;
-    keys(ctx).end_sessions(user.id);
+    keys(ctx).end_sessions(user.id).await;
     Ok(DisableUserPayload { disabled_user_id: Some(user.id.into()), position: position(&done), user_errors: vec![] })
 }
 

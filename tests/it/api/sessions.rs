@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 
 /// Time stands still until a test moves it.
-struct Steered {
+pub(super) struct Steered {
     now_ms: AtomicI64,
     random: SeededClock,
 }
@@ -21,12 +21,12 @@ impl Clock for Steered {
 }
 
 impl Steered {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let start = Timestamp::from_ms(1_763_894_415_000);
         Arc::new(Self { now_ms: AtomicI64::new(start.as_ms()), random: SeededClock::new(start, 1) })
     }
 
-    fn pass(&self, minutes: i64) {
+    pub(super) fn pass(&self, minutes: i64) {
         self.now_ms.fetch_add(minutes * 60_000, Ordering::Relaxed);
     }
 }
@@ -173,15 +173,88 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
     assert!(failures[0]["requestId"].is_string() && failures[0]["ipAddress"] == "127.0.0.1", "{failures}");
 }
 
+/// Somebody at another address of this machine.
+fn from_elsewhere(last: u8) -> reqwest::Client {
+    let address = std::net::Ipv4Addr::new(127, 0, 0, last);
+    reqwest::Client::builder().no_proxy().local_address(Some(address.into())).build().unwrap()
+}
+
+/// Status, code and `Retry-After` of a login that is refused.
+async fn refusal(answer: reqwest::Response) -> (u16, Value, Option<u64>) {
+    assert!(!answer.headers().contains_key("set-cookie"));
+    let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+    let status = answer.status().as_u16();
+    let mut body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    (status, body["error"]["code"].take(), retry_after)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn five_wrong_tries_close_the_door_for_a_quarter_of_an_hour() {
+async fn who_guesses_waits_longer_each_time_and_the_user_gets_in_from_elsewhere() {
     let (api, clock) = steered().await;
     let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
-    for _ in 0..5 {
-        assert_eq!(api.login("ada", PASSWORD, "000000").await.status(), 401);
+    let right = || api.code(&codes);
+    // A name that nobody has is answered the same.
+    for name in ["ada", "eve"] {
+        for _ in 0..5 {
+            assert_eq!(api.login(name, "wrong horse battery staple", "000000").await.status(), 401);
+        }
     }
-    assert_eq!(api.login("ada", PASSWORD, &api.code(&codes)).await.status(), 401);
+    let throttled = |seconds: u64| (429, json!("RATE_LIMITED"), Some(seconds));
+    assert_eq!(refusal(api.login("eve", PASSWORD, &right()).await).await, throttled(30));
+    assert_eq!(refusal(api.login("ada", PASSWORD, &right()).await).await, throttled(30));
+    let owner = Api { client: from_elsewhere(2), ..api };
+    let api = &owner;
+    api.cookie("ada", &api.code(&codes)).await;
+    // Whoever guesses is none the better for that.
+    let guesser = from_elsewhere(1);
+    let guess = async |password: &str, code: &str| {
+        let body = json!({ "username": "ada", "password": password, "totp": code }).to_string();
+        let request = guesser.post(api.url("/session")).header("content-type", "application/json");
+        refusal(request.body(body).send().await.unwrap()).await
+    };
+    assert_eq!(guess(PASSWORD, "000000").await, throttled(30));
+    clock.pass(1);
+    assert_eq!(guess("wrong horse battery staple", "000000").await, (401, json!("UNAUTHENTICATED"), None));
+    assert_eq!(guess(PASSWORD, &api.code(&codes)).await, throttled(60));
     clock.pass(15);
+    api.cookie("ada", &api.code(&codes)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_behind_the_right_password_are_counted_wherever_they_come_from() {
+    let (mut api, clock) = steered().await;
+    let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
+    let mut answers = vec![];
+    for last in 11..16 {
+        api.client = from_elsewhere(last);
+        answers.push(refusal(api.login("ada", PASSWORD, "000000").await).await);
+    }
+    api.client = from_elsewhere(16);
+    // Even the right one, in the same words: whether the password was right is not told.
+    answers.push(refusal(api.login("ada", PASSWORD, &api.code(&codes)).await).await);
+    assert!(answers.iter().all(|answer| *answer == (401, json!("UNAUTHENTICATED"), None)), "{answers:?}");
+    clock.pass(1);
+    api.cookie("ada", &api.code(&codes)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_so_many_tries_for_all_names_together() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let clock = Steered::new();
+    let auth = authentication::Config { login_tries_per_address: 3, ..authentication::Config::default() };
+    let settings = Settings { auth, ..Settings::default() };
+    let mut api = Api::build(Arc::new(MemoryStore::new(1)), Arc::clone(&clock) as _, settings).await;
+    let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
+    for name in ["a", "b", "not a name"] {
+        assert_eq!(api.login(name, PASSWORD, "000000").await.status(), 401);
+        clock.pass(1);
+    }
+    let refused = refusal(api.login("ada", PASSWORD, &api.code(&codes)).await).await;
+    assert_eq!(refused, (429, json!("RATE_LIMITED"), Some(12 * 60)));
+    let home = std::mem::replace(&mut api.client, from_elsewhere(2));
+    api.cookie("ada", &api.code(&codes)).await;
+    clock.pass(12);
+    api.client = home;
     api.cookie("ada", &api.code(&codes)).await;
 }
 

@@ -211,7 +211,7 @@ async fn queries_mutations_and_faulty_documents_are_answered_by_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded_and_make_room_when_they_end() {
-    let live = LiveConfig { max_streams: 2, max_streams_per_key: 1 };
+    let live = LiveConfig { max_streams: 2, max_streams_per_key: 1, ..LiveConfig::default() };
     let api = Api::over_with(Arc::new(MemoryStore::new(1)), live).await;
     let first = api.events(&api.key, AUDIT, &json!({})).await;
     let refused = api.ask_for_events(&api.key, AUDIT, &json!({})).await;
