@@ -116,6 +116,9 @@ async function comesBack(page, visitor) {
   assert.equal(await page.evaluate(() => localStorage.length), 0);
   await visitor.example('Begin', 'Send a test');
   assert.equal((await visitor.run()).data.testWebhookDelivery.result.verified, true);
+  // A test is no message.
+  await visitor.example('Messages', 'See a message');
+  assert.notEqual((await visitor.run()).data.message, null);
 }
 
 /** Nothing is left for whoever comes next. */
