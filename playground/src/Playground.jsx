@@ -5,7 +5,7 @@ import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 import { fetcherFor, forgetAll, liveFor } from './api.js';
 import { LiveDeliveries } from './LiveDeliveries.jsx';
 import { operations } from './operations.js';
-import { fill } from './placeholders.js';
+import { fill, notice } from './placeholders.js';
 
 /** GraphiQL, and beside it the operations of docs/operations. */
 export function Playground({ apiKey, viewer }) {
@@ -90,6 +90,10 @@ function Examples({ live }) {
     responseEditor?.setValue('');
     opened.current.set(query, variables);
   };
+  const openDelivery = (id) => {
+    notice(id);
+    open(operations.find(({ title }) => title === 'See why a delivery failed'));
+  };
   const runOnShortcut = (event) => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -115,7 +119,7 @@ function Examples({ live }) {
           </ul>
         </details>
       ))}
-      <LiveDeliveries live={live} />
+      <LiveDeliveries live={live} onChoose={openDelivery} />
     </section>
   );
 }

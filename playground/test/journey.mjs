@@ -64,6 +64,8 @@ async function watches(page, visitor) {
     await visitor.example('Begin', 'Publish a message');
     await visitor.run();
   } while (!(await appears(arrived)));
+  await arrived.click();
+  assert.equal((await visitor.run()).data.delivery.status, 'SUCCEEDED');
   await visitor.example('Begin', 'Watch deliveries live');
   await visitor.execute();
   await page.getByRole('button', { name: 'Stop query' }).click();
