@@ -105,6 +105,8 @@ error_codes! {
     TooManyStreams = "TOO_MANY_STREAMS", 429;
     /// The caller's budget is spent; try again after the time in `Retry-After`. Nothing was done.
     Throttled = "THROTTLED", 429;
+    /// Too many logins failed, for this name from this network or from this network in all; try again after the time in `Retry-After`. Nothing was looked at.
+    RateLimited = "RATE_LIMITED", 429;
     /// A queue is full; try again after the time in `Retry-After`.
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
@@ -128,6 +130,8 @@ impl ErrorCode {
             Self::TooManyStreams => Some(5),
             // Usually said more closely where the budget is known.
             Self::Throttled => Some(1),
+            // Said more closely where the tries are known.
+            Self::RateLimited => Some(30),
             Self::WebhookInvalidUrl
             | Self::WebhookFilterInvalid
             | Self::WebhookTestTimeout

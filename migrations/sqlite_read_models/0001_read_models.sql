@@ -105,13 +105,18 @@ CREATE TABLE user (
     disabled_at_ms INTEGER
 ) STRICT;
 
+CREATE INDEX user_by_tenant ON user (tenant);
+
 CREATE TABLE event_type (
     tenant BLOB NOT NULL,
     name TEXT NOT NULL,
     category TEXT NOT NULL,
     description TEXT NOT NULL,
+    version TEXT NOT NULL,
     schema TEXT NOT NULL,
     example TEXT,
+    -- Why it will not be published for ever; null: it will be.
+    deprecation_reason TEXT,
     created_at_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'react';
 
-import { forgetKey, keepKey, keptKey, whoIs } from './api.js';
+import { forgetKey, keepKey, keptKey, Refusal, whoIs } from './api.js';
 import { Playground } from './Playground.jsx';
 
 /** Asks for a key first: without one the server answers nothing, not even what its schema is. */
@@ -20,7 +20,8 @@ export function App() {
       },
       (error) => {
         if (!current) return;
-        forgetKey();
+        // A server that is down says nothing about the key.
+        if (error instanceof Refusal) forgetKey();
         setKey('');
         setRefusal(error.message);
       },
@@ -35,10 +36,10 @@ export function App() {
 }
 
 function KeyForm({ busy, refusal, onKey }) {
-  const [text, setText] = useState('');
+  const [text, setText] = useState(keptKey);
   const submit = (event) => {
     event.preventDefault();
-    onKey(text.trim());
+    onKey(keyIn(text));
   };
   return (
     <main className="tidings-door">
@@ -60,3 +61,6 @@ function KeyForm({ busy, refusal, onKey }) {
     </main>
   );
 }
+
+/** The key alone, also where the whole line was pasted that the server printed. */
+const keyIn = (text) => /\btdk_\w+/.exec(text)?.[0] ?? text.trim();

@@ -5,8 +5,11 @@ import { operations } from './operations.js';
 const SHOWN = 8;
 const { query } = operations.find(({ title }) => title === 'Watch deliveries live');
 
-/** What becomes of deliveries while somebody tries other examples, which GraphiQL itself cannot show at the same time. */
-export function LiveDeliveries({ live }) {
+/**
+ * What becomes of deliveries while somebody tries other examples, which GraphiQL itself cannot show at the same time.
+ * `onChoose` is given the id of one.
+ */
+export function LiveDeliveries({ live, onChoose }) {
   const [watching, setWatching] = useState(false);
   const [changes, setChanges] = useState([]);
   const [failure, setFailure] = useState('');
@@ -34,8 +37,10 @@ export function LiveDeliveries({ live }) {
       <ol aria-live="polite" className="tidings-live">
         {changes.map(({ cursor, delivery }) => (
           <li key={cursor}>
-            {delivery.status.toLowerCase()} · {delivery.eventType} · {delivery.lastStatusCode ?? 'no answer yet'}
-            <code>{delivery.id}</code>
+            <button type="button" title="See every attempt" onClick={() => onChoose(delivery.id)}>
+              {delivery.status.toLowerCase()} · {delivery.eventType} · {delivery.lastStatusCode ?? 'no answer yet'}
+              <code>{delivery.id}</code>
+            </button>
           </li>
         ))}
       </ol>

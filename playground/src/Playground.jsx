@@ -1,11 +1,11 @@
-import { useEffect, useMemo } from 'react';
+import { useEffect, useMemo, useRef } from 'react';
 import { GraphiQL, HISTORY_PLUGIN } from 'graphiql';
 import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 
-import { fetcherFor, forgetKey, liveFor } from './api.js';
+import { fetcherFor, forgetAll, liveFor } from './api.js';
 import { LiveDeliveries } from './LiveDeliveries.jsx';
 import { operations } from './operations.js';
-import { fill } from './placeholders.js';
+import { fill, notice } from './placeholders.js';
 
 /** GraphiQL, and beside it the operations of docs/operations. */
 export function Playground({ apiKey, viewer }) {
@@ -15,7 +15,7 @@ export function Playground({ apiKey, viewer }) {
     return { fetcher: fetcherFor(apiKey, live), plugins: [examples, HISTORY_PLUGIN] };
   }, [apiKey]);
   const leave = () => {
-    forgetKey();
+    forgetAll();
     location.reload();
   };
   return (
@@ -38,31 +38,75 @@ export function Playground({ apiKey, viewer }) {
           {viewer.tenant && ` · ${viewer.tenant.name}`}
         </span>
         <button type="button" className="graphiql-un-styled tidings-leave" onClick={leave}>Other key</button>
+        <Manners />
       </GraphiQL.Logo>
     </GraphiQL>
   );
+}
+
+/** What GraphiQL does not do by itself. */
+function Manners() {
+  const { setTheme } = useGraphiQLActions();
+  const queryEditor = useGraphiQL((state) => state.queryEditor);
+  const variableEditor = useGraphiQL((state) => state.variableEditor);
+  const theme = useGraphiQL((state) => state.theme);
+  const active = useGraphiQL((state) => state.activeTabIndex);
+  // What an example is for stands in comments, which are longer than an editor is wide.
+  useEffect(() => {
+    queryEditor?.updateOptions({ wordWrap: 'on' });
+    variableEditor?.updateOptions({ wordWrap: 'on' });
+  }, [queryEditor, variableEditor]);
+  // GraphiQL leaves the newest of many tabs out of sight.
+  useEffect(() => {
+    document.querySelector('.graphiql-tab-active')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  }, [active]);
+  // Its editors would keep the colours that the system had when they were opened.
+  useEffect(() => {
+    if (theme) return undefined;
+    const dark = window.matchMedia('(prefers-color-scheme: dark)');
+    const follow = () => setTheme(null);
+    dark.addEventListener('change', follow);
+    return () => dark.removeEventListener('change', follow);
+  }, [theme, setTheme]);
+  return null;
 }
 
 function Examples({ live }) {
   const actions = useGraphiQLActions();
   const queryEditor = useGraphiQL((state) => state.queryEditor);
   const variableEditor = useGraphiQL((state) => state.variableEditor);
-  const active = useGraphiQL((state) => state.activeTabIndex);
-  // GraphiQL leaves the newest of many tabs out of sight.
-  useEffect(() => {
-    document.querySelector('.graphiql-tab-active')?.scrollIntoView({ inline: 'nearest' });
-  }, [active]);
+  const responseEditor = useGraphiQL((state) => state.responseEditor);
+  const tabs = useGraphiQL((state) => state.tabs);
+  /** The variables that each example was opened with last. */
+  const opened = useRef(new Map());
   const open = (operation) => {
     actions.stop();
-    actions.addTab();
-    const { query, variables } = tabOf(operation);
+    const { query, variables = '' } = tabOf(operation);
+    const untouched = tabs.findIndex((tab) => tab.query === query && (tab.variables ?? '') === (opened.current.get(query) ?? ''));
+    if (untouched < 0) actions.addTab();
+    else actions.changeTab(untouched);
     queryEditor?.setValue(query);
     variableEditor?.setValue(variables);
+    responseEditor?.setValue('');
+    opened.current.set(query, variables);
+  };
+  const openDelivery = (id) => {
+    notice(id);
+    open(operations.find(({ title }) => title === 'See why a delivery failed'));
+  };
+  const runOnShortcut = (event) => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      actions.run();
+    }
   };
   return (
-    <section aria-label="Examples" className="tidings-examples">
+    <section aria-label="Examples" className="tidings-examples" onKeyDown={runOnShortcut}>
       <h2>Examples</h2>
-      <p>Each opens in a tab of its own. Ids that answers have shown are put in by themselves.</p>
+      <p>
+        Choose one, run it with ▶ or Ctrl+Enter, go on with the next. Each opens in a tab of its own; ids that answers
+        have shown stand in its variables by themselves.
+      </p>
       {Object.entries(Object.groupBy(operations, ({ group }) => group)).map(([group, members]) => (
         <details key={group} open={group === operations[0].group}>
           <summary>{group}</summary>
@@ -75,7 +119,7 @@ function Examples({ live }) {
           </ul>
         </details>
       ))}
-      <LiveDeliveries live={live} />
+      <LiveDeliveries live={live} onChoose={openDelivery} />
     </section>
   );
 }

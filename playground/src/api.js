@@ -12,15 +12,29 @@ const KEY = 'tidings.key';
 export const keptKey = () => sessionStorage.getItem(KEY) ?? '';
 export const keepKey = (key) => sessionStorage.setItem(KEY, key);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
+/** With everything that was asked and answered with it: the next key may be that of another tenant. */
+export const forgetAll = () => sessionStorage.clear();
 
 const headersFor = (key) => ({ authorization: `Bearer ${key}` });
 
-/** Who the key stands for. Throws an error for people if the server refuses it. */
+/** Who the key stands for. Throws an error for people: a `Refusal` if the server does not know the key. */
 export async function whoIs(key) {
-  const answer = await post(key, { query: 'query Viewer { viewer { name tenant { name } } }' });
-  const { data, errors } = JSON.parse(answer);
-  if (!data?.viewer) throw new Error(errors?.[0]?.message ?? 'the server does not know this key');
+  // Nothing else may stand in a header, so it is no key.
+  if (!/^[\x21-\x7e]+$/.test(key)) throw new Refusal();
+  const answer = await post(key, { query: 'query Viewer { viewer { name tenant { name } } }' }).then(JSON.parse).catch(() => {
+    throw new Error('The server does not answer. Is it running?');
+  });
+  const { data, errors } = answer;
+  if (errors?.[0]?.extensions?.code === 'UNAUTHENTICATED') throw new Refusal();
+  if (!data?.viewer) throw new Error(errors?.[0]?.message ?? 'The server does not say whose key this is.');
   return data.viewer;
+}
+
+/** The server does not take this key. */
+export class Refusal extends Error {
+  constructor() {
+    super('The server does not know this key: it is incomplete, has expired or was withdrawn, or is that of another server.');
+  }
 }
 
 async function post(key, body) {

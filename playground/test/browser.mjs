@@ -92,7 +92,10 @@ export class Visitor {
 
   /** Runs the operation of the open tab; its answer, which the page must show as well. */
   async run() {
-    const answered = this.page.waitForResponse((response) => new URL(response.url()).pathname === '/graphql');
+    // GraphiQL asks for the schema at a time of its own.
+    const answered = this.page.waitForResponse(
+      (response) => new URL(response.url()).pathname === '/graphql' && !response.request().postData()?.includes('IntrospectionQuery'),
+    );
     await this.execute();
     const answer = await (await answered).json();
     await this.shows(answer.errors ? 'errors' : 'data');

@@ -6,24 +6,27 @@ import { browse, Visitor } from './browser.mjs';
 
 const [address, key, endpoint] = process.argv.slice(2);
 
-await browse(address, { expected: [/^console: .*401 \(Unauthorized\)/] }, async (page) => {
+await browse(address, { expected: [/^console: .*401 \(Unauthorized\)/, /^console: .*ERR_FAILED/] }, async (page) => {
   const visitor = new Visitor(page, address);
   await isAskedForAKey(page, visitor);
-  await visitor.enter(key);
+  // The whole line, as the server printed it.
+  await visitor.enter(`bootstrap key (shown once): ${key}`);
   await visitor.arrive();
   await makesAWebhook(visitor);
   await sendsAMessage(visitor);
   await isTold(visitor);
   await watches(page, visitor);
   await readsTheSchema(page);
-  await comesBackAndLeaves(page, visitor);
+  await opensAnExampleAgain(page, visitor);
+  await comesBack(page, visitor);
+  await leaves(page, visitor);
 });
 
 async function isAskedForAKey(page, visitor) {
   await visitor.open();
   await page.getByText('An API key is needed').waitFor();
   await visitor.enter('tdk_wrong');
-  await page.getByRole('alert').filter({ hasText: /key/i }).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'does not know this key' }).waitFor();
 }
 
 async function makesAWebhook(visitor) {
@@ -61,6 +64,8 @@ async function watches(page, visitor) {
     await visitor.example('Begin', 'Publish a message');
     await visitor.run();
   } while (!(await appears(arrived)));
+  await arrived.click();
+  assert.equal((await visitor.run()).data.delivery.status, 'SUCCEEDED');
   await visitor.example('Begin', 'Watch deliveries live');
   await visitor.execute();
   await page.getByRole('button', { name: 'Stop query' }).click();
@@ -83,11 +88,44 @@ async function readsTheSchema(page) {
   await page.getByRole('link', { name: 'createWebhook', exact: true }).waitFor();
 }
 
-async function comesBackAndLeaves(page, visitor) {
+/** An example has one tab, as long as nobody has changed it; what somebody wrote is kept. */
+async function opensAnExampleAgain(page, visitor) {
+  await page.getByRole('button', { name: /Show Examples/ }).click();
+  const tabs = page.locator('.graphiql-tab');
+  await visitor.example('Begin', 'See how deliveries went');
+  await visitor.example('Begin', 'Publish a message');
+  const opened = await tabs.count();
+  await visitor.example('Begin', 'See how deliveries went');
+  assert.equal(await tabs.count(), opened);
+  await page.keyboard.press('ControlOrMeta+Enter');
+  await visitor.shows('deliveryStats');
+  await visitor.write({ window: 'LAST_7D' });
+  // GraphiQL takes note of it a moment later.
+  await page.waitForFunction(() => sessionStorage.getItem('graphiql:tabState')?.includes('LAST_7D'));
+  await visitor.example('Begin', 'Publish a message');
+  await visitor.example('Begin', 'See how deliveries went');
+  await page.locator('.graphiql-tab').nth(opened).waitFor();
+}
+
+/** Everything is as it was, also when the server was away for a while. */
+async function comesBack(page, visitor) {
+  await page.route('**/graphql', (route) => route.abort());
   await page.reload();
-  await page.getByRole('button', { name: 'Other key' }).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'does not answer' }).waitFor();
+  await page.unroute('**/graphql');
+  await page.getByRole('button', { name: 'Open' }).click();
+  await visitor.arrive();
   assert.equal(await page.evaluate(() => localStorage.length), 0);
+  await visitor.example('Begin', 'Send a test');
+  assert.equal((await visitor.run()).data.testWebhookDelivery.result.verified, true);
+  // A test is no message.
+  await visitor.example('Messages', 'See a message');
+  assert.notEqual((await visitor.run()).data.message, null);
+}
+
+/** Nothing is left for whoever comes next. */
+async function leaves(page, visitor) {
   await page.getByRole('button', { name: 'Other key' }).click();
   await visitor.page.getByLabel('API key', { exact: true }).waitFor();
-  assert.equal(await page.evaluate(() => JSON.stringify(sessionStorage).includes('tdk_')), false);
+  assert.equal(await page.evaluate(() => sessionStorage.length), 0);
 }

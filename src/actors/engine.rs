@@ -6,6 +6,7 @@
 mod erasure;
 mod headers;
 mod jobs;
+mod users;
 
 use std::sync::Arc;
 

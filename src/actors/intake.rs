@@ -538,6 +538,7 @@ fn erasure_wakeup(id: TenantId, tenant: &Tenant, event: &TenantEvent) -> Option<
         TenantEvent::ErasureCompleted(_) => (!tenant.erasures.under_way.is_empty()).then_some(Timestamp::from_ms(0)),
         TenantEvent::Created(_)
         | TenantEvent::EventTypeRegistered(_)
+        | TenantEvent::EventTypeUpdated(_)
         | TenantEvent::ApiKeyIssued(_)
         | TenantEvent::ApiKeyRevoked(_)
         | TenantEvent::SettingsChanged(_)

@@ -31,7 +31,9 @@ pub(super) async fn egress(log: &Log, config: &Config, clock: &dyn Clock) -> any
     if from == to {
         return Ok(());
     }
-    tracing::info!("the rules about what may be reached are others than before; see the audit log of the system");
+    tracing::info!(
+        "other addresses may be reached than at the last start or by default: see the audit log of the system"
+    );
     let changed = TenantEvent::ConfigChanged(ConfigChanged { section: EGRESS.into(), from, to });
     append(log, version, changed, clock).await
 }

@@ -1,5 +1,9 @@
 //! The first start: a tenant and a key that may do everything, so that there is a way in.
 
+use std::io;
+
+use anyhow::Context;
+
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::api_key::ApiKey;
@@ -15,14 +19,18 @@ use crate::execute::{self, Meta};
 /// The slug of the first tenant.
 const SLUG: &str = "default";
 
-/// Makes the first tenant and its key in a store that has none, and returns the key. A start that was interrupted
+/// Makes the first tenant and its key in a store that has none, and says whether it did. A start that was interrupted
 /// on the way is completed by the next.
+///
+/// The key is shown before it works: a crash between the two costs a key that never does, and the next start shows
+/// another; the other way round it would cost the only one that ever will.
 pub(super) async fn key(
     engine: &Engine,
     log: &Log,
     vault: &Vault,
     clock: &dyn Clock,
-) -> anyhow::Result<Option<String>> {
+    show: impl FnOnce(&str) -> io::Result<()>,
+) -> anyhow::Result<bool> {
     let claim = execute::slug_claim(SLUG);
     let claimed = log.claims(execute::SLUG_SHARD, std::slice::from_ref(&claim)).await?.remove(&claim);
     let version = match &claimed {
@@ -34,8 +42,8 @@ pub(super) async fn key(
         // Begun, and without a key: the key is what is made last.
         (Some(id), 2) if engine.load_tenant(id.parse()?).await?.unattended_keys => id.parse()?,
         // Only ever once: a store whose keys were all revoked stays closed.
-        (Some(_), 2..) => return Ok(None),
-        (None, _) if holds_more_than_its_configuration(log).await? => return Ok(None),
+        (Some(_), 2..) => return Ok(false),
+        (None, _) if holds_more_than_its_configuration(log).await? => return Ok(false),
         (_, _) => {
             let tenant = clock.tenant_id();
             let created =
@@ -53,8 +61,9 @@ pub(super) async fn key(
         scopes: Scope::ALL.to_vec(),
         expires_at: None,
     };
+    show(key.expose()).context("the bootstrap key cannot be shown")?;
     engine.tenant(tenant, Command::IssueApiKey(issued), Meta::system()).await?;
-    Ok(Some(key.expose().to_owned()))
+    Ok(true)
 }
 
 /// How the installation is configured is recorded before anything else.

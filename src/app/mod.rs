@@ -10,6 +10,7 @@ mod store;
 mod tools;
 pub mod users;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +44,6 @@ const CATCH_UP_LIMIT: Duration = Duration::from_millis(250);
 /// The running program.
 pub struct App {
     addresses: Addresses,
-    bootstrap_key: Option<String>,
     store: Store,
     log: Log,
     running: Running,
@@ -56,8 +56,13 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it.
-    pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+    /// Opens the store, starts the system and listens. On a new store it makes a tenant and a key for it, which nobody can
+    /// read again once `show` has been called with it.
+    pub async fn start(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        show: impl FnOnce(&str) -> io::Result<()>,
+    ) -> anyhow::Result<Self> {
         let profiles = profiles::load(&config.profiles.path)?;
         if let LogPlace::Postgres(_) = config.log_place()?
             && let Ok(reader) = reader(config).await
@@ -95,21 +100,14 @@ impl App {
         }
         let running =
             actors::start(log.clone(), Arc::clone(&clock), Arc::clone(&vault), ports, bounds, retention).await?;
-        let bootstrap_key = bootstrap::key(&running.engine, &log, &vault, &*clock).await?;
+        let is_first = bootstrap::key(&running.engine, &log, &vault, &*clock, show).await?;
         // Keys are looked up in the read models: a new one must be there, and a withdrawn one must be known as withdrawn.
-        let heads = if bootstrap_key.is_some() { self::heads(&log) } else { heads };
+        let heads = if is_first { self::heads(&log) } else { heads };
         if !caught_up(&read_models, &[Name::Tenants], &heads, KEYS_LIMIT).await {
             tracing::warn!("the read models are still behind the log; API keys are those of an earlier time");
         }
         let ready = Arc::new(AtomicBool::new(true));
         let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
-        let measured = http::Measured {
-            log: log.clone(),
-            engine: running.engine.clone(),
-            read_models: read_models.clone(),
-            ledger: ledger.clone(),
-            clock: Arc::clone(&clock),
-        };
         watchers.spawn(keys::keep_rewrapping(Arc::clone(&vault), Arc::clone(&clock)));
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
@@ -119,18 +117,28 @@ impl App {
             fetch: Arc::new(issuers),
             clock: Arc::clone(&clock),
         }));
+        keys.recall_sessions().await?;
         let schema = graphql::schema(graphql::SchemaContext {
             engine: running.engine.clone(),
             read_models: read_models.clone(),
             log: log.clone(),
-            ledger,
+            ledger: ledger.clone(),
             clock: Arc::clone(&clock),
             keys,
             limits: RateLimits::new(config.limits.clone()),
         });
-        let state = http::AppState::new(schema, read_models, clock, Arc::clone(&ready)).with_live(&config.live);
+        let front = http::AppState::new(schema, read_models.clone(), Arc::clone(&clock), Arc::clone(&ready));
+        let state = front.with_live(&config.live);
+        let measured = http::Measured {
+            log: log.clone(),
+            engine: running.engine.clone(),
+            read_models,
+            ledger,
+            clock,
+            front: state.clone(),
+        };
         let serving = listeners.serve(config, state.with_playground(config.server.playground), measured);
-        Ok(Self { addresses, bootstrap_key, store, log, running, followers, watchers, vault, ready, serving })
+        Ok(Self { addresses, store, log, running, followers, watchers, vault, ready, serving })
     }
 
     /// Where the API listens.
@@ -146,11 +154,6 @@ impl App {
     /// Where the metrics are told, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.addresses.metrics
-    }
-
-    /// The key of the first start; nobody can read it again.
-    pub fn bootstrap_key(&self) -> Option<&str> {
-        self.bootstrap_key.as_deref()
     }
 
     /// Serves until `signal` resolves, then ends in order: no new requests, attempts under way recorded, log flushed.

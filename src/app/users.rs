@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::keys;
 use super::store::Store;
-use crate::authentication::{password, totp};
+use crate::authentication::enrolment::{self, Sealed};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::event::{Event, UserAdded, UserCredentialsReset};
-use crate::domain::id::{SecretId, TenantId, UserId};
+use crate::domain::id::{TenantId, UserId};
 use crate::domain::scope::Scope;
 use crate::domain::secret::Secret;
 use crate::domain::tenant::{self, Command};
 use crate::event_store::{Append, AppendError, Claim, Lifetime, Log, StreamWrite};
-use crate::execute::vault::{Binding, Vault};
+use crate::execute::vault::Vault;
 use crate::execute::{self, Meta};
 
 /// Random bytes of a password that nobody chose.
@@ -75,12 +75,6 @@ struct Opened {
     clock: Arc<dyn Clock>,
 }
 
-/// What proves a user, sealed.
-struct Sealed {
-    password: SecretId,
-    totp: SecretId,
-}
-
 impl Opened {
     async fn open(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let store = Store::open(config).await?;
@@ -113,7 +107,7 @@ impl Opened {
         match self.decide(tenant, Command::AddUser(added)).await {
             Ok(()) => Ok(credentials),
             Err(error) => {
-                self.destroy(tenant, user, Sealed { password, totp }).await?;
+                enrolment::destroy(&self.vault, (tenant, user), Sealed { password, totp }).await?;
                 Err(error)
             }
         }
@@ -125,7 +119,8 @@ impl Opened {
         let before = state.users.get(&user).cloned().with_context(|| no_user(name))?;
         let (credentials, Sealed { password, totp }) = self.credentials(tenant, user, name, chosen).await?;
         self.decide(tenant, Command::ResetUser(UserCredentialsReset { user, password, totp })).await?;
-        self.destroy(tenant, user, Sealed { password: before.password, totp: before.totp }).await?;
+        enrolment::destroy(&self.vault, (tenant, user), Sealed { password: before.password, totp: before.totp })
+            .await?;
         Ok(credentials)
     }
 
@@ -166,21 +161,10 @@ impl Opened {
     ) -> anyhow::Result<(Credentials, Sealed)> {
         let made = || Secret::stored(hex::encode(self.clock.random_bytes::<PASSWORD_BYTES>()));
         let password = chosen.unwrap_or_else(made);
-        let (chars, bytes) = (password.expose().chars().count(), password.expose().len());
-        if chars < password::MIN_CHARS || bytes > password::MAX_BYTES {
-            bail!(
-                "a password has at least {} characters, and {} bytes at most",
-                password::MIN_CHARS,
-                password::MAX_BYTES
-            );
-        }
-        let clock = &*self.clock;
-        let codes = totp::secret(&clock.random_bytes());
-        let hash = password::hash(password.expose(), &clock.random_bytes());
-        let sealed = Sealed { password: clock.secret_id(), totp: clock.secret_id() };
-        self.vault.store(&Binding::password(tenant, user, sealed.password), &hash, clock).await?;
-        self.vault.store(&Binding::one_time_codes(tenant, user, sealed.totp), &codes, clock).await?;
-        Ok((Credentials { password, uri: totp::uri(name, &codes) }, sealed))
+        enrolment::check_password(&password)?;
+        let whose = (tenant, user);
+        let (uri, sealed) = enrolment::seal(&self.vault, &*self.clock, whose, name, password.clone()).await?;
+        Ok((Credentials { password, uri: uri.expose().to_owned() }, sealed))
     }
 
     async fn decide(&self, id: TenantId, command: Command) -> anyhow::Result<()> {
@@ -197,12 +181,6 @@ impl Opened {
         let write = StreamWrite { stream, first_version: version + 1, lifetime: Lifetime::Kept, events };
         let shard = execute::shard_of(id, self.log.shards());
         self.log.append(shard, Append { writes: vec![write], ..Append::default() }).await?;
-        Ok(())
-    }
-
-    async fn destroy(&self, tenant: TenantId, user: UserId, sealed: Sealed) -> anyhow::Result<()> {
-        self.vault.destroy(&Binding::password(tenant, user, sealed.password)).await?;
-        self.vault.destroy(&Binding::one_time_codes(tenant, user, sealed.totp)).await?;
         Ok(())
     }
 }

@@ -7,16 +7,20 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::Notify;
 
+use super::enrolment::{Enrolled, EnrolmentError};
 use super::login::{Attempt, LoginRefused, Logins};
 use super::oidc::Issuers;
-use super::session::{SessionToken, Sessions};
+use super::session::{SessionId, SessionToken, Sessions};
 use super::{Config, Credential, Principal, step_up};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::id::{ApiKeyId, RequestId, TenantId, UserId};
+use crate::domain::scope::Scope;
+use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::execute::vault::{KeyBytes, Vault};
+use crate::execute::Meta;
+use crate::execute::vault::{KeyBytes, Vault, VaultError};
 use crate::outbound::Fetch;
 use crate::projections::rows::{ApiKeyRow, UserRow};
 use crate::projections::{QueryError, ReadModels};
@@ -99,7 +103,12 @@ impl KeyRing {
         let tries = config.login_tries_per_address;
         Self {
             pepper: vault.api_key_pepper(),
-            sessions: Sessions::new(config.session_idle_minutes, config.session_max_minutes),
+            sessions: Sessions::new(
+                config.session_idle_minutes,
+                config.session_max_minutes,
+                Arc::clone(&vault),
+                Arc::clone(&clock),
+            ),
             logins: Logins::new(read_models.clone(), engine, vault, Arc::clone(&clock), tries),
             issuers: Issuers::new(&config.oidc, fetch, Arc::clone(&clock)),
             known: Mutex::new(known),
@@ -108,6 +117,14 @@ impl KeyRing {
             read_models,
             clock,
         }
+    }
+
+    /// Takes up the sessions of before the start.
+    ///
+    /// # Errors
+    /// The vault cannot be read.
+    pub async fn recall_sessions(&self) -> Result<(), VaultError> {
+        self.sessions.recall().await
     }
 
     /// The operator's rules.
@@ -180,12 +197,13 @@ impl KeyRing {
     /// # Errors
     /// As [`Self::authenticate`].
     pub async fn session(&self, token: &SessionToken) -> Result<Arc<Principal>, NotAuthenticated> {
-        let id = token.id();
+        let id = self.sessions.id_of(token);
         let session = self.sessions.touch(id, self.clock.now()).ok_or(NotAuthenticated::Invalid)?;
-        let user = self.read_models.user(&session.name).await?;
+        let user = self.read_models.user(&session.kept.name).await?;
         // Disabled or given other credentials meanwhile, here or elsewhere.
-        let Some(user) = user.filter(|user| user.disabled_at.is_none() && user.password == session.password) else {
-            self.sessions.end(id);
+        let Some(user) = user.filter(|user| user.disabled_at.is_none() && user.password == session.kept.password)
+        else {
+            self.end_quietly(id).await;
             self.ended.notify_waiters();
             return Err(NotAuthenticated::Invalid);
         };
@@ -197,9 +215,9 @@ impl KeyRing {
             name: user.name,
             tenant: user.tenant,
             scopes: user.scopes,
-            authenticated_at: Some(session.authenticated_at),
+            authenticated_at: Some(session.kept.authenticated_at),
             acr: Some(SESSION_ACR.into()),
-            expires_at: Some(session.ends_at),
+            expires_at: Some(session.kept.ends_at),
         }))
     }
 
@@ -210,16 +228,25 @@ impl KeyRing {
     pub async fn login(&self, attempt: Attempt) -> Result<(SessionToken, Timestamp), LoginRefused> {
         let user = self.logins.login(attempt).await?;
         let token = SessionToken::generate(&self.clock.random_bytes());
-        let now = self.clock.now();
-        self.sessions.begin(&token, user.id, &user.name, user.password, now);
-        let ends_at = self.sessions.peek(token.id(), now).map_or(now, |session| session.ends_at);
+        let ends_at = self.sessions.begin(&token, (user.tenant, user.id), &user.name, user.password).await;
         Ok((token, ends_at))
     }
 
     /// Ends a session; whether there was one does not matter.
-    pub fn logout(&self, token: &SessionToken) {
-        self.sessions.end(token.id());
+    ///
+    /// # Errors
+    /// It has ended here, but a restart could bring it back.
+    pub async fn logout(&self, token: &SessionToken) -> Result<(), VaultError> {
+        let ended = self.sessions.end(self.sessions.id_of(token)).await;
         self.ended.notify_waiters();
+        ended
+    }
+
+    /// Ends the session of somebody who may log in no more; what a restart brings back ends in the same way.
+    async fn end_quietly(&self, id: SessionId) {
+        if let Err(error) = self.sessions.end(id).await {
+            tracing::warn!("what is kept of a session that has ended stays: {error}");
+        }
     }
 
     /// Takes a further one-time code of somebody with a session. Answers until when the proof counts.
@@ -236,7 +263,7 @@ impl KeyRing {
         let Credential::Session { session, .. } = &principal.credential else { return Err(LoginRefused::Wrong) };
         self.logins.prove(&principal.name, code, request, ip).await?;
         let now = self.clock.now();
-        self.sessions.proved(*session, now);
+        self.sessions.proved(*session, now).await;
         let proved = Principal { authenticated_at: Some(now), ..principal.clone() };
         Ok(step_up::valid_until(&proved, &self.config).unwrap_or(now))
     }
@@ -247,9 +274,28 @@ impl KeyRing {
         self.ended.notify_waiters();
     }
 
+    /// Lets somebody of the tenant log in from now on.
+    pub async fn add_user(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        scopes: Vec<Scope>,
+        password: Secret,
+        meta: Meta,
+    ) -> Result<Enrolled, EnrolmentError> {
+        self.logins.add(tenant, name, scopes, password, meta).await
+    }
+
+    /// Gives a user another password and other one-time codes, and ends their sessions.
+    pub async fn reset_user(&self, user: &UserRow, password: Secret, meta: Meta) -> Result<Enrolled, EnrolmentError> {
+        let enrolled = self.logins.reset(user, password, meta).await?;
+        self.end_sessions(user.id).await;
+        Ok(enrolled)
+    }
+
     /// Ends every session of a user.
-    pub fn end_sessions(&self, user: UserId) {
-        self.sessions.end_all_of(user);
+    pub async fn end_sessions(&self, user: UserId) {
+        self.sessions.end_all_of(user).await;
         self.ended.notify_waiters();
     }
 
@@ -282,9 +328,10 @@ impl KeyRing {
                 Err(_) => true,
             },
             Credential::Session { session, .. } => match self.sessions.peek(*session, now) {
-                Some(session) => match self.read_models.user(&session.name).await {
-                    Ok(user) => user
-                        .is_some_and(|user: UserRow| user.disabled_at.is_none() && user.password == session.password),
+                Some(session) => match self.read_models.user(&session.kept.name).await {
+                    Ok(user) => user.is_some_and(|user: UserRow| {
+                        user.disabled_at.is_none() && user.password == session.kept.password
+                    }),
                     Err(_) => true,
                 },
                 None => false,

@@ -1,12 +1,20 @@
 //! Login with password and one-time code, and the further code before an act that asks for one.
+//!
+//! What slows guessing must not keep out whose login it is, since everybody may know a name:
+//!
+//! - Tries that fail are counted for the name *and* the network they come from ([`Backoff`]). Whoever guesses waits; the
+//!   user gets in from anywhere else.
+//! - Only codes behind the right password are counted for the user alone: who has the password could guess codes from
+//!   many networks. That refusal is worded as any other, so that it does not say that the password was right.
+//! - Each network has a budget for all names together.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::throttle::{Throttle, network};
+use super::throttle::{Backoff, Throttle, Wait, network};
 use super::{password, totp};
 use crate::actors::Engine;
 use crate::clock::Clock;
@@ -20,8 +28,10 @@ use crate::execute::{Actor, ActorKind, Meta};
 use crate::projections::ReadModels;
 use crate::projections::rows::UserRow;
 
-/// Tries in 15 minutes: for one user to log in, and for one user to prove themself again.
+/// Tries in 15 minutes for one user to prove themself again.
 const TRIES: usize = 5;
+/// Failures of one user that are recorded in 15 minutes: they come from as many networks as somebody has.
+const RECORDED: usize = 20;
 /// Passwords that are hashed at one time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
 /// Users whose last code is remembered.
@@ -44,9 +54,15 @@ pub struct Attempt {
 /// Why somebody was not let in. What exactly was wrong, or whether there is such a user, is not told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginRefused {
-    /// Name, password or code is wrong, the code was used before, or there were too many tries.
-    #[error("name, password or code is wrong, or there were too many tries: then wait 15 minutes")]
+    /// Name, password or code is wrong, the code was used before, or there were too many codes.
+    #[error("name, password or code is wrong, or there were too many codes: then wait 15 minutes")]
     Wrong,
+    /// Too many tries failed, for this name from this network or for all names from it. Nothing was looked at.
+    #[error("too many tries failed: try again in {retry_after_s} seconds")]
+    Throttled {
+        /// When there will be another try, in seconds from now.
+        retry_after_s: u64,
+    },
     /// Users or their secrets cannot be read.
     #[error("users cannot be looked up: {0}")]
     Unavailable(String),
@@ -54,14 +70,35 @@ pub enum LoginRefused {
 
 /// What is counted apart: names that anybody may invent take no room from those of users who are logged in.
 struct Tries {
-    names: Throttle,
+    /// Logins, by name and network.
+    names: Backoff,
+    /// Codes behind the right password, by user.
+    codes: Backoff,
+    /// Logins, by network.
     addresses: Throttle,
+    /// Further proofs, by name.
     proofs: Throttle,
+    /// Failures that were recorded, by user.
+    recorded: Throttle,
 }
 
 impl Tries {
     fn new() -> Self {
-        Self { names: Throttle::new(), addresses: Throttle::new(), proofs: Throttle::new() }
+        let (names, codes) = (Backoff::new(), Backoff::new());
+        Self { names, codes, addresses: Throttle::new(), proofs: Throttle::new(), recorded: Throttle::new() }
+    }
+
+    /// Takes a try of both. The address first: one that has none left invents no names.
+    fn take(&mut self, name: &str, address: &str, per_address: usize, now: Timestamp) -> Result<(), Wait> {
+        self.addresses.take(address, per_address, now)?;
+        // A refused try made no work, and takes nothing from others behind the same address.
+        self.names.take(name, now).inspect_err(|_| self.addresses.give_back(address))
+    }
+}
+
+impl From<Wait> for LoginRefused {
+    fn from(wait: Wait) -> Self {
+        Self::Throttled { retry_after_s: wait.seconds() }
     }
 }
 
@@ -94,17 +131,10 @@ impl Logins {
     /// The user, if password and code are theirs.
     pub(super) async fn login(&self, attempt: Attempt) -> Result<UserRow, LoginRefused> {
         let known_form = tenant::check_user_name(&attempt.username).is_ok();
-        let by_name = if known_form { attempt.username.as_str() } else { "" };
         let by_address = network(attempt.ip.as_deref());
+        let by_name = format!("{by_address} {}", if known_form { attempt.username.as_str() } else { "" });
         let now = self.clock.now();
-        // The address first: one that has none left invents no names.
-        let has_try = {
-            let mut tries = self.tries();
-            tries.addresses.take(&by_address, self.tries_per_address, now) && tries.names.take(by_name, TRIES, now)
-        };
-        if !has_try {
-            return Err(LoginRefused::Wrong);
-        }
+        self.tries().take(&by_name, &by_address, self.tries_per_address, now)?;
         let user = if known_form { self.user(&attempt.username).await? } else { None };
         let stored = match &user {
             Some(user) => Some((self.password(user).await?, self.codes(user).await?)),
@@ -115,11 +145,11 @@ impl Logins {
         let nobodys = totp::secret(&[0; totp::SECRET_BYTES]);
         let step = totp::matching_step(codes.as_ref().unwrap_or(&nobodys), &attempt.totp, seconds(now));
         match (user, step) {
-            (Some(user), Some(step))
-                if right_password && user.disabled_at.is_none() && self.use_step(user.id, step) =>
+            (Some(user), step)
+                if right_password && user.disabled_at.is_none() && self.code_counts(user.id, step, now) =>
             {
                 let mut tries = self.tries();
-                tries.names.forget(by_name);
+                tries.names.forget(&by_name);
                 tries.addresses.give_back(&by_address);
                 Ok(user)
             }
@@ -142,9 +172,7 @@ impl Logins {
     ) -> Result<(), LoginRefused> {
         let now = self.clock.now();
         let user = self.user(name).await?.ok_or(LoginRefused::Wrong)?;
-        if !self.tries().proofs.take(name, TRIES, now) {
-            return Err(LoginRefused::Wrong);
-        }
+        self.tries().proofs.take(name, TRIES, now).map_err(|_| LoginRefused::Wrong)?;
         let codes = self.codes(&user).await?;
         let step = totp::matching_step(&codes, code, seconds(now));
         if step.is_some_and(|step| self.use_step(user.id, step)) {
@@ -156,7 +184,7 @@ impl Logins {
     }
 
     async fn password_matches(&self, password: Secret, stored: Option<Secret>) -> bool {
-        let one_of_few = Arc::clone(&self.hashing).acquire_owned().await.expect("nobody closes the semaphore");
+        let one_of_few = self.turn().await;
         let matches = move || {
             // Until it is done, also if nobody waits for it any more.
             let _one_of_few = one_of_few;
@@ -165,8 +193,24 @@ impl Logins {
         tokio::task::spawn_blocking(matches).await.unwrap_or(false)
     }
 
-    /// Behind the answer, which takes the same time for somebody whom nobody knows. Bounded by the tries.
+    /// Whether the code behind the right password is good. Each is a try, however it ends.
+    fn code_counts(&self, user: UserId, step: Option<u64>, now: Timestamp) -> bool {
+        let by_user = user.to_string();
+        if self.tries().codes.take(&by_user, now).is_err() {
+            return false;
+        }
+        let counts = step.is_some_and(|step| self.use_step(user, step));
+        if counts {
+            self.tries().codes.forget(&by_user);
+        }
+        counts
+    }
+
+    /// Behind the answer, which takes the same time for somebody whom nobody knows.
     fn remember_failure(&self, user: &UserRow, occasion: Occasion, request: RequestId, ip: Option<String>) {
+        if self.tries().recorded.take(&user.id.to_string(), RECORDED, self.clock.now()).is_err() {
+            return;
+        }
         let (engine, tenant, user) = (self.engine.clone(), user.tenant, user.id);
         let actor = Actor { kind: ActorKind::User, id: user.to_string() };
         let meta = Meta { request: Some(request), ip, ..Meta::by(actor) };
@@ -176,6 +220,23 @@ impl Logins {
                 tracing::warn!("a failed login of {user} could not be recorded: {error}");
             }
         });
+    }
+
+    /// A turn to hash a password.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.hashing).acquire_owned().await.expect("nobody closes the semaphore")
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     async fn user(&self, name: &str) -> Result<Option<UserRow>, LoginRefused> {

@@ -4,14 +4,15 @@
 //! | --- | --- | --- |
 //! | API key, `Authorization: Bearer tdk_…` | the read models, remembered for a second | revoked, or expired |
 //! | token, `Authorization: Bearer eyJ…` | the issuer's keys, which are fetched and kept for minutes | expired |
-//! | session, a cookie | this process's memory, and the user's row | logout, idle or too old, user disabled or reset, restart |
+//! | session, a cookie | memory, which the vault outlives, and the user's row | logout, idle or too old, user disabled or reset |
 //!
 //! - Whoever is not known is refused in the same words and after the same work, whatever was wrong.
 //! - Nothing here judges what a caller may do: resolvers compare scopes. [`step_up`] says whether somebody has proved
 //!   themself lately enough for the few acts that ask for it.
-//! - Sessions, tries that failed and one-time codes that were used live in memory. A restart ends every session, forgives
-//!   the tries, and would take a code again that was used less than a minute before.
+//! - Tries that failed and one-time codes that were used live in memory alone. A restart forgives the tries, and would take
+//!   a code again that was used less than a minute before.
 
+pub mod enrolment;
 mod key_ring;
 mod login;
 mod oidc;
@@ -24,6 +25,7 @@ pub mod totp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use enrolment::{Enrolled, EnrolmentError};
 pub use key_ring::{KeyRing, NotAuthenticated, Ports};
 pub use login::{Attempt, LoginRefused};
 pub use oidc::{Algorithm, Issuer};

@@ -138,13 +138,14 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
         config.server.listen = listen;
     }
     telemetry::start(&config.telemetry).context("telemetry.filter is no filter")?;
-    let app = app::App::start(&config, Arc::new(SystemClock)).await?;
+    let mut out = std::io::stdout();
+    let show = |key: &str| {
+        writeln!(out, "bootstrap key (shown once): {key}")?;
+        out.flush()
+    };
+    let app = app::App::start(&config, Arc::new(SystemClock), show).await?;
     // Before anybody is told that it runs: an earlier signal would end it without order.
     let signal = shutdown_signal()?;
-    let mut out = std::io::stdout();
-    if let Some(key) = app.bootstrap_key() {
-        writeln!(out, "bootstrap key (shown once): {key}")?;
-    }
     if let Some(address) = app.metrics_address() {
         writeln!(out, "metrics on http://{address}/metrics")?;
     }

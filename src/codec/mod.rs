@@ -100,6 +100,7 @@ registry! {
     Tenant::TenantEvent {
         Created = "tenant.created", 1;
         EventTypeRegistered = "event_type.registered", 1;
+        EventTypeUpdated = "event_type.updated", 1;
         ApiKeyIssued = "api_key.issued", 1;
         ApiKeyRevoked = "api_key.revoked", 1;
         SettingsChanged = "tenant.settings_changed", 1;

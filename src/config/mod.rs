@@ -354,6 +354,7 @@ impl Config {
         self.admin_listen()?;
         self.auth.check().map_err(ConfigError::Invalid)?;
         self.limits.check().map_err(ConfigError::Invalid)?;
+        self.live.check().map_err(ConfigError::Invalid)?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
@@ -517,7 +518,10 @@ mod tests {
             ("[database]\nwrite_connections = 0", "database.write_connections"),
             ("[database]\nread_connections = 257", "database.read_connections"),
             ("[auth]\nstep_up_max_age_s = 0", "auth.step_up_max_age_s"),
+            ("[live]\nmax_unread = 0", "live.max_unread"),
+            ("[live]\nkeep_alive_ms = 0", "live.keep_alive_ms"),
             ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://i/\"", "jwks_url"),
+            ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"", "jwks_url"),
             (
                 "[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"https://i/\"\nalgorithms = [\"HS256\"]",
                 "HS256",

@@ -39,6 +39,8 @@ codes! {
     TenantCreated = "TENANT_CREATED";
     /// A tenant announced an event type.
     EventTypeRegistered = "TENANT_EVENT_TYPE_REGISTERED";
+    /// A tenant changed the definition of an event type of its own, or deprecated it.
+    EventTypeUpdated = "TENANT_EVENT_TYPE_UPDATED";
     /// An API key was made.
     ApiKeyCreated = "TENANT_API_KEY_CREATED";
     /// An API key was withdrawn.

@@ -83,6 +83,17 @@ impl Default for Phase {
     }
 }
 
+/// How much is sent, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CircuitState {
+    /// Everything.
+    Closed,
+    /// Nothing.
+    Open,
+    /// Little.
+    HalfOpen,
+}
+
 /// Failures since the last success.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -153,6 +164,15 @@ impl Circuit {
     /// Whether everything may be sent: it is neither open nor on its way back.
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed(_))
+    }
+
+    /// How much is sent, in a word. Follows from the subscription's own events alone.
+    pub fn state(&self) -> CircuitState {
+        match self.phase {
+            Phase::Closed(_) => CircuitState::Closed,
+            Phase::Open(_) => CircuitState::Open,
+            Phase::HalfOpen(_) => CircuitState::HalfOpen,
+        }
     }
 
     /// Whether nothing ill is known of the endpoint.

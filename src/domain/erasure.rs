@@ -204,6 +204,7 @@ impl Erasures {
             }
             TenantEvent::Created(_)
             | TenantEvent::EventTypeRegistered(_)
+            | TenantEvent::EventTypeUpdated(_)
             | TenantEvent::ApiKeyIssued(_)
             | TenantEvent::ApiKeyRevoked(_)
             | TenantEvent::SettingsChanged(_)

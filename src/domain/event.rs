@@ -6,6 +6,7 @@
 mod deletion;
 mod egress;
 mod erasure;
+mod event_type;
 mod keys;
 mod period;
 mod user;
@@ -14,6 +15,7 @@ mod waiting;
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use egress::{ConfigChanged, EgressBlocked};
 pub use erasure::{ErasureAdvanced, ErasureCompleted, ErasureScope, ErasureStarted, PayloadErased};
+pub use event_type::{EventTypeRegistered, EventTypeUpdated};
 pub use keys::KekRotated;
 pub use period::{CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened};
 pub use user::{
@@ -63,6 +65,8 @@ pub enum TenantEvent {
     Created(TenantCreated),
     /// It announced an event type of its own.
     EventTypeRegistered(EventTypeRegistered),
+    /// It changed the definition of one of its own event types.
+    EventTypeUpdated(EventTypeUpdated),
     /// An API key was made for it.
     ApiKeyIssued(ApiKeyIssued),
     /// An API key was withdrawn.
@@ -100,22 +104,6 @@ pub struct TenantCreated {
     pub slug: String,
     /// The delivery profile of its new subscriptions.
     pub profile: String,
-}
-
-/// A tenant announced an event type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EventTypeRegistered {
-    /// The name.
-    pub name: EventType,
-    /// What it belongs to.
-    pub category: String,
-    /// What it tells, for people.
-    pub description: String,
-    /// JSON Schema of the data.
-    pub schema: serde_json::Value,
-    /// Data that conforms to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub example: Option<serde_json::Value>,
 }
 
 /// An API key was made.

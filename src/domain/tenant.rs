@@ -1,6 +1,10 @@
 //! A tenant: its name, its API keys and the event types it announced.
 
+mod event_type;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use event_type::{EventTypeUpdate, OwnEventType};
 
 use super::catalogue;
 use super::erasure::{self, Erasures};
@@ -34,7 +38,7 @@ pub struct Tenant {
     /// How it came into being.
     pub created: Option<TenantCreated>,
     /// The event types it announced.
-    pub event_types: BTreeMap<EventType, EventTypeRegistered>,
+    pub event_types: BTreeMap<EventType, OwnEventType>,
     /// The API keys that work.
     pub api_keys: BTreeSet<ApiKeyId>,
     /// Whether API keys may do what otherwise takes a person who has just proved themself.
@@ -67,6 +71,8 @@ pub enum Command {
     Create(TenantCreated),
     /// Announce an event type, which the caller has checked.
     RegisterEventType(EventTypeRegistered),
+    /// Define an event type of its own otherwise, which the caller has checked.
+    UpdateEventType(Box<EventTypeUpdate>),
     /// Get an API key.
     IssueApiKey(ApiKeyIssued),
     /// Withdraw an API key.
@@ -122,6 +128,15 @@ pub enum Refusal {
     /// The event type exists with another definition, or in the built-in catalogue.
     #[error("the event type '{0}' is registered already")]
     EventTypeExists(EventType),
+    /// There is no such event type of the tenant's own.
+    #[error("the tenant has no event type '{0}' of its own")]
+    NoSuchEventType(EventType),
+    /// Somebody else changed the event type in between.
+    #[error("the event type '{0}' was changed in the meantime")]
+    EventTypeChanged(EventType),
+    /// Another schema under the same version.
+    #[error("another schema needs another version than '{0}'")]
+    VersionNeeded(String),
     /// No more event types.
     #[error("a tenant may register {MAX_EVENT_TYPES} event types at most")]
     TooManyEventTypes,
@@ -158,13 +173,14 @@ impl Refusal {
     /// The code that clients match on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound | Self::NoSuchApiKey | Self::NoSuchUser => ErrorCode::NotFound,
-            Self::Exists(_) | Self::UserExists(_) => ErrorCode::VersionConflict,
+            Self::NotFound | Self::NoSuchApiKey | Self::NoSuchUser | Self::NoSuchEventType(_) => ErrorCode::NotFound,
+            Self::Exists(_) | Self::UserExists(_) | Self::EventTypeChanged(_) => ErrorCode::VersionConflict,
             Self::SlugTaken(_)
             | Self::InvalidSlug(_)
             | Self::InvalidName
             | Self::Profile(_)
             | Self::NoScopes
+            | Self::VersionNeeded(_)
             | Self::InvalidUserName(_) => ErrorCode::InvalidInput,
             Self::EventTypeExists(_) => ErrorCode::EventTypeExists,
             Self::TooManyEventTypes | Self::TooManyApiKeys | Self::TooManyUsers => ErrorCode::LimitExceeded,
@@ -178,7 +194,8 @@ impl Refusal {
 pub fn decide(state: &Tenant, command: Command) -> Result<Vec<TenantEvent>, Refusal> {
     match command {
         Command::Create(created) => create(state, created),
-        Command::RegisterEventType(registered) => register(state.active()?, registered),
+        Command::RegisterEventType(registered) => event_type::register(state.active()?, registered),
+        Command::UpdateEventType(update) => event_type::update(state.active()?, *update),
         Command::IssueApiKey(issued) => issue(state.active()?, issued),
         Command::RevokeApiKey(key) if state.living()?.api_keys.contains(&key) => {
             Ok(vec![TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key })])
@@ -251,19 +268,6 @@ fn create(state: &Tenant, created: TenantCreated) -> Result<Vec<TenantEvent>, Re
     Ok(vec![TenantEvent::Created(created)])
 }
 
-fn register(state: &Tenant, registered: EventTypeRegistered) -> Result<Vec<TenantEvent>, Refusal> {
-    match state.event_types.get(&registered.name) {
-        Some(known) if *known == registered => return Ok(vec![]),
-        Some(_) => return Err(Refusal::EventTypeExists(registered.name)),
-        None if catalogue::find(&registered.name).is_some() => {
-            return Err(Refusal::EventTypeExists(registered.name));
-        }
-        None if state.event_types.len() >= MAX_EVENT_TYPES => return Err(Refusal::TooManyEventTypes),
-        None => {}
-    }
-    Ok(vec![TenantEvent::EventTypeRegistered(registered)])
-}
-
 fn issue(state: &Tenant, issued: ApiKeyIssued) -> Result<Vec<TenantEvent>, Refusal> {
     check_name(&issued.name)?;
     if issued.scopes.is_empty() {
@@ -293,7 +297,12 @@ impl Tenant {
         match event {
             TenantEvent::Created(created) => self.created = Some(created.clone()),
             TenantEvent::EventTypeRegistered(registered) => {
-                self.event_types.insert(registered.name.clone(), registered.clone());
+                self.event_types.insert(registered.name.clone(), OwnEventType::registered(registered));
+            }
+            TenantEvent::EventTypeUpdated(updated) => {
+                if let Some(known) = self.event_types.get_mut(&updated.name) {
+                    known.evolve(updated);
+                }
             }
             TenantEvent::ApiKeyIssued(issued) => {
                 self.api_keys.insert(issued.key);
@@ -358,7 +367,7 @@ mod tests {
         }
     }
 
-    fn acme() -> Tenant {
+    pub(super) fn acme() -> Tenant {
         let mut tenant = Tenant::default();
         tenant.evolve(&TenantEvent::Created(created()));
         tenant
@@ -369,6 +378,7 @@ mod tests {
             name: EventType::parse(name).unwrap(),
             category: "own".into(),
             description: description.into(),
+            version: "1".into(),
             schema: serde_json::json!({}),
             example: None,
         }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{LoadError, Meta, PAGE, deliveries_stream, subscription_stream};
 use crate::codec::{self, DecodeError};
+use crate::domain::circuit::CircuitState;
 use crate::domain::event::{Event, SubscriptionEvent};
 use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Backlog, History, Subscription, Version};
@@ -173,6 +174,9 @@ pub struct RecordedVersion {
     pub meta: Meta,
     /// Until when it held; `None` if it still does.
     pub until: Option<Timestamp>,
+    /// How far the circuit breaker let the subscription send: at the moment that was asked for, or when the version
+    /// began where versions are listed. Closed once it was deleted.
+    pub circuit: CircuitState,
 }
 
 /// A moment in a subscription's two streams.
@@ -230,12 +234,12 @@ pub(super) async fn find(
 ) -> Result<Option<(RecordedVersion, Cut)>, HistoryError> {
     let (mut newest, mut found): (Option<RecordedVersion>, Option<RecordedVersion>) = (None, None);
     let mut through = None;
-    walk(reader, owner, id, budget, |recorded, _, version, made| {
+    walk(reader, owner, id, budget, |Visit { recorded, version, made, circuit, .. }| {
         if made {
             if let Some(earlier) = found.as_mut().filter(|found| found.version.number + 1 == version.number) {
                 earlier.until = Some(version.since);
             }
-            newest = Some(recorded_version(recorded, version)?);
+            newest = Some(recorded_version(recorded, version, circuit)?);
         }
         let (within, passed) = match as_of {
             AsOf::Position(position) => (recorded.position <= position, recorded.position > position),
@@ -246,6 +250,9 @@ pub(super) async fn find(
         if within {
             if found.as_ref().is_none_or(|found| found.version.number != version.number) {
                 found.clone_from(&newest);
+            }
+            if let (AsOf::Position(_) | AsOf::Time(_), Some(found)) = (as_of, &mut found) {
+                found.circuit = circuit;
             }
             through = Some(recorded.position);
         }
@@ -282,7 +289,7 @@ pub async fn versions(
     budget: &Budget,
 ) -> Result<Option<(Vec<RecordedVersion>, bool)>, HistoryError> {
     let (mut found, mut has_more, mut exists) = (VecDeque::<RecordedVersion>::new(), false, false);
-    walk(reader, Some(owner), id, budget, |recorded, _, version, made| {
+    walk(reader, Some(owner), id, budget, |Visit { recorded, version, made, circuit, .. }| {
         exists = true;
         if !made {
             return Ok(ControlFlow::Continue(()));
@@ -305,7 +312,7 @@ pub async fn versions(
                     found.pop_front();
                 }
             }
-            found.push_back(recorded_version(recorded, version)?);
+            found.push_back(recorded_version(recorded, version, circuit)?);
         }
         Ok(ControlFlow::Continue(()))
     })
@@ -323,7 +330,7 @@ pub async fn backlog(
     budget: &Budget,
 ) -> Result<Option<(Option<Version>, Backlog)>, HistoryError> {
     let (mut then, mut backlog, mut exists) = (None, Backlog::of(message.seq), false);
-    walk(reader, Some(owner), id, budget, |recorded, event, version, _| {
+    walk(reader, Some(owner), id, budget, |Visit { recorded, event, version, .. }| {
         exists = true;
         if recorded.position <= message {
             then = Some(version.clone());
@@ -379,28 +386,40 @@ async fn beginning(reader: &dyn EventReader, stream: &str, cut: Cut) -> Result<u
     Ok(if first.first().is_some_and(|first| cut.holds(first)) { period.first_version } else { 1 })
 }
 
-/// Leads through the events of a subscription's own stream, with the version that holds behind each, and whether that
-/// event made it. Visits nothing if the subscription is another's.
+/// An event of a subscription's own stream, and how things stand behind it.
+struct Visit<'a> {
+    recorded: &'a Recorded,
+    event: &'a SubscriptionEvent,
+    /// The version that holds.
+    version: &'a Version,
+    /// Whether the event made it.
+    made: bool,
+    circuit: CircuitState,
+}
+
+/// Leads through the events of a subscription's own stream. Visits nothing if the subscription is another's.
 async fn walk(
     reader: &dyn EventReader,
     owner: Option<TenantId>,
     id: SubscriptionId,
     budget: &Budget,
-    mut visit: impl FnMut(&Recorded, &SubscriptionEvent, &Version, bool) -> Result<ControlFlow<()>, HistoryError>,
+    mut visit: impl FnMut(Visit<'_>) -> Result<ControlFlow<()>, HistoryError>,
 ) -> Result<(), HistoryError> {
-    let mut history = History::default();
+    let (mut history, mut state) = (History::default(), Subscription::default());
     let mut pages = Pages::of(reader, subscription_stream(id), budget);
     while let Some(page) = pages.next().await? {
         for recorded in &page {
-            let Event::Subscription(event) = codec::decode(recorded)? else { continue };
-            if let SubscriptionEvent::Created(created) = &event
+            let event = codec::decode(recorded)?;
+            subscription::evolve(&mut state, &event, recorded.at, recorded.version);
+            let Event::Subscription(event) = &event else { continue };
+            if let SubscriptionEvent::Created(created) = event
                 && owner.is_some_and(|owner| owner != created.tenant)
             {
                 return Ok(());
             }
-            let made = history.evolve(&event, recorded.at);
+            let made = history.evolve(event, recorded.at);
             let Some(version) = history.newest() else { continue };
-            if visit(recorded, &event, version, made)?.is_break() {
+            if visit(Visit { recorded, event, version, made, circuit: state.circuit.state() })?.is_break() {
                 return Ok(());
             }
         }
@@ -408,8 +427,13 @@ async fn walk(
     Ok(())
 }
 
-fn recorded_version(recorded: &Recorded, version: &Version) -> Result<RecordedVersion, HistoryError> {
-    Ok(RecordedVersion { version: version.clone(), position: recorded.position, meta: meta(recorded)?, until: None })
+fn recorded_version(
+    recorded: &Recorded,
+    version: &Version,
+    circuit: CircuitState,
+) -> Result<RecordedVersion, HistoryError> {
+    let (version, position, meta) = (version.clone(), recorded.position, meta(recorded)?);
+    Ok(RecordedVersion { version, position, meta, until: None, circuit })
 }
 
 fn meta(recorded: &Recorded) -> Result<Meta, DecodeError> {

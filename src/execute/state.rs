@@ -173,10 +173,15 @@ async fn tenant_state(
         |(user, known)| json!({ "user": user, "name": known.name, "scopes": known.scopes, "disabled": known.disabled }),
     );
     let users = users.collect::<Vec<_>>();
-    let event_types = tenant
-        .event_types
-        .into_values()
-        .map(|own| json!({ "name": own.name, "category": own.category, "description": own.description }));
+    let event_types = tenant.event_types.into_iter().map(|(name, own)| {
+        json!({
+            "name": name,
+            "category": own.category,
+            "description": own.description,
+            "version": own.version,
+            "deprecation_reason": own.deprecation_reason,
+        })
+    });
     Ok(Some(json!({
         "tenant": id,
         "name": created.name,
@@ -209,6 +214,7 @@ fn fold_tenant(
         }
         TenantEvent::Created(_)
         | TenantEvent::EventTypeRegistered(_)
+        | TenantEvent::EventTypeUpdated(_)
         | TenantEvent::SettingsChanged(_)
         | TenantEvent::UserAdded(_)
         | TenantEvent::UserCredentialsReset(_)

@@ -10,10 +10,11 @@ use super::scalar::DateTime;
 use super::state;
 use super::webhook::Webhook;
 use crate::actors::{self, Quarantined};
+use crate::domain::circuit::CircuitState;
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
 use crate::execute;
-use crate::projections::rows::{CircuitRow, CircuitState, DeliveryStatus};
+use crate::projections::rows::{CircuitRow, DeliveryStatus};
 use crate::projections::{self, Page, TenantScope};
 
 /// The most open circuits that are shown.
@@ -28,7 +29,8 @@ const RECENT_MS: u64 = 24 * 3_600_000;
 pub(super) enum AlertKind {
     /// A webhook's circuit breaker is open: its endpoint is down, and what matches waits.
     CircuitOpen,
-    /// Deliveries of a webhook failed for good in the last 24 hours, and its circuit breaker is not open.
+    /// Deliveries of a webhook failed for good in the last 24 hours and were not made good by a redelivery, and its
+    /// circuit breaker is not open.
     DeliveriesFailed,
     /// A webhook sends nothing and cannot be changed, since an event of it cannot be read; the operator can see which.
     WebhookHeld,
@@ -132,7 +134,10 @@ async fn failures(ctx: &Context<'_>, scope: TenantScope, but: &[SubscriptionId])
     let found = state(ctx).read_models.deliveries(scope, &filter, &Page::first(FAILURES)).await;
     let now = state(ctx).clock.now();
     let mut failed: HashMap<SubscriptionId, (u64, Timestamp)> = HashMap::new();
-    for (_, row) in found.map_err(|error| internal(&error))?.rows {
+    let rows: Vec<_> = found.map_err(|error| internal(&error))?.rows.into_iter().map(|(_, row)| row).collect();
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let made_good = state(ctx).read_models.delivered_since(scope, &ids).await.map_err(|error| internal(&error))?;
+    for row in rows.into_iter().filter(|row| !made_good.contains(&row.id)) {
         let Some(at) = row.completed_at.filter(|at| now.ms_since(*at) < RECENT_MS) else { continue };
         let (count, since) = failed.entry(row.subscription).or_insert((0, at));
         *count += 1;

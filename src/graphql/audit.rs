@@ -116,6 +116,9 @@ pub(super) enum AuditCode {
     /// The tenant registered an event type.
     #[graphql(name = "TENANT_EVENT_TYPE_REGISTERED")]
     EventTypeRegistered,
+    /// The tenant changed the definition of an event type of its own, or deprecated it.
+    #[graphql(name = "TENANT_EVENT_TYPE_UPDATED")]
+    EventTypeUpdated,
     /// An API key was made.
     #[graphql(name = "TENANT_API_KEY_CREATED")]
     ApiKeyCreated,
@@ -266,7 +269,7 @@ impl AuditEntry {
     #[graphql(complexity = "2 + child_complexity")]
     async fn target(&self, ctx: &Context<'_>) -> Option<Result<Node>> {
         nullable(async {
-            if Code::parse(self.0.code) == Some(Code::EventTypeRegistered) {
+            if matches!(Code::parse(self.0.code), Some(Code::EventTypeRegistered | Code::EventTypeUpdated)) {
                 return Ok(EventType::find(ctx, &self.0.target).await?.map(Node::from));
             }
             Node::find(ctx, &self.0.target).await
@@ -300,6 +303,11 @@ impl AuditEntry {
     pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
         let scope = own_tenant(ctx, Scope::AuditRead)?;
         let Some(position) = parse_id(id) else { return Ok(None) };
+        Self::read(ctx, scope, position).await
+    }
+
+    /// The entry of the tenant's event at that place. The caller has checked the scope.
+    pub(super) async fn read(ctx: &Context<'_>, scope: TenantScope, position: Position) -> Result<Option<Self>> {
         let row = state(ctx).read_models.audit_entry(scope, position).await;
         Ok(row.map_err(|error| internal(&error))?.map(Self))
     }

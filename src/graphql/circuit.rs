@@ -8,11 +8,11 @@ use super::scalar::{DateTime, int};
 use super::state;
 use crate::domain::circuit;
 use crate::projections::TenantScope;
-use crate::projections::rows::{self, CircuitRow, Trip, WebhookRow};
+use crate::projections::rows::{CircuitRow, Trip, WebhookRow};
 
 /// How far a circuit breaker lets its webhook send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[graphql(remote = "rows::CircuitState")]
+#[graphql(remote = "circuit::CircuitState")]
 pub(super) enum CircuitState {
     /// Everything is sent.
     Closed,

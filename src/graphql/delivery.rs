@@ -393,6 +393,16 @@ impl Delivery {
 }
 
 impl DeliveryAttempt {
+    /// The newest attempt of a delivery, whose tenant the caller has checked.
+    pub(super) async fn newest(ctx: &Context<'_>, of: &Delivery) -> Result<Option<Self>> {
+        let Delivery(row) = of;
+        if row.attempts == 0 {
+            return Ok(None);
+        }
+        let found = state(ctx).read_models.attempt(TenantScope(row.tenant), row.id, row.attempts).await;
+        Ok(found.map_err(|error| internal(&error))?.map(Self))
+    }
+
     /// The caller's attempt of that id.
     pub(super) async fn find(ctx: &Context<'_>, id: &str) -> Result<Option<Self>> {
         let scope = own_tenant(ctx, Scope::DeliveriesRead)?;

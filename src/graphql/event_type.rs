@@ -27,6 +27,8 @@ pub(super) struct EventType {
     category: String,
     description: String,
     stage: EventTypeStage,
+    version: String,
+    deprecation_reason: Option<String>,
     schema: Arc<serde_json::Value>,
     example: Option<Arc<serde_json::Value>>,
     /// `None` for those that every tenant has.
@@ -41,7 +43,7 @@ pub(super) enum EventTypeStage {
     Available,
     /// It is announced; nobody publishes it yet.
     Planned,
-    /// It is still published, and will not be for ever.
+    /// It is still published, and will not be for ever: see `deprecationReason`.
     Deprecated,
 }
 
@@ -92,6 +94,17 @@ impl EventType {
         self.stage
     }
 
+    /// What a message's data looks like, in a word that changes with `schema`.
+    async fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Why it will not be published for ever, and what to use instead; null: it is not deprecated. It is published and
+    /// picked by filters all the same.
+    async fn deprecation_reason(&self) -> Option<&str> {
+        self.deprecation_reason.as_deref()
+    }
+
     /// JSON Schema 2020-12 of a message's data.
     async fn schema(&self) -> Json {
         (&*self.schema).into()
@@ -120,6 +133,8 @@ impl From<&Definition> for EventType {
             category: definition.category.clone(),
             description: definition.description.clone(),
             stage: definition.stage.into(),
+            version: definition.version.clone(),
+            deprecation_reason: definition.deprecation_reason.clone(),
             schema: Arc::new(definition.schema.clone()),
             example: Some(Arc::new(definition.example.clone())),
             registered_at: None,
@@ -133,7 +148,12 @@ impl From<EventTypeRow> for EventType {
             name: row.name,
             category: row.category,
             description: row.description,
-            stage: EventTypeStage::Available,
+            stage: match row.deprecation_reason {
+                Some(_) => EventTypeStage::Deprecated,
+                None => EventTypeStage::Available,
+            },
+            version: row.version,
+            deprecation_reason: row.deprecation_reason,
             schema: Arc::new(row.schema),
             example: row.example.map(Arc::new),
             registered_at: Some(row.created_at),

@@ -234,7 +234,8 @@ user_error_codes! {
     InvalidInput
     ;
     InvalidCursor CursorExpired Unauthenticated Forbidden StepUpRequired BadRequest GraphqlParseFailed
-    GraphqlValidationFailed QueryTooComplex QueryTooLarge TooManyStreams Throttled Overloaded StorageFull StorageUnavailable Internal
+    GraphqlValidationFailed QueryTooComplex QueryTooLarge TooManyStreams Throttled RateLimited Overloaded StorageFull StorageUnavailable
+    Internal
 }
 
 /// Which argument a refusal is about.
@@ -271,7 +272,11 @@ fn place(error: &EngineError) -> Vec<&'static str> {
         },
         EngineError::Tenant(refusal) => match refusal {
             tenant::Refusal::SlugTaken(_) | tenant::Refusal::InvalidSlug(_) => &["input", "slug"],
-            tenant::Refusal::InvalidName | tenant::Refusal::EventTypeExists(_) => &["input", "name"],
+            tenant::Refusal::InvalidName
+            | tenant::Refusal::EventTypeExists(_)
+            | tenant::Refusal::NoSuchEventType(_)
+            | tenant::Refusal::EventTypeChanged(_) => &["input", "name"],
+            tenant::Refusal::VersionNeeded(_) => &["input", "version"],
             tenant::Refusal::Profile(_) => &["input", "profile"],
             tenant::Refusal::NoScopes => &["input", "scopes"],
             tenant::Refusal::NoSuchApiKey => &["input", "apiKeyId"],

@@ -12,15 +12,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use async_graphql::{Context, Error, ID, Result, SimpleObject, Subscription};
+use async_graphql::{ComplexObject, Context, Error, ID, Result, SimpleObject, Subscription};
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::audit::{AuditCode, AuditEntry, AuditFilter};
 use super::caller::own_tenant;
-use super::delivery::{Delivery, DeliveryFilter};
-use super::failure::{fault, internal};
+use super::delivery::{Delivery, DeliveryAttempt, DeliveryFilter};
+use super::failure::{fault, internal, nullable};
 use super::item::ItemClock;
 use super::page::{Edge, List};
 use super::scalar::DateTime;
@@ -39,11 +39,21 @@ type Items<T> = BoxStream<'static, Result<T>>;
 
 /// A delivery that has changed.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub(super) struct DeliveryUpdate {
     /// The change's place; for `after` of the same subscription with the same filter. Kept as long as deliveries are.
     cursor: String,
     /// The delivery as it stands now. Changes that follow each other quickly may be told as one.
     delivery: Delivery,
+}
+
+#[ComplexObject]
+impl DeliveryUpdate {
+    /// The delivery's newest attempt; null before the first.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn attempt(&self, ctx: &Context<'_>) -> Option<Result<DeliveryAttempt>> {
+        nullable(DeliveryAttempt::newest(ctx, &self.delivery)).await
+    }
 }
 
 /// Something that was done to a webhook, or that its circuit breaker did.

@@ -25,6 +25,7 @@ mod header;
 mod item;
 mod circuit;
 mod limits;
+mod number;
 mod page;
 mod range;
 mod loader;
@@ -48,6 +49,7 @@ mod audit;
 mod projection;
 mod step_up;
 mod access;
+mod user;
 mod quarantine;
 mod node;
 mod query;
@@ -97,7 +99,7 @@ pub struct Schema(Inner);
 
 /// Builds the schema.
 pub fn schema(context: SchemaContext) -> Schema {
-    Schema(limits::apply(builder()).extension(charge::Charging).data(context).finish())
+    Schema(limits::apply(builder()).extension(charge::Charging).extension(number::Numbers).data(context).finish())
 }
 
 impl Schema {

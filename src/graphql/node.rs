@@ -7,8 +7,9 @@ use super::audit::{self, AuditEntry};
 use super::delivery::{self, Delivery, DeliveryAttempt};
 use super::event_type::{self, EventType};
 use super::message::Message;
+use super::user::User;
 use super::webhook::Webhook;
-use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId, UserId};
 
 /// Something with an id.
 #[derive(Interface)]
@@ -22,6 +23,7 @@ pub(super) enum Node {
     AuditEntry(AuditEntry),
     ApiKey(ApiKey),
     Tenant(Tenant),
+    User(User),
 }
 
 impl Node {
@@ -34,6 +36,7 @@ impl Node {
             DeliveryId::PREFIX => Delivery::find(ctx, id).await?.map(Self::from),
             ApiKeyId::PREFIX => ApiKey::find(ctx, id).await?.map(Self::from),
             TenantId::PREFIX => Tenant::find(ctx, id).await?.map(Self::from),
+            UserId::PREFIX => User::find(ctx, id).await?.map(Self::from),
             delivery::ATTEMPT_PREFIX => DeliveryAttempt::find(ctx, id).await?.map(Self::from),
             audit::PREFIX => AuditEntry::find(ctx, id).await?.map(Self::from),
             event_type::PREFIX => EventType::find(ctx, &id[event_type::PREFIX.len()..]).await?.map(Self::from),

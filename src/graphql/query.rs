@@ -26,6 +26,7 @@ use super::scalar::{DateTime, Long};
 use super::sequence::{REPORT_COST, SequenceReport};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot, WebhookSnapshotAsOf};
 use super::statistics::{self, DeliveryStats, STATS_COST, StatsWindow};
+use super::user::User;
 use super::webhook::{self, Webhook, WebhookFilter, WebhookOrder, WebhookSummary};
 use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::scope::Scope;
@@ -425,6 +426,24 @@ impl Query {
         nullable(async {
             let scope = own_tenant(ctx, Scope::KeysAdmin)?;
             ApiKey::list(ctx, scope, PageArgs { first, after, last, before }).await.map(Some)
+        })
+        .await
+    }
+
+    /// The tenant's users, the newest first: people who log in here. Needs the scope `KEYS_ADMIN`.
+    #[graphql(complexity = "cost(first, last, child_complexity)")]
+    async fn users(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning, 1 to 100; 20 if neither `first` nor `last` is given.")]
+        first: Option<i32>,
+        #[graphql(desc = "Only what follows this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the end, 1 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what precedes this cursor.")] before: Option<String>,
+    ) -> Option<Result<Connection<User>>> {
+        nullable(async {
+            let scope = own_tenant(ctx, Scope::KeysAdmin)?;
+            User::list(ctx, scope, PageArgs { first, after, last, before }).await.map(Some)
         })
         .await
     }

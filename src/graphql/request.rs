@@ -17,7 +17,7 @@ use super::failure::{CODE, RETRY_AFTER_SECONDS};
 use super::item::{self, ITEM_LIMIT, ItemClock};
 use super::limits::{self, MAX_DOCUMENT_BYTES, MAX_ERRORS};
 use super::step_up::{ACR_VALUES, MAX_AGE};
-use super::{Schema, loader};
+use super::{Schema, loader, number};
 use crate::authentication::Principal;
 use crate::clock::Clock;
 use crate::domain::id::RequestId;
@@ -245,7 +245,8 @@ impl Schema {
         };
         let bill = self.bill(&prepared, &caller);
         let loader = loader::loader(self.context().read_models.clone());
-        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
+        let chosen = number::Chosen(prepared.request.operation_name.clone());
+        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default())).data(chosen);
         let request = request.data(Arc::clone(&bill.charge));
         match tokio::time::timeout(limit, self.0.execute(request)).await {
             Ok(response) => bill.settle(response),
@@ -268,7 +269,8 @@ impl Schema {
         let loader = loader::loader(self.context().read_models.clone());
         // An item shows how things stand when it comes, not how they stood at an earlier one.
         loader.enable_all_cache(false);
-        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default()));
+        let chosen = number::Chosen(prepared.request.operation_name.clone());
+        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default())).data(chosen);
         let clock = ItemClock::new();
         let request = request.data(Arc::clone(&bill.charge)).data(Arc::clone(&clock));
         let items = item::bounded(self.0.execute_stream(request), clock, Arc::clone(&bill.charge));

@@ -3,7 +3,7 @@
 //! `is_valid` reads the whole value: what it lets through fails when its field is executed, and then the library answers
 //! `data: null`. With it would go what other fields of the same mutation have done, such as a secret that is shown once.
 
-use async_graphql::{InputValueError, InputValueResult, Name, Scalar, ScalarType, Value};
+use async_graphql::{InputValueError, InputValueResult, Name, Number, Scalar, ScalarType, Value};
 
 use crate::domain::time::Timestamp;
 
@@ -93,6 +93,11 @@ impl From<&serde_json::Value> for Json {
 /// Past this a number that arrives as a double may have been a whole number whose digits are lost.
 const FIRST_LOST_WHOLE_NUMBER: f64 = 9_223_372_036_854_775_808.0;
 
+/// Whether it may have been a whole number that 64 bits cannot hold.
+pub(super) fn loses_digits(number: &Number) -> bool {
+    number.is_f64() && number.as_f64().is_none_or(|double| double.abs() >= FIRST_LOST_WHOLE_NUMBER)
+}
+
 /// Writes by hand, since the library takes an object with the key [`RAW`] for JSON to be written as it stands.
 fn write(value: &Value, out: &mut String) -> Result<(), &'static str> {
     match value {
@@ -100,7 +105,7 @@ fn write(value: &Value, out: &mut String) -> Result<(), &'static str> {
         Value::Boolean(true) => out.push_str("true"),
         Value::Boolean(false) => out.push_str("false"),
         Value::Number(number) => {
-            if number.is_f64() && number.as_f64().is_none_or(|double| double.abs() >= FIRST_LOST_WHOLE_NUMBER) {
+            if loses_digits(number) {
                 return Err("a number past 64 bits would lose digits; give the JSON as text");
             }
             out.push_str(&number.to_string());

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, Error, ID, Object, OneofObject, Result, SimpleObject};
 
-use super::audit::Actor;
+use super::audit::{Actor, AuditEntry};
+use super::caller::authorise;
+use super::circuit::CircuitState;
 use super::failure::{fault, internal, nullable};
 use super::header::{self, WebhookHeader};
 use super::page::{Connection, List, PageArgs};
@@ -15,6 +17,7 @@ use super::scalar::{DateTime, Json, int};
 use super::state;
 use super::webhook::WebhookSecret;
 use crate::domain::id::SubscriptionId;
+use crate::domain::scope::Scope;
 use crate::domain::subscription::{Field, FieldChange};
 use crate::error_code::ErrorCode;
 use crate::event_store::Position;
@@ -129,6 +132,12 @@ impl WebhookSnapshot {
         self.recorded.version.settings.enabled
     }
 
+    /// How far its circuit breaker let it send at the moment that was asked for; in a list of versions, when this one
+    /// began. `CLOSED` once it was deleted.
+    async fn circuit_state(&self) -> CircuitState {
+        self.recorded.circuit.into()
+    }
+
     /// How many attempts it made in a second at most; null: without a limit of its own.
     async fn rate_limit_per_second(&self) -> Option<i32> {
         self.recorded.version.settings.rate_limit_per_s.map(|per_s| int(per_s.into()))
@@ -177,6 +186,16 @@ impl WebhookSnapshot {
     /// What changed with this version; empty at the deletion.
     async fn changes(&self) -> Vec<WebhookChange> {
         self.recorded.version.changes.iter().map(Into::into).collect()
+    }
+
+    /// What the audit log says of the event that made this version. Needs the scope `AUDIT_READ`.
+    #[graphql(complexity = "2 + child_complexity")]
+    async fn change(&self, ctx: &Context<'_>) -> Option<Result<AuditEntry>> {
+        nullable(async {
+            authorise(ctx, Scope::AuditRead)?;
+            AuditEntry::read(ctx, TenantScope(self.recorded.version.settings.tenant), self.recorded.position).await
+        })
+        .await
     }
 
     /// Who made this version.

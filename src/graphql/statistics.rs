@@ -6,9 +6,10 @@ use super::failure::internal;
 use super::loader::{CountsOf, RecentOf, load};
 use super::scalar::{DateTime, Long, int};
 use super::state;
+use crate::domain::circuit::CircuitState;
 use crate::domain::id::SubscriptionId;
 use crate::domain::time::Timestamp;
-use crate::projections::rows::{CircuitState, WebhookRow};
+use crate::projections::rows::WebhookRow;
 use crate::projections::{self, Latencies, Series, Step, Tally, TenantScope, Window};
 
 /// What a window of statistics costs: some thousand rows are summed.

@@ -18,12 +18,13 @@ use super::snapshot::{self, FOLD_COST, WebhookSnapshot};
 use super::state;
 use super::statistics::{self, DeliveryCounts, DeliveryStats, STATS_COST, StatsWindow, WebhookHealth};
 use super::timers::{self, WebhookTimers};
+use crate::domain::circuit;
 use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::KnownSecret;
 use crate::error_code::ErrorCode;
-use crate::projections::rows::{self, SecretRow, WebhookRow};
+use crate::projections::rows::{SecretRow, WebhookRow};
 use crate::projections::{self, TenantScope};
 
 /// Picks webhooks; all conditions must hold. With `search`, `matchesEvent`, or `enabled` beside `circuitStates`, a page may
@@ -401,7 +402,7 @@ pub(super) async fn list(
     page: PageArgs,
 ) -> Result<Connection<Webhook>> {
     let mut states: Vec<_> =
-        filter.circuit_states.unwrap_or_default().into_iter().map(rows::CircuitState::from).collect();
+        filter.circuit_states.unwrap_or_default().into_iter().map(circuit::CircuitState::from).collect();
     states.sort_by_key(|state| *state as u8);
     states.dedup();
     let ordered = (order.field != WebhookOrderField::CreatedAt || order.direction != OrderDirection::Desc)

@@ -18,7 +18,8 @@ use axum::routing::get;
 
 use subtle::ConstantTimeEq;
 
-use super::headers;
+use super::live::Counts as LiveCounts;
+use super::{AppState, headers};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::ledger::Counts;
@@ -41,6 +42,8 @@ pub struct Measured {
     pub ledger: Ledger,
     /// The time that lags are counted to.
     pub clock: Arc<dyn Clock>,
+    /// Its live streams.
+    pub front: AppState,
 }
 
 /// `GET /metrics`, and nothing else; with a token for `Authorization: Bearer <token>` alone.
@@ -112,6 +115,7 @@ impl Measured {
         self.tally(&mut text);
         self.appends(&mut text);
         self.queues(&mut text);
+        self.live(&mut text);
         self.matcher(&mut text).await?;
         self.projections(&mut text).await?;
         Ok(text.0)
@@ -179,6 +183,17 @@ impl Measured {
         for (queue, _, limit) in &queues {
             text.sample("tidings_queue_limit", &[("queue", queue)], limit);
         }
+    }
+
+    fn live(&self, text: &mut Text) {
+        let LiveCounts { streams, sockets, answers, cut_off } = self.front.live_counts();
+        let help = "Live streams and requests with lines that are open.";
+        text.single("tidings_live_streams", "gauge", help, streams);
+        text.single("tidings_live_sockets", "gauge", "WebSockets that are open.", sockets);
+        let help = "Answers made for live streams and WebSockets since the start.";
+        text.single("tidings_live_answers_total", "counter", help, answers);
+        let help = "Clients cut off since the start, since they did not read.";
+        text.single("tidings_live_cut_off_total", "counter", help, cut_off);
     }
 
     async fn matcher(&self, text: &mut Text) -> Result<(), ReadError> {

@@ -48,7 +48,7 @@ use axum::routing::{get, post};
 
 pub use client::TrustedProxies;
 pub use listener::{Bounds, serve};
-pub use live::Config as LiveConfig;
+pub use live::{Config as LiveConfig, Counts as LiveCounts};
 pub use metrics::{Measured, router as metrics_router};
 
 use crate::authentication::Principal;
@@ -123,6 +123,11 @@ impl AppState {
     /// The same with these bounds of live streams.
     pub fn with_live(self, config: &LiveConfig) -> Self {
         Self { live: Arc::new(live::Live::new(config)), ..self }
+    }
+
+    /// How many live streams there are now.
+    pub fn live_counts(&self) -> LiveCounts {
+        self.live.counts()
     }
 }
 

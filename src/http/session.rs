@@ -59,6 +59,11 @@ async fn log_in(state: &AppState, parts: &Parts, login: Login) -> Response {
         Err(error @ LoginRefused::Wrong) => {
             refused(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, &error.to_string())
         }
+        Err(error @ LoginRefused::Throttled { retry_after_s }) => {
+            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, &error.to_string());
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            response
+        }
         Err(error @ LoginRefused::Unavailable(_)) => {
             tracing::error!("{error}");
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
@@ -80,10 +85,17 @@ pub(super) async fn end(State(state): State<AppState>, request: Request) -> Resp
     if !auth::is_own_origin(&parts.headers, keys.config(), auth::Absent::Refused) {
         return refused(StatusCode::FORBIDDEN, ErrorCode::Forbidden, auth::FOREIGN_ORIGIN);
     }
-    if let Some(token) = auth::session_token(&parts.headers) {
-        keys.logout(&token);
-    }
-    let mut response = StatusCode::NO_CONTENT.into_response();
+    let ended = match auth::session_token(&parts.headers) {
+        Some(token) => keys.logout(&token).await,
+        None => Ok(()),
+    };
+    let mut response = match ended {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => {
+            tracing::error!("a session has ended, but may come back with a restart: {error}");
+            refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
+        }
+    };
     response.headers_mut().insert(header::SET_COOKIE, cookie("", 0));
     response
 }

@@ -209,6 +209,7 @@ fn tenant_target(tenant: TenantId, event: &TenantEvent) -> String {
     match event {
         TenantEvent::Created(_) => tenant.to_string(),
         TenantEvent::EventTypeRegistered(registered) => registered.name.to_string(),
+        TenantEvent::EventTypeUpdated(updated) => updated.name.to_string(),
         TenantEvent::ApiKeyIssued(issued) => issued.key.to_string(),
         TenantEvent::ApiKeyRevoked(revoked) => revoked.key.to_string(),
         TenantEvent::SettingsChanged(_) => tenant.to_string(),
@@ -231,9 +232,21 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             let changes = none.to("name", &created.name).to("slug", &created.slug).to("profile", &created.profile);
             (Code::TenantCreated, changes)
         }
+        // Schemas and samples are too long to be told; another schema is another version.
         TenantEvent::EventTypeRegistered(registered) => {
-            let changes = none.to("category", &registered.category).to("description", &registered.description);
+            let changes = none
+                .to("category", &registered.category)
+                .to("description", &registered.description)
+                .to("version", &registered.version);
             (Code::EventTypeRegistered, changes)
+        }
+        TenantEvent::EventTypeUpdated(updated) => {
+            let changes = none
+                .change("category", updated.category.as_ref())
+                .change("description", updated.description.as_ref())
+                .change("version", updated.version.as_ref())
+                .change("deprecation_reason", updated.deprecation_reason.as_ref());
+            (Code::EventTypeUpdated, changes)
         }
         TenantEvent::ApiKeyIssued(issued) => {
             let expires_at = issued.expires_at.map(|at| at.to_rfc3339_ms());

@@ -125,6 +125,12 @@ pub(super) const FIRST_NUMBER: &str = "SELECT sequence FROM delivery \
 pub(super) const LAST_NUMBER: &str = "SELECT sequence FROM delivery \
      WHERE +tenant = $1 AND subscription = $2 AND sequence > 0 ORDER BY sequence DESC LIMIT 1";
 
+/// Which of these have a later delivery of the same message to the same subscription that succeeded.
+pub(super) const DELIVERED_SINCE: &str = "SELECT earlier.id FROM delivery AS earlier \
+     WHERE earlier.id IN (SELECT unhex(value) FROM json_each($1)) AND +earlier.tenant = $2 AND EXISTS ( \
+     SELECT 1 FROM delivery AS later WHERE later.message = earlier.message \
+     AND +later.subscription = earlier.subscription AND +later.status = 1 AND +later.position > earlier.position)";
+
 pub(super) const BY_POSITIONS: &str =
     concat!(select!(), " WHERE position IN (SELECT value FROM json_each($1)) AND +tenant = $2");
 
@@ -238,6 +244,17 @@ impl ReadModels {
         let mut row = |position: Option<i64>| position.and_then(|position| rows.remove(&position));
         let undelivered = open.into_iter().map(|(number, position)| (number, row(position))).collect();
         Ok(Sequence { delivered, undelivered })
+    }
+
+    /// Which of these deliveries were made good: the message went to the same subscription by a later one.
+    pub async fn delivered_since(
+        &self,
+        scope: TenantScope,
+        ids: &[DeliveryId],
+    ) -> Result<HashSet<DeliveryId>, QueryError> {
+        let query = sqlx::query(DELIVERED_SINCE).bind(id_list(ids.iter().copied())).bind(bytes(scope.0));
+        let rows = query.fetch_all(&self.inner.database.readers).await?;
+        Ok(rows.iter().map(|row| Columns::of(row).id()).collect::<Result<_, _>>()?)
     }
 
     /// One attempt of a delivery.

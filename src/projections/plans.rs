@@ -37,6 +37,7 @@ async fn lists_are_ranges_of_an_index_in_its_order() {
     for (list, search) in [
         (&tenants::TENANTS, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id>? AND id<?)"),
         (&tenants::API_KEYS, "SEARCH api_key USING INDEX api_key_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
+        (&users::USERS, "SEARCH user USING INDEX user_by_tenant (tenant=? AND rowid>? AND rowid<?)"),
         (
             &deleted_webhooks::ALL,
             "SEARCH deleted_webhook USING INDEX deleted_webhook_by_tenant (tenant=? AND rowid>? AND rowid<?)",
@@ -103,6 +104,9 @@ async fn attempts_are_a_range_of_their_key() {
     assert_eq!(list_plan(&delivery_queries::ATTEMPTS).await, [attempts, delivery]);
     let attempt = "SEARCH attempt USING PRIMARY KEY (delivery=? AND number=?)";
     assert_eq!(plan(delivery_queries::ATTEMPT).await, [attempt, delivery]);
+    let earlier = "SEARCH earlier USING INDEX sqlite_autoindex_delivery_1 (id=?)";
+    let later = "SEARCH later EXISTS USING INDEX delivery_by_message (message=?)";
+    assert_eq!(plan(delivery_queries::DELIVERED_SINCE).await, [earlier, later]);
 }
 
 #[tokio::test]
@@ -123,6 +127,7 @@ async fn lookups_are_searches_of_a_key() {
     for (sql, search) in [
         (tenants::TENANT, "SEARCH tenant USING INDEX sqlite_autoindex_tenant_1 (id=?)"),
         (users::USER, "SEARCH user USING INDEX sqlite_autoindex_user_2 (name=?)"),
+        (users::USER_BY_ID, "SEARCH user USING INDEX sqlite_autoindex_user_1 (id=?)"),
         (tenants::API_KEY_USE, "SEARCH api_key_use USING PRIMARY KEY (id=?)"),
         (tenants::API_KEY, "SEARCH api_key USING INDEX sqlite_autoindex_api_key_1 (id=?)"),
         (tenants::EVENT_TYPE, "SEARCH event_type USING PRIMARY KEY (tenant=? AND name=?)"),

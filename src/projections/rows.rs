@@ -1,6 +1,6 @@
 //! What the read models hold, as their readers get it.
 
-use crate::domain::circuit::TripCause;
+use crate::domain::circuit::{CircuitState, TripCause};
 use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
@@ -84,6 +84,8 @@ pub struct UserRow {
     pub password: SecretId,
     /// The sealed secret of their one-time codes.
     pub totp: SecretId,
+    /// Since when there is this user.
+    pub created_at: Timestamp,
     /// Since when they may not log in; `None` if they may.
     pub disabled_at: Option<Timestamp>,
 }
@@ -118,10 +120,14 @@ pub struct EventTypeRow {
     pub category: String,
     /// What it tells.
     pub description: String,
+    /// What its data looks like, in a word.
+    pub version: String,
     /// JSON Schema of the data.
     pub schema: serde_json::Value,
     /// Data that conforms to it.
     pub example: Option<serde_json::Value>,
+    /// Why it will not be published for ever; `None`: it will be.
+    pub deprecation_reason: Option<String>,
     /// When it was registered.
     pub created_at: Timestamp,
 }
@@ -192,17 +198,6 @@ pub enum CircuitRow {
         /// What came before.
         trip: Trip,
     },
-}
-
-/// How far a circuit breaker lets its subscription send, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CircuitState {
-    /// As ever.
-    Closed,
-    /// Nothing.
-    Open,
-    /// Little.
-    HalfOpen,
 }
 
 impl CircuitRow {

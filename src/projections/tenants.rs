@@ -10,7 +10,8 @@ use super::projection::{ApplyError, Projection, Readable, Source};
 use super::rows::{ApiKeyRow, EventTypeRow, TenantRow};
 use super::{Page, QueryError, ReadModels, Slice, TenantScope, erasures, users};
 use crate::domain::event::{
-    ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, TenantCreated, TenantEvent, TenantSettingsChanged,
+    ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, EventTypeUpdated, TenantCreated, TenantEvent,
+    TenantSettingsChanged,
 };
 use crate::domain::filter::EventType;
 use crate::domain::id::{ApiKeyId, TenantId};
@@ -47,6 +48,9 @@ impl Projection for Tenants {
                 }
                 Event::Tenant(TenantEvent::EventTypeRegistered(registered)) => {
                     put_event_type(connection, tenant, at, registered).await?;
+                }
+                Event::Tenant(TenantEvent::EventTypeUpdated(updated)) => {
+                    update_event_type(connection, tenant, updated).await?;
                 }
                 Event::Tenant(TenantEvent::ApiKeyIssued(issued)) => {
                     insert_api_key(connection, position, tenant, at, issued).await?;
@@ -124,18 +128,44 @@ async fn put_event_type(
     registered: EventTypeRegistered,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO event_type (tenant, name, category, description, schema, example, created_at_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) \
+        "INSERT INTO event_type (tenant, name, category, description, version, schema, example, created_at_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
          ON CONFLICT (tenant, name) DO UPDATE SET category = excluded.category, description = excluded.description, \
-         schema = excluded.schema, example = excluded.example",
+         version = excluded.version, schema = excluded.schema, example = excluded.example",
     )
     .bind(bytes(tenant))
     .bind(registered.name.as_str())
     .bind(registered.category)
     .bind(registered.description)
+    .bind(registered.version)
     .bind(json_text(&registered.schema))
     .bind(registered.example.as_ref().map(json_text))
     .bind(at.as_ms())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update_event_type(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    updated: EventTypeUpdated,
+) -> Result<(), sqlx::Error> {
+    let EventTypeUpdated { name, category, description, version, schema, example, deprecation_reason } = updated;
+    sqlx::query(
+        "UPDATE event_type SET category = COALESCE($3, category), description = COALESCE($4, description), \
+         version = COALESCE($5, version), schema = COALESCE($6, schema), example = COALESCE($7, example), \
+         deprecation_reason = CASE WHEN $8 THEN $9 ELSE deprecation_reason END WHERE tenant = $1 AND name = $2",
+    )
+    .bind(bytes(tenant))
+    .bind(name.as_str())
+    .bind(category.map(|change| change.to))
+    .bind(description.map(|change| change.to))
+    .bind(version.map(|change| change.to))
+    .bind(schema.as_ref().map(json_text))
+    .bind(example.as_ref().map(json_text))
+    .bind(deprecation_reason.is_some())
+    .bind(deprecation_reason.and_then(|change| change.to))
     .execute(connection)
     .await?;
     Ok(())
@@ -192,10 +222,10 @@ pub(super) const API_KEYS: List = list!(
     "position"
 );
 
-pub(super) const EVENT_TYPE: &str = "SELECT name, category, description, schema, example, created_at_ms \
+pub(super) const EVENT_TYPE: &str = "SELECT name, category, description, version, schema, example, deprecation_reason, created_at_ms \
      FROM event_type WHERE tenant = $1 AND name = $2";
 
-pub(super) const EVENT_TYPES: &str = "SELECT name, category, description, schema, example, created_at_ms \
+pub(super) const EVENT_TYPES: &str = "SELECT name, category, description, version, schema, example, deprecation_reason, created_at_ms \
      FROM event_type WHERE tenant = $1 ORDER BY name";
 
 impl ReadModels {
@@ -296,8 +326,10 @@ fn event_type_row(row: &SqliteRow) -> Result<EventTypeRow, sqlx::Error> {
         name: columns.parsed()?,
         category: columns.get()?,
         description: columns.get()?,
+        version: columns.get()?,
         schema: columns.json()?,
         example: columns.optional_json()?,
+        deprecation_reason: columns.get()?,
         created_at: columns.time()?,
     })
 }

@@ -9,9 +9,10 @@ use sqlx::sqlite::SqliteRow;
 
 use super::columns::{Columns, bytes, integer, json_text, packed};
 use super::page::{List, Order, Query, Range, WALK, list};
-use super::rows::{CircuitState, WebhookRow};
+use super::rows::WebhookRow;
 use super::webhooks::{select_webhooks, state_number, webhook_row};
 use super::{Key, Page, QueryError, ReadModels, Slice, TenantScope};
+use crate::domain::circuit::CircuitState;
 use crate::domain::filter::{EventType, Filter, matches_any};
 
 /// The most subscriptions that are sorted for a list.

@@ -10,9 +10,10 @@ use sqlx::sqlite::SqliteRow;
 use super::columns::{Columns, bytes, id_list, integer, json_text, packed};
 use super::deleted_webhooks::{self, Aside};
 use super::projection::{ApplyError, Projection, Readable, Source};
-use super::rows::{CircuitRow, CircuitState, SecretRow, Trip, WebhookRow};
+use super::rows::{CircuitRow, SecretRow, Trip, WebhookRow};
 use super::statement::ManyRows;
 use super::{QueryError, ReadModels, TenantScope};
+use crate::domain::circuit::CircuitState;
 use crate::domain::event::{
     CircuitTripped, Event, SecretRotated, SubscriptionCreated, SubscriptionEvent, SubscriptionUpdated,
 };

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings::clock::{Clock, SeededClock};
+use tidings::domain::circuit::{CircuitState, TripCause};
 use tidings::domain::event::{
-    ApiKeyIssued, ApiKeyRevoked, AttemptFailed, Change, DeliveryEvent, DeliveryScheduled, DeliverySucceeded, Event,
-    EventTypeRegistered, MessageEvent, MessagePublished, SecretRotated, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionEvent, SubscriptionUpdated, TenantCreated, TenantEvent, TestSent,
+    ApiKeyIssued, ApiKeyRevoked, AttemptFailed, Change, CircuitClosed, CircuitProbing, CircuitTripped, DeliveryEvent,
+    DeliveryScheduled, DeliverySucceeded, Event, EventTypeRegistered, MessageEvent, MessagePublished, SecretRotated,
+    SubscriptionCreated, SubscriptionDeleted, SubscriptionEvent, SubscriptionUpdated, TenantCreated, TenantEvent,
+    TestSent,
 };
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::id::{ApiKeyId, DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
@@ -216,6 +218,48 @@ async fn settings_and_open_deliveries_are_those_of_the_moment() {
 }
 
 #[tokio::test]
+async fn the_circuit_is_that_of_the_moment() {
+    let past = Past::new().await;
+    past.at(10, created(TENANT)).await;
+    past.at(20, scheduled(1)).await;
+    let tripped = CircuitTripped {
+        cause: TripCause::HardFailures,
+        failures: 10,
+        delivery: delivery(1),
+        code: FailureCode::Timeout,
+        detail: "no answer".into(),
+        matched_through: 2,
+        probe_at: None,
+        failed_probes: 0,
+    };
+    past.at(30, Event::Subscription(SubscriptionEvent::CircuitTripped(tripped))).await;
+    let second = past.at(40, described(None, "one")).await;
+    let probing = CircuitProbing { lost_through: None };
+    let third = past.at(50, Event::Subscription(SubscriptionEvent::CircuitProbing(probing))).await;
+    past.at(60, Event::Subscription(SubscriptionEvent::CircuitClosed(CircuitClosed {}))).await;
+    past.at(70, deleted()).await;
+    for (as_of, expected) in [
+        (time(29), CircuitState::Closed),
+        (time(30), CircuitState::Open),
+        (AsOf::Position(second), CircuitState::Open),
+        (AsOf::Position(third), CircuitState::HalfOpen),
+        (time(59), CircuitState::HalfOpen),
+        (time(60), CircuitState::Closed),
+        (time(99), CircuitState::Closed),
+        // As it stood when the version began.
+        (AsOf::Version(1), CircuitState::Closed),
+        (AsOf::Version(2), CircuitState::Open),
+        (AsOf::Version(3), CircuitState::Closed),
+    ] {
+        assert_eq!(past.ask(as_of).await.unwrap().unwrap().0.circuit, expected, "{as_of:?}");
+    }
+    let all = Range { after: None, before: None, limit: 9, from_end: false };
+    let listed = history::versions(past.log.reader(), TENANT, ID, all, &Budget::default()).await.unwrap().unwrap().0;
+    let listed: Vec<_> = listed.iter().map(|found| found.circuit).collect();
+    assert_eq!(listed, [CircuitState::Closed, CircuitState::Open, CircuitState::Closed]);
+}
+
+#[tokio::test]
 async fn before_its_creation_and_for_others_there_is_nothing() {
     let past = Past::new().await;
     assert_eq!(past.ask(time(5)).await, Ok(None));
@@ -348,6 +392,7 @@ async fn any_stream_tells_its_state_without_secrets_and_hashes() {
         name: EventType::parse("order.paid").unwrap(),
         category: "orders".into(),
         description: "paid".into(),
+        version: "1".into(),
         schema: json!({}),
         example: None,
     });

@@ -197,7 +197,11 @@ async fn a_webhook_can_be_created_and_its_secret_rotated_while_the_receiver_runs
     assert_eq!(listening.post(request(2)).await, 200);
     std::fs::write(listening.directory.path().join("secrets.json"), "{ half").unwrap();
     assert_eq!(listening.post(request(2)).await, 500);
-    assert!(listening.printed().contains("UNKNOWN PATH answered 404"), "{}", listening.printed());
+    assert!(
+        listening.printed().contains("UNKNOWN PATH no secret is known for it answered 404"),
+        "{}",
+        listening.printed()
+    );
 }
 
 #[tokio::test]

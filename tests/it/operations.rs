@@ -111,6 +111,9 @@ impl Placeholders {
         if !answer.contains("\"token\"") {
             first.remove("key");
         }
+        if answer.contains("\"testWebhookDelivery\"") {
+            first.remove("evt");
+        }
         self.ids.extend(first);
     }
 }

@@ -22,7 +22,7 @@ async fn somebody_new_finds_the_way_in_a_browser_that_asks_nobody_else() {
         .await
         .unwrap();
     assert!(journey.status.success(), "{}\n{}", String::from_utf8_lossy(&journey.stderr), server.stderr());
-    // The test, and the message.
+    // The first test, and a message at least.
     receiver.wait_for(2).await;
 }
 

@@ -67,8 +67,13 @@ impl Served {
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let config = Config::load(Some(config)).unwrap();
-        let app = App::start(&config, Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
-        let key = key.or(app.bootstrap_key().map(str::to_owned)).unwrap();
+        let mut shown = key;
+        let show = |key: &str| {
+            shown = Some(key.to_owned());
+            Ok(())
+        };
+        let app = App::start(&config, Arc::clone(&clock) as Arc<dyn Clock>, show).await.unwrap();
+        let key = shown.unwrap();
         let (address, (stop, stopped)) = (app.address(), oneshot::channel());
         let running = tokio::spawn(async move { app.run_until(async { drop(stopped.await) }).await.unwrap() });
         Self { config, clock, address, key, client, stop, running }

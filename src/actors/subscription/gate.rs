@@ -44,12 +44,12 @@ impl Effect {
     fn release(self, position: Option<Position>) {
         match self {
             // A caller that has gone needs no answer.
-            Self::Reply(reply, done) => drop(reply.send(Ok(Done { position, ..*done }))),
+            Self::Reply(reply, done) => drop(reply.send(Ok(at(position, *done)))),
             Self::ReplyBehind(replaced, reply, done) => {
                 // Also for a caller that has gone.
                 drop(tokio::spawn(async move {
                     replaced.destroy().await;
-                    drop(reply.send(Ok(Done { position, ..*done })));
+                    drop(reply.send(Ok(at(position, *done))));
                 }));
             }
             Self::Refuse(reply, refusal) => drop(reply.send(Err(refusal.into()))),
@@ -59,6 +59,11 @@ impl Effect {
             Self::Nothing => {}
         }
     }
+}
+
+/// What changed nothing may have waited for what others had recorded: that is no place of its own.
+fn at(position: Option<Position>, done: Done) -> Done {
+    Done { position: position.filter(|_| done.changed), ..done }
 }
 
 impl Gate {
@@ -98,5 +103,34 @@ impl Gate {
             self.deliveries_version = waiting.deliveries_version;
             waiting.effect.release((waiting.append == number).then_some(appended.last));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(gate: &mut Gate, loaded: &Loaded, changed: bool) -> oneshot::Receiver<Result<Done, EngineError>> {
+        let (reply, answer) = oneshot::channel();
+        let done = Done { position: None, changed, settings: None, job: None };
+        gate.push(loaded, Effect::Reply(reply, Box::new(done)));
+        answer
+    }
+
+    fn position(answer: &mut oneshot::Receiver<Result<Done, EngineError>>) -> Option<Position> {
+        answer.try_recv().expect("the gate is open").expect("nothing failed").position
+    }
+
+    #[test]
+    fn what_changes_nothing_waits_for_what_is_recorded_and_has_no_place_of_its_own() {
+        let (mut gate, loaded) = (Gate::default(), Loaded::default());
+        let number = gate.next(&loaded);
+        let (mut changed, mut same) = (reply(&mut gate, &loaded, true), reply(&mut gate, &loaded, false));
+        assert!(changed.try_recv().is_err() && same.try_recv().is_err());
+        let last = Position { shard: 0, seq: 7 };
+        gate.open(number, Appended { last });
+        assert_eq!((position(&mut changed), position(&mut same)), (Some(last), None));
+        assert!(gate.is_idle());
+        assert_eq!(position(&mut reply(&mut gate, &loaded, false)), None);
     }
 }

@@ -1,9 +1,11 @@
 //! Access tokens of identity providers (RFC 9068).
 //!
 //! A token is believed if a key of its issuer's set has signed it by an algorithm that the operator allows for that
-//! issuer, and issuer, audience, type and time fit. Sets are fetched over TLS past the egress gates, kept for ten
-//! minutes, and asked for again when a token names a key that is not in them, twice a minute at most, whatever comes in.
+//! issuer, and issuer, audience, type and time fit. Sets are fetched over TLS past the egress gates, from where the
+//! operator or the issuer itself says ([`discovery`]), kept for ten minutes, and asked for again when a token names a key
+//! that is not in them, twice a minute at most, whatever comes in.
 
+mod discovery;
 mod jws;
 
 use std::collections::BTreeMap;
@@ -44,7 +46,9 @@ pub struct Issuer {
     pub issuer: String,
     /// What its tokens must have in `aud`.
     pub audience: String,
-    /// Where its key set is: `https://…`.
+    /// Where its key set is: `https://…`. Default: empty, which means that the issuer says so itself, at
+    /// `/.well-known/openid-configuration` below its own address.
+    #[serde(default)]
     pub jwks_url: String,
     /// How its tokens may be signed. Default: RS256, ES256 and EdDSA.
     #[serde(default = "algorithms")]
@@ -101,7 +105,9 @@ impl Issuer {
         if self.issuer.is_empty() || self.audience.is_empty() {
             return of("issuer and audience must not be empty");
         }
-        if !self.jwks_url.starts_with("https://") {
+        if self.jwks_url.is_empty() {
+            discovery::check(&self.issuer).or_else(of)?;
+        } else if !self.jwks_url.starts_with("https://") {
             return of("jwks_url must begin with https://");
         }
         if self.algorithms.is_empty() || self.types.is_empty() {
@@ -269,7 +275,12 @@ impl Issuers {
 }
 
 async fn fetch(from: &dyn Fetch, issuer: &Issuer) -> Result<Arc<[Jwk]>, String> {
-    let bytes = from.get(&issuer.jwks_url, MAX_SET_BYTES).await?;
+    let bytes = if issuer.jwks_url.is_empty() {
+        // Each time anew: it may move.
+        from.get(&discovery::key_set(from, &issuer.issuer).await?, MAX_SET_BYTES).await?
+    } else {
+        from.get(&issuer.jwks_url, MAX_SET_BYTES).await?
+    };
     let set: KeySet = serde_json::from_slice(&bytes).map_err(|error| format!("they are no key set: {error}"))?;
     // Keys of kinds that we do not know are passed over, as the standard wants.
     Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).take(MAX_KEYS).collect())

@@ -49,7 +49,7 @@ impl Entry<'_> {
         let verdict = match self.verdict {
             Verdict::Verified => "VERIFIED".to_owned(),
             Verdict::Refused(reason) => format!("REFUSED {reason}"),
-            Verdict::UnknownPath => "UNKNOWN PATH".to_owned(),
+            Verdict::UnknownPath => "UNKNOWN PATH no secret is known for it".to_owned(),
             Verdict::NotJudged(_, reason) => format!("NOT JUDGED {reason}"),
         };
         let answer = match self.answer {

@@ -16,6 +16,8 @@ use crate::error_code::ErrorCode;
 pub const MAX_DESCRIPTION_CHARS: usize = 200;
 /// The longest name of a category, in characters.
 pub const MAX_CATEGORY_CHARS: usize = 64;
+/// The longest version, in characters.
+pub const MAX_VERSION_CHARS: usize = 32;
 /// The largest schema, in bytes of compact JSON.
 pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
 /// The largest example, in bytes of compact JSON.
@@ -44,6 +46,10 @@ pub enum Field {
     Description,
     /// The category.
     Category,
+    /// The version.
+    Version,
+    /// Why it is deprecated.
+    DeprecationReason,
     /// The schema.
     Schema,
     /// The example.
@@ -67,6 +73,8 @@ impl Field {
             Self::Name => "name",
             Self::Description => "description",
             Self::Category => "category",
+            Self::Version => "version",
+            Self::DeprecationReason => "deprecationReason",
             Self::Schema => "schema",
             Self::Example => "example",
         }
@@ -84,27 +92,45 @@ impl InvalidDefinition {
     }
 }
 
+/// What a tenant says of an event type of its own.
+#[derive(Clone, Debug)]
+pub struct Draft<'a> {
+    /// The event type.
+    pub name: &'a str,
+    /// When it happens.
+    pub description: &'a str,
+    /// The group that it is listed under.
+    pub category: &'a str,
+    /// What its data looks like, in a word that changes with the schema.
+    pub version: &'a str,
+    /// Why it will not be published for ever; `None`: it will be.
+    pub deprecation_reason: Option<&'a str>,
+    /// JSON Schema 2020-12 of its data.
+    pub schema: Value,
+    /// Data that conforms to the schema.
+    pub example: Value,
+}
+
 impl Definition {
-    /// A tenant's own event type, available from now on.
+    /// A tenant's own event type, published from now on.
     ///
     /// The schema is JSON Schema 2020-12 and may refer to itself only as `#/…`, never in a circle; its patterns know no
     /// look-around and no back-references.
     ///
     /// # Errors
     /// Names the first field that breaks a rule, and the rule.
-    pub fn check(
-        name: &str,
-        description: &str,
-        category: &str,
-        schema: Value,
-        example: Value,
-    ) -> Result<Self, InvalidDefinition> {
+    pub fn check(draft: Draft<'_>) -> Result<Self, InvalidDefinition> {
+        let Draft { name, description, category, version, deprecation_reason, schema, example } = draft;
         let name = EventType::parse(name).map_err(|error| Field::Name.invalid(error))?;
         if name.is_reserved() {
             return Err(Field::Name.invalid("names that begin with 'webhook.' are reserved"));
         }
         check_text(Field::Description, description, 0..=MAX_DESCRIPTION_CHARS)?;
         check_text(Field::Category, category, 1..=MAX_CATEGORY_CHARS)?;
+        check_version(version)?;
+        if let Some(reason) = deprecation_reason {
+            check_text(Field::DeprecationReason, reason, 1..=MAX_DESCRIPTION_CHARS)?;
+        }
         check_size(Field::Schema, &schema, MAX_SCHEMA_BYTES)?;
         check_size(Field::Example, &example, MAX_EXAMPLE_BYTES)?;
         let schema_parts = count_schema_parts(&schema)?;
@@ -122,8 +148,18 @@ impl Definition {
         if !example.is_object() {
             return Err(Field::Example.invalid(NOT_AN_OBJECT));
         }
-        let (category, description) = (category.to_owned(), description.to_owned());
-        Ok(Self { name, category, stage: Stage::Available, description, schema, example })
+        let stage = if deprecation_reason.is_some() { Stage::Deprecated } else { Stage::Available };
+        let (category, description, version) = (category.to_owned(), description.to_owned(), version.to_owned());
+        let deprecation_reason = deprecation_reason.map(str::to_owned);
+        Ok(Self { name, category, stage, description, version, schema, example, deprecation_reason })
+    }
+}
+
+fn check_version(version: &str) -> Result<(), InvalidDefinition> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match version.len() {
+        1..=MAX_VERSION_CHARS if version.bytes().all(fits) => Ok(()),
+        _ => Err(Field::Version.invalid(format!("must be 1 to {MAX_VERSION_CHARS} letters, digits, '.', '_' and '-'"))),
     }
 }
 
@@ -222,8 +258,19 @@ mod tests {
     use super::*;
 
     fn register(schema: Value, example: Value) -> Result<Definition, String> {
-        Definition::check("invoice.paid", "An invoice was paid.", "billing", schema, example)
-            .map_err(|error| error.to_string())
+        Definition::check(Draft { schema, example, ..draft() }).map_err(|error| error.to_string())
+    }
+
+    fn draft() -> Draft<'static> {
+        Draft {
+            name: "invoice.paid",
+            description: "An invoice was paid.",
+            category: "billing",
+            version: "1",
+            deprecation_reason: None,
+            schema: json!({}),
+            example: json!({}),
+        }
     }
 
     /// Said of an example that conforms to its schema, and is no object.
@@ -247,7 +294,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field() {
         let check = |name: &str, description: &str, category: &str| {
-            Definition::check(name, description, category, json!({}), json!({})).unwrap_err()
+            Definition::check(Draft { name, description, category, ..draft() }).unwrap_err()
         };
         assert_eq!(check("webhook.test", "", "c").to_string(), "name: names that begin with 'webhook.' are reserved");
         assert_eq!(
@@ -255,10 +302,23 @@ mod tests {
             "name: event type 'a.*' is invalid: only filters may contain '*'"
         );
         assert_eq!(check("a", &"ü".repeat(201), "c").to_string(), "description: must have 0 to 200 characters");
-        assert!(Definition::check("a", &"ü".repeat(200), "c", json!({}), json!({})).is_ok());
+        assert!(Definition::check(Draft { description: &"ü".repeat(200), ..draft() }).is_ok());
         assert_eq!(check("a", "", "").to_string(), "category: must have 1 to 64 characters");
         assert_eq!(check("a", "", "b\nc").field, Field::Category);
         assert_eq!(check("a", "", "").code(), ErrorCode::InvalidInput);
+    }
+
+    #[test]
+    fn a_version_is_a_word_and_a_deprecation_has_a_reason() {
+        let (long, all) = ("1".repeat(33), "a-Z_0.9");
+        for version in ["", "1 2", "é", &long] {
+            let refused = Definition::check(Draft { version, ..draft() }).unwrap_err();
+            assert_eq!(refused.to_string(), "version: must be 1 to 32 letters, digits, '.', '_' and '-'");
+        }
+        assert_eq!(Definition::check(Draft { version: all, ..draft() }).unwrap().version, all);
+        let deprecated = |reason| Definition::check(Draft { deprecation_reason: Some(reason), ..draft() });
+        assert_eq!(deprecated("").unwrap_err().field, Field::DeprecationReason);
+        assert_eq!(deprecated("use invoice.settled").unwrap().stage, Stage::Deprecated);
     }
 
     #[test]

@@ -324,6 +324,7 @@ impl<'a> Import<'a> {
                     }
                     TenantEvent::Created(_)
                     | TenantEvent::EventTypeRegistered(_)
+                    | TenantEvent::EventTypeUpdated(_)
                     | TenantEvent::ApiKeyIssued(_)
                     | TenantEvent::ApiKeyRevoked(_)
                     | TenantEvent::SettingsChanged(_)

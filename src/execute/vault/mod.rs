@@ -1,8 +1,8 @@
 //! Secrets and keys at rest.
 //!
 //! ```text
-//! operator's keys ──seal──▶ root pepper ──derives──▶ fingerprints, hashes of API keys, keyed digests
-//!                 ├─seal──▶ signing secrets, custom headers, what proves users
+//! operator's keys ──seal──▶ root pepper ──derives──▶ fingerprints, hashes of API keys and sessions, keyed digests
+//!                 ├─seal──▶ signing secrets, custom headers, what proves users, their sessions
 //!                 └─seal──▶ data keys, one for each tenant and month ──seal──▶ data of messages, in the log
 //! ```
 //!
@@ -22,6 +22,7 @@ mod installation;
 mod orphans;
 mod rotation;
 mod sealed;
+mod sessions;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};

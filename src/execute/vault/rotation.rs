@@ -121,6 +121,7 @@ fn fits(name: &str, plain: &[u8]) -> bool {
             | Purpose::CustomHeaders
             | Purpose::Password
             | Purpose::OneTimeCodes
+            | Purpose::Session
             | Purpose::ErasureSelector
             | Purpose::Installation
             | Purpose::MessageData,

@@ -120,6 +120,8 @@ pub enum Purpose {
     Password,
     /// What a user's one-time codes are made of.
     OneTimeCodes,
+    /// A session of a user, while it is open.
+    Session,
     /// Whom an erasure is about, while it looks for their messages.
     ErasureSelector,
     /// Seals the data of a tenant's messages of one month.
@@ -134,11 +136,12 @@ pub enum Purpose {
 
 impl Purpose {
     /// Those of rows in the key store.
-    pub const STORED: [Self; 8] = [
+    pub const STORED: [Self; 9] = [
         Self::SigningSecret,
         Self::CustomHeaders,
         Self::Password,
         Self::OneTimeCodes,
+        Self::Session,
         Self::ErasureSelector,
         Self::DataKey,
         Self::Pepper,
@@ -152,6 +155,7 @@ impl Purpose {
             Self::CustomHeaders => "custom-headers",
             Self::Password => "password",
             Self::OneTimeCodes => "one-time-codes",
+            Self::Session => "session",
             Self::ErasureSelector => "erasure-selector",
             Self::DataKey => "data-key",
             Self::Pepper => "pepper",
@@ -188,6 +192,20 @@ impl Binding {
     /// What a user's one-time codes are made of.
     pub fn one_time_codes(tenant: TenantId, user: UserId, secret: SecretId) -> Self {
         Self::of(Purpose::OneTimeCodes, &tenant, &user, &secret)
+    }
+
+    /// A session of a user, by the keyed hash of what its holder has.
+    pub fn session(tenant: TenantId, user: UserId, hash: &[u8; 32]) -> Self {
+        Self::of(Purpose::Session, &tenant, &user, &hex::encode(hash))
+    }
+
+    /// Whose session it is, and the hash; `None` if it is none.
+    pub fn of_session(&self) -> Option<(TenantId, UserId, [u8; 32])> {
+        let [purpose, tenant, user, hash] = self.0.split('/').collect::<Vec<_>>()[..] else { return None };
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(hash, &mut bytes).ok()?;
+        let is_one = purpose == Purpose::Session.as_str();
+        is_one.then_some((tenant.parse().ok()?, user.parse().ok()?, bytes))
     }
 
     /// Whom an erasure is about.

@@ -1,12 +1,11 @@
-//! Mutations of tenants, API keys and the catalogue.
+//! Mutations of tenants and API keys.
 
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::{payloads, readable};
 use crate::actors::{Done, EngineError};
 use crate::domain::api_key::{self, ApiKey as Credential};
-use crate::domain::catalogue::Definition;
-use crate::domain::event::{ApiKeyIssued, EventTypeRegistered, TenantCreated};
+use crate::domain::event::{ApiKeyIssued, TenantCreated};
 use crate::domain::id::ApiKeyId;
 use crate::domain::profile;
 use crate::domain::scope::Scope;
@@ -14,11 +13,9 @@ use crate::domain::tenant::Command;
 use crate::error_code::ErrorCode;
 use crate::graphql::access::{ApiKey, Tenant};
 use crate::graphql::caller::{self, ApiScope, authorise, caller, named_tenant};
-use crate::graphql::event_type::EventType;
-use crate::graphql::failure::{Failure, UserError, UserErrorCode, fault, internal, payload};
-use crate::graphql::scalar::{DateTime, Json};
+use crate::graphql::failure::{Failure, UserError, UserErrorCode, fault, payload};
+use crate::graphql::scalar::DateTime;
 use crate::graphql::{keys, state, step_up};
-use crate::projections::TenantScope;
 
 /// A new tenant.
 #[derive(InputObject)]
@@ -89,48 +86,13 @@ struct RevokeApiKeyPayload {
     user_errors: Vec<UserError>,
 }
 
-/// A new event type.
-#[derive(InputObject)]
-struct RegisterEventTypeInput {
-    /// Its name: segments of letters, digits and `_`, separated by dots. Names that begin with `webhook.` are reserved.
-    name: String,
-    /// When it happens, in one sentence of at most 200 characters.
-    description: String,
-    /// The group that it is listed under, 1 to 64 characters.
-    category: String,
-    /// JSON Schema 2020-12 of a message's data, at most 64 KiB.
-    schema: Json,
-    /// Data that conforms to the schema, a JSON object of at most 64 KiB; what a test delivery of this type carries.
-    example: Json,
-}
-
-/// What came of `registerEventType`.
-#[derive(Default, SimpleObject)]
-struct RegisterEventTypePayload {
-    /// The event type.
-    event_type: Option<EventType>,
-    /// Place in the log of what was recorded; null if it was registered before, with the same definition.
-    position: Option<String>,
-    /// Why nothing was done; empty if it was.
-    user_errors: Vec<UserError>,
-}
-
-payloads!(CreateTenantPayload, CreateApiKeyPayload, RevokeApiKeyPayload, RegisterEventTypePayload);
+payloads!(CreateTenantPayload, CreateApiKeyPayload, RevokeApiKeyPayload);
 
 #[derive(Default)]
 pub(super) struct AccessMutation;
 
 #[Object]
 impl AccessMutation {
-    /// Adds an event type to the tenant's catalogue. Needs the scope `WEBHOOKS_WRITE`.
-    async fn register_event_type(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The event type.")] input: RegisterEventTypeInput,
-    ) -> Option<Result<RegisterEventTypePayload>> {
-        payload(register(ctx, input)).await
-    }
-
     /// Makes a tenant. Needs the scope `TENANTS_ADMIN`.
     async fn create_tenant(
         &self,
@@ -158,30 +120,6 @@ impl AccessMutation {
     ) -> Option<Result<RevokeApiKeyPayload>> {
         payload(revoke_key(ctx, input)).await
     }
-}
-
-async fn register(ctx: &Context<'_>, input: RegisterEventTypeInput) -> Result<RegisterEventTypePayload, Failure> {
-    let tenant = authorise(ctx, Scope::WebhooksWrite)?.tenant;
-    let (schema, example) = (value(input.schema, "schema")?, value(input.example, "example")?);
-    let Definition { name, category, description, schema, example, .. } =
-        Definition::check(&input.name, &input.description, &input.category, schema, example).map_err(|invalid| {
-            let code = UserErrorCode::of(invalid.code()).unwrap_or(UserErrorCode::InvalidInput);
-            UserError::new(code, &invalid, &["input", invalid.field.as_str()])
-        })?;
-    let registered = EventTypeRegistered { name: name.clone(), category, description, schema, example: Some(example) };
-    let done = state(ctx).engine.tenant(tenant, Command::RegisterEventType(registered), caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
-    let row = state(ctx).read_models.event_type(TenantScope(tenant), &name).await.map_err(|error| internal(&error))?;
-    Ok(RegisterEventTypePayload {
-        event_type: row.map(EventType::from),
-        position: position(&done),
-        user_errors: vec![],
-    })
-}
-
-fn value(Json(text): Json, field: &str) -> Result<serde_json::Value, Failure> {
-    serde_json::from_str(&text)
-        .map_err(|error| UserError::new(UserErrorCode::InvalidInput, error, &["input", field]).into())
 }
 
 async fn create_tenant(ctx: &Context<'_>, input: CreateTenantInput) -> Result<CreateTenantPayload, Failure> {
@@ -216,21 +154,27 @@ async fn create_key(ctx: &Context<'_>, input: CreateApiKeyInput) -> Result<Creat
     Ok(CreateApiKeyPayload { api_key, token, position: position(&done), user_errors: vec![] })
 }
 
-/// What a new key may do: nobody hands on more than they have.
-fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure> {
+/// What a new key or user may do: nobody hands on more than they have.
+pub(super) fn granted(ctx: &Context<'_>, wanted: &[ApiScope]) -> Result<Vec<Scope>, Failure> {
     let mut scopes: Vec<_> = wanted.iter().copied().map(Scope::from).collect();
     scopes.sort();
     scopes.dedup();
+    check_granted(ctx, &scopes)?;
+    Ok(scopes)
+}
+
+/// Whether the caller may hand on these scopes.
+pub(super) fn check_granted(ctx: &Context<'_>, scopes: &[Scope]) -> Result<(), Failure> {
     if scopes.contains(&Scope::SecretsRotate) {
         step_up::require_person(ctx)?;
     }
     let operator = authorise(ctx, Scope::TenantsAdmin).is_ok();
     match scopes.iter().find(|scope| !operator && authorise(ctx, **scope).is_err()) {
         Some(scope) => {
-            let message = format!("this key may not hand on the scope {}", caller::name(*scope));
+            let message = format!("this caller may not hand on the scope {}", caller::name(*scope));
             Err(fault(ErrorCode::Forbidden, message).into())
         }
-        None => Ok(scopes),
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::webhook::{addressed, filters};
-use super::{payloads, readable};
+use super::{payloads, readable, readable_behind};
 use crate::actors::NewJob;
 use crate::domain::id::{DeliveryId, JobId};
 use crate::domain::job::{Selection, Source};
@@ -250,7 +250,7 @@ async fn cancel(ctx: &Context<'_>, input: CancelJobInput) -> Result<CancelJobPay
     let missing = |_| UserError::new(UserErrorCode::NotFound, "there is no such job", &["input", "jobId"]);
     let job: JobId = input.job_id.parse().map_err(missing)?;
     let done = state(ctx).engine.cancel_job(scope.0, id, job, caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, scope.0, &done).await;
     Ok(CancelJobPayload {
         webhook: Webhook::read(ctx, scope, id).await?,
         position: done.position.map(|position| position.to_string()),

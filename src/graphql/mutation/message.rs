@@ -29,8 +29,8 @@ struct PublishMessageInput {
     /// The event type's name, in the catalogue or registered by the tenant.
     #[graphql(name = "type")]
     event_type: String,
-    /// The data, a JSON object of at most 256 KiB. Whole numbers past 64 bits are refused and fractions become the
-    /// nearest double: `dataJson` keeps every digit. Exactly one of the two is given.
+    /// The data, a JSON object of at most 256 KiB. Whole numbers past 64 bits are refused by their place, and fractions
+    /// become the nearest double: `dataJson` keeps every digit. Exactly one of the two is given.
     data: Option<Json>,
     /// The data as JSON text, every digit of which is kept.
     data_json: Option<String>,

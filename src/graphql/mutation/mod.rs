@@ -7,10 +7,12 @@
 mod access;
 mod delivery;
 mod erasure;
+mod event_type;
 mod job;
 mod message;
 mod person;
 mod restore;
+mod user;
 mod waiting;
 mod webhook;
 
@@ -19,6 +21,8 @@ use std::time::Duration;
 use async_graphql::{Context, MergedObject};
 
 use super::state;
+use crate::actors::Done;
+use crate::domain::id::TenantId;
 use crate::event_store::Position;
 
 /// What can be done. A field that fails is null and has its reason under `errors`; its neighbours are not touched.
@@ -31,7 +35,9 @@ pub(super) struct Mutation(
     job::JobMutation,
     message::MessageMutation,
     erasure::ErasureMutation,
+    event_type::EventTypeMutation,
     access::AccessMutation,
+    user::UserMutation,
     person::PersonMutation,
 );
 
@@ -45,6 +51,11 @@ pub(super) async fn readable(ctx: &Context<'_>, position: Option<Position>) {
     {
         tracing::warn!(%position, "the read model is more than {READ_MODEL_WAIT:?} behind");
     }
+}
+
+/// Waits for what was just recorded for the tenant to be readable; where nothing had to change, for whatever made it so.
+pub(super) async fn readable_behind(ctx: &Context<'_>, tenant: TenantId, done: &Done) {
+    readable(ctx, done.position.or_else(|| Some(state(ctx).engine.head(tenant)))).await;
 }
 
 macro_rules! payloads {

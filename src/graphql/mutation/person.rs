@@ -1,15 +1,15 @@
-//! Mutations of people, and of what keys may do without one.
+//! Mutations of the proof that somebody is there, and of what keys may do without one.
 
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::access::position;
-use super::{payloads, readable};
+use super::{payloads, readable_behind};
 use crate::authentication::LoginRefused;
 use crate::domain::scope::Scope;
-use crate::domain::tenant::{Command, Refusal};
+use crate::domain::tenant::Command;
 use crate::error_code::ErrorCode;
 use crate::graphql::access::Tenant;
-use crate::graphql::caller::{authorise, caller, named_tenant};
+use crate::graphql::caller::{caller, named_tenant};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, fault, internal, payload};
 use crate::graphql::scalar::DateTime;
 use crate::graphql::{keys, state, step_up};
@@ -27,24 +27,6 @@ struct StepUpInput {
 struct StepUpPayload {
     /// Until when the proof counts.
     valid_until: Option<DateTime>,
-    /// Why nothing was done; empty if it was.
-    user_errors: Vec<UserError>,
-}
-
-/// Who is to log in no more.
-#[derive(InputObject)]
-struct DisableUserInput {
-    /// By which they log in.
-    username: String,
-}
-
-/// What came of `disableUser`.
-#[derive(Default, SimpleObject)]
-struct DisableUserPayload {
-    /// Id of the user, all of whose sessions have ended.
-    disabled_user_id: Option<ID>,
-    /// Place in the log of what was recorded; null if they were disabled before.
-    position: Option<String>,
     /// Why nothing was done; empty if it was.
     user_errors: Vec<UserError>,
 }
@@ -70,7 +52,7 @@ struct UpdateTenantPayload {
     user_errors: Vec<UserError>,
 }
 
-payloads!(StepUpPayload, DisableUserPayload, UpdateTenantPayload);
+payloads!(StepUpPayload, UpdateTenantPayload);
 
 #[derive(Default)]
 pub(super) struct PersonMutation;
@@ -85,15 +67,6 @@ impl PersonMutation {
         #[graphql(desc = "The proof.")] input: StepUpInput,
     ) -> Option<Result<StepUpPayload>> {
         payload(prove(ctx, input)).await
-    }
-
-    /// Lets a user of the caller's tenant log in no more, and ends their sessions at once. Needs the scope `KEYS_ADMIN`.
-    async fn disable_user(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "Which user.")] input: DisableUserInput,
-    ) -> Option<Result<DisableUserPayload>> {
-        payload(disable(ctx, input)).await
     }
 
     /// Changes a tenant's settings. Needs the scope `KEYS_ADMIN`.
@@ -111,25 +84,12 @@ async fn prove(ctx: &Context<'_>, input: StepUpInput) -> Result<StepUpPayload, F
     let proved = keys(ctx).step_up(&caller.principal, &input.totp, caller.request, caller.ip.clone()).await;
     match proved {
         Ok(valid_until) => Ok(StepUpPayload { valid_until: Some(DateTime(valid_until)), user_errors: vec![] }),
-        Err(LoginRefused::Wrong) => {
+        Err(LoginRefused::Wrong | LoginRefused::Throttled { .. }) => {
             let message = "the code is wrong or was used, there were too many tries, or the caller has no session";
             Err(UserError::new(UserErrorCode::StepUpRejected, message, &["input", "totp"]).into())
         }
         Err(error @ LoginRefused::Unavailable(_)) => Err(internal(&error).into()),
     }
-}
-
-async fn disable(ctx: &Context<'_>, input: DisableUserInput) -> Result<DisableUserPayload, Failure> {
-    let own = authorise(ctx, Scope::KeysAdmin)?.tenant;
-    let found = state(ctx).read_models.user(&input.username).await.map_err(|error| internal(&error))?;
-    let reaches = |tenant| tenant == own || authorise(ctx, Scope::TenantsAdmin).is_ok();
-    let Some(user) = found.filter(|user| reaches(user.tenant)) else {
-        return Err(UserError::new(UserErrorCode::NotFound, Refusal::NoSuchUser, &["input", "username"]).into());
-    };
-    let done = state(ctx).engine.tenant(user.tenant, Command::DisableUser(user.id), caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
-    keys(ctx).end_sessions(user.id);
-    Ok(DisableUserPayload { disabled_user_id: Some(user.id.into()), position: position(&done), user_errors: vec![] })
 }
 
 async fn update_tenant(ctx: &Context<'_>, input: UpdateTenantInput) -> Result<UpdateTenantPayload, Failure> {
@@ -142,7 +102,7 @@ async fn update_tenant(ctx: &Context<'_>, input: UpdateTenantInput) -> Result<Up
     }
     let command = Command::SetUnattendedKeys(unattended);
     let done = state(ctx).engine.tenant(tenant, command, caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, tenant, &done).await;
     let changed =
         Tenant::read(ctx, tenant).await?.ok_or_else(|| fault(ErrorCode::NotFound, "there is no such tenant"))?;
     Ok(UpdateTenantPayload { tenant: Some(changed), position: position(&done), user_errors: vec![] })

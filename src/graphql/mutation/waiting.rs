@@ -3,7 +3,7 @@
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 
 use super::webhook::check_reason;
-use super::{payloads, readable};
+use super::{payloads, readable, readable_behind};
 use crate::domain::id::DeliveryId;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::{Command, Reschedule};
@@ -123,7 +123,7 @@ async fn change(
     }
     let subscription = known.ok_or_else(missing)?.subscription;
     let done = state(ctx).engine.subscription(tenant, subscription, command(id), caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, tenant, &done).await;
     let row = read().await?;
     Ok((row.map(Delivery), done.position.map(|position| position.to_string())))
 }

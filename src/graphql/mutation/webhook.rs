@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, Enum, ID, InputObject, MaybeUndefined, Object, Result, SimpleObject};
 
-use super::{payloads, readable};
+use super::{payloads, readable_behind};
 use crate::actors::{Backlog, Done, NewSubscription};
 use crate::domain::filter::Filter;
 use crate::domain::id::SubscriptionId;
@@ -442,7 +442,7 @@ async fn delete(ctx: &Context<'_>, input: DeleteWebhookInput) -> Result<DeleteWe
     let (scope, id) = addressed(ctx, Scope::WebhooksWrite, &input.webhook_id)?;
     let expected = version(input.expected_version)?;
     let done = state(ctx).engine.delete_subscription(scope.0, id, expected, caller(ctx).meta()).await?;
-    readable(ctx, done.position).await;
+    readable_behind(ctx, scope.0, &done).await;
     Ok(DeleteWebhookPayload { deleted_webhook_id: Some(id.into()), position: position(&done), user_errors: vec![] })
 }
 
@@ -501,7 +501,7 @@ pub(super) async fn read_back(
     id: SubscriptionId,
     done: &Done,
 ) -> Option<Webhook> {
-    readable(ctx, done.position).await;
+    readable_behind(ctx, scope.0, done).await;
     Webhook::read(ctx, scope, id).await.ok().flatten()
 }
 

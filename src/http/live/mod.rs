@@ -3,8 +3,8 @@
 //! - [`sse`]: GraphQL over SSE in distinct connections mode, one request for each operation.
 //! - [`socket`]: `graphql-transport-ws`, many operations over one connection.
 //!
-//! Both bound what one principal and all together may hold open, wait for a client that does not read for
-//! [`SEND_LIMIT`] at most, and end at once when the principal's credential does or the server stops.
+//! Both bound what one principal and all together may hold open, and what waits for a client that does not read: so many
+//! answers, for so long. They end at once when the principal's credential does or the server stops.
 
 pub(super) mod protocol;
 pub(super) mod socket;
@@ -12,6 +12,7 @@ pub(super) mod sse;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,17 +21,12 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
+use super::AppState;
 use crate::authentication::Principal;
 use crate::graphql::{Answer, Caller, Kind, Prepared, Schema};
 
-/// How long a client may take to read what it is sent.
-const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take to see that a stream has ended.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// What is sent to a client at least so often, so that either side notices when the other is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Answers that wait for a client to read them.
-const WAITING_ANSWERS: usize = 16;
 
 /// Bounds of live streams.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,24 +37,91 @@ pub struct Config {
     pub max_streams: usize,
     /// Live streams of one API key at one time, and WebSockets. Default: 64.
     pub max_streams_per_key: usize,
+    /// Answers that wait for one client to read them, at least 1; then no more are made for it. Default: 16.
+    pub max_unread: usize,
+    /// How long a client may read nothing of what waits for it, in milliseconds, at least 1; then it is cut off. Default:
+    /// 10000.
+    pub unread_limit_ms: u64,
+    /// After how long without anything else a client is sent a sign of life, in milliseconds, at least 1. Default: 15000.
+    pub keep_alive_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_streams: 512, max_streams_per_key: 64 }
+        Self {
+            max_streams: 512,
+            max_streams_per_key: 64,
+            max_unread: 16,
+            unread_limit_ms: 10_000,
+            keep_alive_ms: 15_000,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, after the name of the key.
+    pub fn check(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("max_unread", self.max_unread as u64),
+            ("unread_limit_ms", self.unread_limit_ms),
+            ("keep_alive_ms", self.keep_alive_ms),
+        ];
+        match at_least_one.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(format!("live.{key}: must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    fn unread_limit(&self) -> Duration {
+        Duration::from_millis(self.unread_limit_ms)
+    }
+
+    fn keep_alive(&self) -> Duration {
+        Duration::from_millis(self.keep_alive_ms)
     }
 }
 
 /// Who holds what.
 pub(super) struct Live {
+    config: Config,
     pub(super) streams: Arc<Seats>,
     pub(super) sockets: Arc<Seats>,
+    answers: AtomicU64,
+    cut_off: AtomicU64,
+}
+
+/// How many live streams there are, and what became of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Streams that are open, and requests with lines.
+    pub streams: usize,
+    /// WebSockets that are open and acknowledged.
+    pub sockets: usize,
+    /// Answers that were made for clients of streams and sockets since the start.
+    pub answers: u64,
+    /// Clients that were cut off since the start, since they did not read.
+    pub cut_off: u64,
 }
 
 impl Live {
     pub(super) fn new(config: &Config) -> Self {
         let seats = || Arc::new(Seats { config: config.clone(), taken: Mutex::default() });
-        Self { streams: seats(), sockets: seats() }
+        let (streams, sockets, config) = (seats(), seats(), config.clone());
+        Self { config, streams, sockets, answers: AtomicU64::new(0), cut_off: AtomicU64::new(0) }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            streams: self.streams.all_taken(),
+            sockets: self.sockets.all_taken(),
+            answers: self.answers.load(Ordering::Relaxed),
+            cut_off: self.cut_off.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A client did not read for too long.
+    fn count_cut_off(&self) {
+        self.cut_off.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -86,6 +149,10 @@ impl Seats {
         taken.insert(subject.clone(), own + 1);
         Some(Seat { seats: Arc::clone(self), subject })
     }
+
+    fn all_taken(&self) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
 }
 
 impl Drop for Seat {
@@ -101,7 +168,15 @@ impl Drop for Seat {
 }
 
 /// The answers to any operation: one to a query or a mutation, any number to a subscription.
-fn answers(schema: &Schema, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
+fn answers(state: &AppState, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
+    let live = Arc::clone(&state.live);
+    let count = move |_: &Answer| {
+        live.answers.fetch_add(1, Ordering::Relaxed);
+    };
+    uncounted(&state.schema, prepared, caller).inspect(count).boxed()
+}
+
+fn uncounted(schema: &Schema, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
     match prepared.kind() {
         Kind::Subscription => schema.subscribe(prepared, caller),
         // Here and in no task of its own: who calls it off, calls off the work.
@@ -125,7 +200,7 @@ mod tests {
 
     #[test]
     fn seats_are_bounded_for_each_key_and_in_all_and_come_back() {
-        let live = Live::new(&Config { max_streams: 3, max_streams_per_key: 2 });
+        let live = Live::new(&Config { max_streams: 3, max_streams_per_key: 2, ..Config::default() });
         let of = |key| Principal {
             credential: Credential::ApiKey(ApiKeyId::from_parts(key, 1)),
             name: String::new(),

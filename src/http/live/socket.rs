@@ -19,11 +19,11 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tracing::Instrument;
 
 use super::protocol::{self, Close, Message, SUBPROTOCOL};
-use super::{END_LIMIT, KEEP_ALIVE, SEND_LIMIT, Seat, WAITING_ANSWERS, answers};
+use super::{END_LIMIT, Seat, answers};
 use crate::authentication::Principal;
 use crate::error_code::ErrorCode;
 use crate::graphql::{self, Answer, Caller, Incoming, Kind, Outcome, Prepared};
@@ -63,7 +63,7 @@ pub(in crate::http) fn respond(
         upgrade.protocols([SUBPROTOCOL]).max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     upgrade.on_upgrade(move |socket| async move {
         let (sink, incoming) = socket.split();
-        let (outbox, waiting) = mpsc::channel(WAITING_ANSWERS);
+        let (outbox, waiting) = mpsc::channel(state.live.config.max_unread);
         let session = Session {
             state,
             client,
@@ -151,7 +151,10 @@ impl Session {
 
     async fn talk(&mut self, incoming: &mut SplitStream<WebSocket>, waiting: &mut mpsc::Receiver<Out>) -> End {
         let init_until = Instant::now() + INIT_LIMIT;
-        let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        let period = self.state.live.config.keep_alive();
+        let mut keep_alive = interval_at(Instant::now() + period, period);
+        // While something is sent nobody listens: what the client says meanwhile is heard before it counts as silent.
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing = self.connection.clone();
         let mut ended = Box::pin(ended(self.state.clone(), None));
         let mut watched = false;
@@ -162,7 +165,7 @@ impl Session {
                 ended = Box::pin(self::ended(self.state.clone(), self.client.principal.clone()));
             }
             let done = tokio::select! {
-                () = closing.closing() => Err(Close::new(1001, "The server stops").into()),
+                () = closing.closing() => Err(stopping()),
                 () = &mut ended => Err(Close::new(4403, "Forbidden").into()),
                 () = sleep_until(init_until), if !self.acknowledged => {
                     Err(Close::new(4408, "Connection initialisation timeout").into())
@@ -185,7 +188,8 @@ impl Session {
     async fn keep_alive(&mut self) -> Result<(), End> {
         self.silent_periods += 1;
         if self.silent_periods > SILENT_PERIODS {
-            Err(End::Gone)
+            // Not 1011: clients take that for the end of all trying, and this one may only have slept.
+            Err(Close::new(4408, "Nothing was heard for too long").into())
         } else {
             self.send(Frame::Ping(Vec::new().into())).await
         }
@@ -225,7 +229,12 @@ impl Session {
             return Err(Close::new(4429, "Too many initialisation requests").into());
         }
         if let Some(authorization) = authorization {
-            let principal = auth::principal(&authorization, self.state.schema.keys()).await;
+            let mut closing = self.connection.clone();
+            let principal = tokio::select! {
+                principal = auth::principal(&authorization, self.state.schema.keys()) => principal,
+                // An issuer whose keys are asked for may take long.
+                () = closing.closing() => return Err(stopping()),
+            };
             self.client.principal =
                 Some(self.state.admitted(principal.map_err(|denied| refused(&denied))?, self.client.by_proxy));
         }
@@ -274,7 +283,7 @@ impl Session {
         let (number, outbox) = (self.last_number, self.outbox.clone());
         let caller = Caller { principal, request: self.state.clock.request_id(), ip: self.client.ip.clone() };
         let span = tracing::info_span!("operation", request.id = %caller.request);
-        let mut answers = answers(&self.state.schema, prepared, caller);
+        let mut answers = answers(&self.state, prepared, caller);
         let operation = {
             let id = id.clone();
             async move {
@@ -316,16 +325,25 @@ impl Session {
     }
 
     async fn send(&mut self, frame: Frame) -> Result<(), End> {
+        let limit = self.state.live.config.unread_limit();
         tokio::select! {
             biased;
-            sent = timeout(SEND_LIMIT, self.sink.send(frame)) => match sent {
+            sent = timeout(limit, self.sink.send(frame)) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(End::Gone),
+                Ok(Err(_)) => Err(End::Gone),
+                Err(_) => {
+                    self.state.live.count_cut_off();
+                    Err(End::Gone)
+                }
             },
             // A stop does not wait for a client that does not read.
             () = self.connection.closing() => Err(End::Gone),
         }
     }
+}
+
+fn stopping() -> End {
+    Close::new(1001, "The server stops").into()
 }
 
 /// Resolves when the principal may go on no more; never without one.

@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{END_LIMIT, KEEP_ALIVE, SEND_LIMIT, Seat, WAITING_ANSWERS, answers};
+use super::{END_LIMIT, Seat, answers};
 use crate::error_code::ErrorCode;
 use crate::graphql::{Answer, Caller, Kind, Outcome, Prepared};
 use crate::http::AppState;
@@ -33,12 +33,12 @@ pub(in crate::http) fn respond(
             if matches!(seat, Some(None)) {
                 return Err(Answer::refused(ErrorCode::TooManyStreams, "too many live streams are open"));
             }
-            (answers(&state.schema, prepared, caller.clone()), seat.flatten())
+            (answers(state, prepared, caller.clone()), seat.flatten())
         }
         Err(answer) if is_of_document(&answer) => (stream::iter([answer]).boxed(), None),
         Err(answer) => return Err(answer),
     };
-    let (sender, receiver) = mpsc::channel(WAITING_ANSWERS);
+    let (sender, receiver) = mpsc::channel(state.live.config.max_unread);
     let events = Events { state: state.clone(), caller, connection, sender };
     tokio::spawn(events.send_all(answers, seat));
     Ok(event_stream(receiver))
@@ -107,11 +107,12 @@ impl Events {
         let (schema, principal) = (self.state.schema.clone(), self.caller.principal.clone());
         let mut ended = std::pin::pin!(async move { schema.keys().ended(&principal).await });
         let mut closing = self.connection.clone();
+        let keep_alive_after = self.state.live.config.keep_alive();
         let closed = self.sender.clone();
         // The first lines tell the client that it is heard.
         self.send(":\n\n".into()).await?;
         loop {
-            let keep_alive = sleep_until(Instant::now() + KEEP_ALIVE);
+            let keep_alive = sleep_until(Instant::now() + keep_alive_after);
             tokio::select! {
                 biased;
                 () = closed.closed() => return Err(Gone),
@@ -131,11 +132,16 @@ impl Events {
     }
 
     async fn send(&mut self, event: String) -> Result<(), Gone> {
+        let limit = self.state.live.config.unread_limit();
         tokio::select! {
             biased;
-            sent = timeout(SEND_LIMIT, self.sender.send(Event::Bytes(event.into()))) => match sent {
+            sent = timeout(limit, self.sender.send(Event::Bytes(event.into()))) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(Gone),
+                Ok(Err(_)) => Err(Gone),
+                Err(_) => {
+                    self.state.live.count_cut_off();
+                    Err(Gone)
+                }
             },
             // What is not read now will be read after a restart.
             () = self.connection.closing() => Err(Gone),

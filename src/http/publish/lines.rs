@@ -7,8 +7,11 @@
 //!   reads only after it has written is served as well, as long as it writes no more than that. One that takes nothing
 //!   for [`IDLE_LIMIT`] is cut off.
 //! - The request ends when its credential does, or the server stops: with a line that says so, behind the answers to all
-//!   that was read. It takes one of the caller's seats for live streams, since it may last as long.
+//!   that was read. What the client writes on is read and dropped for [`LINGER`]: a connection that is closed with unread
+//!   bytes is reset, and a reset takes answers away that the client has not read yet.
+//! - It takes one of the caller's seats for live streams, since it may last as long.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,13 +19,15 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::answer::{self, Problem};
 use super::{Publisher, item};
+use crate::domain::message::Publish;
 use crate::error_code::ErrorCode;
 use crate::http::listener::Connection;
 use crate::http::live::Seat;
@@ -35,33 +40,20 @@ const UNDER_WAY: usize = 100;
 const MAX_ANSWERS: usize = 10_000;
 /// How long to wait for more of the body.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client may go on writing when all is answered that it will be.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers at once; publishes while the body comes in.
 pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, body: Body) -> Response {
     let (answers, taken) = mpsc::channel::<Bytes>(MAX_ANSWERS);
     let publishing = async move {
         let _seat = seat;
-        let stopped = Arc::new(OnceLock::new());
-        let stop = stop(publisher.clone(), connection, Arc::clone(&stopped));
-        // What was read before is published and answered all the same.
-        let lines = lines(body.into_data_stream()).take_until(Box::pin(stop)).enumerate();
-        let answered = lines.map(|(index, line)| {
-            let publisher = &publisher;
-            async move {
-                let answer = match line.and_then(|line| item::plain(&line)) {
-                    Ok(publish) => publisher.publish_in_turn(publish).await,
-                    Err(problem) => Err(problem),
-                };
-                answer::line(index + 1, &answer)
-            }
-        });
-        let last = stream::once(async { stopped.get().cloned() }).filter_map(|problem| async { problem });
-        let told = answered.buffered(UNDER_WAY).chain(last.map(|problem| answer::result(&Err(problem))));
-        let mut told = std::pin::pin!(told.map(|line| Bytes::from(format!("{line}\n"))));
-        while let Some(line) = told.next().await {
-            if !matches!(timeout(IDLE_LIMIT, answers.send(line)).await, Ok(Ok(()))) {
-                break;
-            }
+        let lines = Arc::new(Mutex::new(lines(body.into_data_stream()).fuse().boxed()));
+        if answer(publisher, connection, &lines, &answers).await.is_ok() {
+            // The end of the answer.
+            drop(answers);
+            let mut lines = lines.lock().await;
+            drop(timeout(LINGER, async { while lines.next().await.is_some() {} }).await);
         }
     };
     tokio::spawn(publishing.in_current_span());
@@ -69,6 +61,57 @@ pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, 
         taken.recv().await.map(|line| (Ok::<_, std::convert::Infallible>(line), taken))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(told)).into_response()
+}
+
+/// Where they are read, by one at a time.
+type Lines = Arc<Mutex<BoxStream<'static, Result<Bytes, Problem>>>>;
+
+/// The client takes no answers any more.
+struct Gone;
+
+/// Publishes line by line, and tells what came of each, until they end or are to end.
+async fn answer(
+    publisher: Publisher,
+    connection: Connection,
+    lines: &Lines,
+    answers: &mpsc::Sender<Bytes>,
+) -> Result<(), Gone> {
+    let stopped = Arc::new(OnceLock::new());
+    let stop = stop(publisher.clone(), connection, Arc::clone(&stopped));
+    let publications = paid(Arc::clone(lines), publisher.clone());
+    // What was paid before is published and answered all the same.
+    let publications = publications.take_until(Box::pin(stop)).enumerate();
+    let answered = publications.map(|(index, publish)| {
+        let publisher = &publisher;
+        async move {
+            let answer = match publish {
+                Ok(publish) => publisher.paid(publish).await,
+                Err(problem) => Err(problem),
+            };
+            answer::line(index + 1, &answer)
+        }
+    });
+    let last = stream::once(async { stopped.get().cloned() }).filter_map(|problem| async { problem });
+    let told = answered.buffered(UNDER_WAY).chain(last.map(|problem| answer::result(&Err(problem))));
+    let mut told = pin!(told.map(|line| Bytes::from(format!("{line}\n"))));
+    while let Some(line) = told.next().await {
+        if !matches!(timeout(IDLE_LIMIT, answers.send(line)).await, Ok(Ok(()))) {
+            return Err(Gone);
+        }
+    }
+    Ok(())
+}
+
+/// What the lines say, each as soon as the caller has points for it. One by one, so that the log has them in their order.
+fn paid(lines: Lines, publisher: Publisher) -> impl Stream<Item = Result<Publish, Problem>> {
+    stream::unfold((lines, publisher), |(lines, publisher)| async move {
+        let line = lines.lock().await.next().await?;
+        let publish = line.and_then(|line| item::plain(&line));
+        if publish.is_ok() {
+            publisher.turn().await;
+        }
+        Some((publish, (lines, publisher)))
+    })
 }
 
 /// Resolves when no further line is to be read, and leaves the reason.

@@ -183,10 +183,9 @@ impl Publisher {
         self.paid(publish).await
     }
 
-    /// Publishes a message as soon as the caller has points for it.
-    async fn publish_in_turn(&self, publish: Publish) -> Result<Accepted, Problem> {
+    /// Waits until the caller has points for a message, and takes them.
+    async fn turn(&self) {
         self.limits.wait(&self.subject, MESSAGE_POINTS).await;
-        self.paid(publish).await
     }
 
     async fn paid(&self, publish: Publish) -> Result<Accepted, Problem> {

@@ -45,6 +45,7 @@ async fn a_change_that_was_made_already_is_confirmed_only_when_it_is_on_disk() {
             name: EventType::parse("order.paid").unwrap(),
             category: "order".into(),
             description: String::new(),
+            version: "1".into(),
             schema: serde_json::json!({ "type": "object" }),
             example: None,
         };

@@ -16,7 +16,7 @@ on_both!(
 );
 
 /// Every root field with the scope it needs, and a call. `None`: any key.
-const FIELDS: [(&str, Option<Scope>, &str); 62] = [
+const FIELDS: [(&str, Option<Scope>, &str); 66] = [
     ("rateLimit", None, "{ rateLimit { remaining } }"),
     ("viewer", None, "{ viewer { name } }"),
     ("node", None, "{ node(id: \"xxx_1\") { id } }"),
@@ -187,6 +187,11 @@ const FIELDS: [(&str, Option<Scope>, &str); 62] = [
             { userErrors { code } } }",
     ),
     (
+        "updateEventType",
+        Some(Scope::WebhooksWrite),
+        "mutation { updateEventType(input: { name: \"no.such\" }) { userErrors { code } } }",
+    ),
+    (
         "createTenant",
         Some(Scope::TenantsAdmin),
         "mutation { createTenant(input: { name: \"\", slug: \"\" }) { userErrors { code } } }",
@@ -195,6 +200,17 @@ const FIELDS: [(&str, Option<Scope>, &str); 62] = [
         "createApiKey",
         Some(Scope::KeysAdmin),
         "mutation { createApiKey(input: { name: \"x\", scopes: [] }) { userErrors { code } } }",
+    ),
+    ("users", Some(Scope::KeysAdmin), "{ users { nodes { id } } }"),
+    (
+        "createUser",
+        Some(Scope::KeysAdmin),
+        "mutation { createUser(input: { username: \"\", password: \"\", scopes: [] }) { userErrors { code } } }",
+    ),
+    (
+        "resetUserCredentials",
+        Some(Scope::KeysAdmin),
+        "mutation { resetUserCredentials(input: { username: \"nobody\", password: \"\" }) { userErrors { code } } }",
     ),
     (
         "disableUser",

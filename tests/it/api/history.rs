@@ -6,8 +6,8 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 const SNAPSHOT: &str = "query($id: ID!, $asOf: WebhookSnapshotAsOf!) { webhookSnapshot(id: $id, asOf: $asOf) {
-    webhookId version deleted url description eventFilters enabled profile since until position openDeliveries
-    secrets { version fingerprint createdAt validUntil } changes { field from to } actor { kind id } requestId } }";
+    webhookId version deleted url description eventFilters enabled circuitState profile since until position openDeliveries
+    secrets { version fingerprint createdAt validUntil } changes { field from to } actor { kind id } requestId change { code } } }";
 
 const HISTORY: &str = "query($id: ID!, $first: Int, $after: String, $last: Int, $before: String) {
     webhookHistory(id: $id, first: $first, after: $after, last: $last, before: $before) {
@@ -51,8 +51,10 @@ async fn a_webhook_is_shown_as_it_was_by_version_position_and_time() {
     }
     let first = snapshot(&api, &id, json!({ "version": 1 })).await;
     assert_eq!((&first["description"], &first["enabled"]), (&Value::Null, &json!(true)));
+    assert_eq!(first["circuitState"], json!("CLOSED"));
     assert_eq!(first["secrets"].as_array().unwrap().len(), 1);
     let second = snapshot(&api, &id, json!({ "version": 2 })).await;
+    assert_eq!(second["change"], json!({ "code": "TENANT_WEBHOOK_UPDATED" }));
     assert_eq!(second["changes"], json!([{ "field": "DESCRIPTION", "from": null, "to": "second" }]));
     assert_eq!(first["until"], second["since"]);
     let third = snapshot(&api, &id, json!({ "version": 3 })).await;

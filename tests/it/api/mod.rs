@@ -1,15 +1,18 @@
 //! The API in this process: the real schema, front, engine and read models, mostly over the log in memory.
 
+mod alerts;
 mod authorisation;
 mod contracts;
 mod controls;
 mod erasure;
+mod event_types;
 mod explanation;
 mod front;
 pub(crate) mod full;
 mod gone;
 mod history;
 mod hostile;
+mod issuers;
 mod limits;
 pub(crate) mod live;
 mod operations;
@@ -76,6 +79,7 @@ struct Api {
     keys: Arc<KeyRing>,
     clock: Arc<dyn Clock>,
     ready: Arc<AtomicBool>,
+    front: http::AppState,
     client: reqwest::Client,
     tenant: TenantId,
     /// A key of `tenant` that may do everything.
@@ -96,6 +100,8 @@ struct Settings {
     fetch: Option<Arc<dyn Fetch>>,
     live: http::LiveConfig,
     limits: rate_limit::Config,
+    /// `None`: every endpoint says 200.
+    transport: Option<Arc<dyn Transport>>,
 }
 
 /// Takes away what an answer says of its cost, which is not what most tests are about.
@@ -159,7 +165,7 @@ impl Api {
     }
 
     async fn build(store: Arc<dyn EventStore>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        let Settings { auth, fetch, live, limits } = settings;
+        let Settings { auth, fetch, live, limits, transport } = settings;
         let nowhere = || Arc::new(HttpClient::new(&outbound::Config::default()).unwrap()) as Arc<dyn Fetch>;
         let fetch = fetch.unwrap_or_else(nowhere);
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
@@ -173,7 +179,7 @@ impl Api {
         let followers = read_models.follow(log.clone());
         // Receipts are waited for.
         let config = actors::Config { purge_every_ms: 0, ..actors::Config::default() };
-        let (vault, transport) = (Arc::new(vault), Arc::new(Agreeable));
+        let (vault, transport) = (Arc::new(vault), transport.unwrap_or_else(|| Arc::new(Agreeable)));
         let sealed = Arc::clone(&vault);
         let ports = Ports { transport, gate, candidates: Some(Arc::new(read_models.clone())) };
         let running =
@@ -206,7 +212,7 @@ impl Api {
             max_connections_per_address: 4_096,
             proxies: http::TrustedProxies::default(),
         };
-        tokio::spawn(http::serve(listener, http::router(state), bounds, std::future::pending()));
+        tokio::spawn(http::serve(listener, http::router(state.clone()), bounds, std::future::pending()));
         let engine = running.engine.clone();
         let tenant = clock.tenant_id();
         let mut api = Self {
@@ -217,6 +223,7 @@ impl Api {
             keys,
             clock,
             ready,
+            front: state,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             tenant,
             key: String::new(),

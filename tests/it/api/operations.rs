@@ -124,7 +124,8 @@ async fn a_message_keeps_every_digit_or_is_refused() {
     let variables = r#"{"input":{"type":"user.created","data":{"n":18446744073709551616}}}"#;
     let body = format!(r#"{{"query":{},"variables":{variables}}}"#, json!(publish));
     let text = api.post(&api.key, body).send().await.unwrap().text().await.unwrap();
-    assert!(text.contains("GRAPHQL_VALIDATION_FAILED") && text.contains("input.data"), "{text}");
+    assert!(text.contains("GRAPHQL_VALIDATION_FAILED") && text.contains("'$input' at 'data.n'"), "{text}");
+    assert!(text.contains("'dataJson' keeps every digit") && !text.contains(r#""data":"#), "{text}");
     for input in [json!({ "type": "user.created" }), json!({ "type": "user.created", "data": {}, "dataJson": "{}" })] {
         let refused = api.data(publish, json!({ "input": input })).await;
         assert_eq!(refused["publishMessage"]["userErrors"][0]["code"], json!("INVALID_INPUT"));
@@ -206,4 +207,24 @@ async fn a_list_is_paged_from_either_end() {
         assert_eq!(answer["errors"][0]["extensions"]["code"], json!(code));
         assert_eq!(answer["data"], json!({ "eventTypes": null }));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_past_32_bits_refuses_the_request_before_anything_is_done() {
+    let api = Api::start().await;
+    let input = json!({ "url": URL, "eventFilters": [] });
+    let id = api.data(CREATE, json!({ "input": input })).await["createWebhook"]["webhook"]["id"].take();
+    let both = "mutation($id: ID!, $version: Int) { enableWebhook(input: { webhookId: $id }) { position }
+        deleteWebhook(input: { webhookId: $id, expectedVersion: $version }) { position } }";
+    let body = json!({ "query": both, "variables": { "id": id, "version": 3_000_000_000_u32 } }).to_string();
+    let request = api.post(&api.key, body).header("accept", "application/graphql-response+json");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    let message = "the variable '$version' is no Int: a whole number from -2147483648 to 2147483647";
+    assert_eq!(answer["errors"][0]["message"], json!(message));
+    assert_eq!(answer["errors"][0]["extensions"]["code"], json!("GRAPHQL_VALIDATION_FAILED"));
+    assert!(answer.get("data").is_none(), "{answer}");
+    let read = api.data("query($id: ID!) { webhook(id: $id) { enabled } }", json!({ "id": id })).await;
+    assert_eq!(read["webhook"]["enabled"], json!(false));
 }

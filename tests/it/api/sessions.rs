@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 
 /// Time stands still until a test moves it.
-struct Steered {
+pub(super) struct Steered {
     now_ms: AtomicI64,
     random: SeededClock,
 }
@@ -21,12 +21,12 @@ impl Clock for Steered {
 }
 
 impl Steered {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let start = Timestamp::from_ms(1_763_894_415_000);
         Arc::new(Self { now_ms: AtomicI64::new(start.as_ms()), random: SeededClock::new(start, 1) })
     }
 
-    fn pass(&self, minutes: i64) {
+    pub(super) fn pass(&self, minutes: i64) {
         self.now_ms.fetch_add(minutes * 60_000, Ordering::Relaxed);
     }
 }
@@ -173,15 +173,88 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
     assert!(failures[0]["requestId"].is_string() && failures[0]["ipAddress"] == "127.0.0.1", "{failures}");
 }
 
+/// Somebody at another address of this machine.
+fn from_elsewhere(last: u8) -> reqwest::Client {
+    let address = std::net::Ipv4Addr::new(127, 0, 0, last);
+    reqwest::Client::builder().no_proxy().local_address(Some(address.into())).build().unwrap()
+}
+
+/// Status, code and `Retry-After` of a login that is refused.
+async fn refusal(answer: reqwest::Response) -> (u16, Value, Option<u64>) {
+    assert!(!answer.headers().contains_key("set-cookie"));
+    let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+    let status = answer.status().as_u16();
+    let mut body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    (status, body["error"]["code"].take(), retry_after)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn five_wrong_tries_close_the_door_for_a_quarter_of_an_hour() {
+async fn who_guesses_waits_longer_each_time_and_the_user_gets_in_from_elsewhere() {
     let (api, clock) = steered().await;
     let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
-    for _ in 0..5 {
-        assert_eq!(api.login("ada", PASSWORD, "000000").await.status(), 401);
+    let right = || api.code(&codes);
+    // A name that nobody has is answered the same.
+    for name in ["ada", "eve"] {
+        for _ in 0..5 {
+            assert_eq!(api.login(name, "wrong horse battery staple", "000000").await.status(), 401);
+        }
     }
-    assert_eq!(api.login("ada", PASSWORD, &api.code(&codes)).await.status(), 401);
+    let throttled = |seconds: u64| (429, json!("RATE_LIMITED"), Some(seconds));
+    assert_eq!(refusal(api.login("eve", PASSWORD, &right()).await).await, throttled(30));
+    assert_eq!(refusal(api.login("ada", PASSWORD, &right()).await).await, throttled(30));
+    let owner = Api { client: from_elsewhere(2), ..api };
+    let api = &owner;
+    api.cookie("ada", &api.code(&codes)).await;
+    // Whoever guesses is none the better for that.
+    let guesser = from_elsewhere(1);
+    let guess = async |password: &str, code: &str| {
+        let body = json!({ "username": "ada", "password": password, "totp": code }).to_string();
+        let request = guesser.post(api.url("/session")).header("content-type", "application/json");
+        refusal(request.body(body).send().await.unwrap()).await
+    };
+    assert_eq!(guess(PASSWORD, "000000").await, throttled(30));
+    clock.pass(1);
+    assert_eq!(guess("wrong horse battery staple", "000000").await, (401, json!("UNAUTHENTICATED"), None));
+    assert_eq!(guess(PASSWORD, &api.code(&codes)).await, throttled(60));
     clock.pass(15);
+    api.cookie("ada", &api.code(&codes)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_behind_the_right_password_are_counted_wherever_they_come_from() {
+    let (mut api, clock) = steered().await;
+    let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
+    let mut answers = vec![];
+    for last in 11..16 {
+        api.client = from_elsewhere(last);
+        answers.push(refusal(api.login("ada", PASSWORD, "000000").await).await);
+    }
+    api.client = from_elsewhere(16);
+    // Even the right one, in the same words: whether the password was right is not told.
+    answers.push(refusal(api.login("ada", PASSWORD, &api.code(&codes)).await).await);
+    assert!(answers.iter().all(|answer| *answer == (401, json!("UNAUTHENTICATED"), None)), "{answers:?}");
+    clock.pass(1);
+    api.cookie("ada", &api.code(&codes)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_so_many_tries_for_all_names_together() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let clock = Steered::new();
+    let auth = authentication::Config { login_tries_per_address: 3, ..authentication::Config::default() };
+    let settings = Settings { auth, ..Settings::default() };
+    let mut api = Api::build(Arc::new(MemoryStore::new(1)), Arc::clone(&clock) as _, settings).await;
+    let codes = api.user(api.tenant, "ada", &[Scope::WebhooksRead]).await;
+    for name in ["a", "b", "not a name"] {
+        assert_eq!(api.login(name, PASSWORD, "000000").await.status(), 401);
+        clock.pass(1);
+    }
+    let refused = refusal(api.login("ada", PASSWORD, &api.code(&codes)).await).await;
+    assert_eq!(refused, (429, json!("RATE_LIMITED"), Some(12 * 60)));
+    let home = std::mem::replace(&mut api.client, from_elsewhere(2));
+    api.cookie("ada", &api.code(&codes)).await;
+    clock.pass(12);
+    api.client = home;
     api.cookie("ada", &api.code(&codes)).await;
 }
 
@@ -304,4 +377,97 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
     let late = "mutation { m: createApiKey(input: { name: \"x\", scopes: [KEYS_ADMIN], expiresAt: \"2026-02-21T10:40:16Z\" }) { userErrors { code path } } }";
     let expected = json!([{ "code": "INVALID_INPUT", "path": ["input", "expiresAt"] }]);
     assert_eq!(api.data(late, json!({})).await["m"]["userErrors"], expected);
+}
+
+const CREATE_USER: &str = "mutation($input: CreateUserInput!) { createUser(input: $input) {
+    user { id name scopes createdAt disabledAt } authenticatorUri position userErrors { code path } } }";
+const RESET_USER: &str = "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
+    user { name disabledAt } authenticatorUri position userErrors { code path } } }";
+const OTHER_PASSWORD: &str = "another horse, another staple";
+
+fn codes_of(uri: &Value) -> Secret {
+    let secret = uri.as_str().unwrap().split_once("secret=").unwrap().1.split('&').next().unwrap();
+    Secret::stored(secret.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_has_just_proved_themself_adds_users_and_resets_them() {
+    let (api, clock) = steered().await;
+    let scopes = [Scope::KeysAdmin, Scope::WebhooksRead];
+    let codes = api.user(api.tenant, "ada", &scopes).await;
+    let cookie = api.cookie("ada", &api.code(&codes)).await;
+    let input = json!({ "username": "ben", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] });
+    let made = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await["data"]["createUser"].take();
+    let expected = json!({ "id": made["user"]["id"], "name": "ben", "scopes": ["WEBHOOKS_READ"],
+        "createdAt": "2025-11-23T10:40:15.000Z", "disabledAt": null });
+    assert_eq!((&made["user"], &made["userErrors"]), (&expected, &json!([])), "{made}");
+    assert!(!made.to_string().contains(PASSWORD));
+    let cookie_of_ben = api.cookie("ben", &api.code(&codes_of(&made["authenticatorUri"]))).await;
+    let list = "query($ids: [ID!]!) { users { nodes { name } } nodes(ids: $ids) { ... on User { name } } }";
+    let listed = api.by_cookie(&cookie, list, json!({ "ids": [made["user"]["id"]] })).await["data"].take();
+    assert_eq!(listed["users"]["nodes"], json!([{ "name": "ben" }, { "name": "ada" }]));
+    assert_eq!(listed["nodes"], json!([{ "name": "ben" }]));
+    // A name is given once, and nobody hands on more than they have.
+    let again = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await["data"]["createUser"].take();
+    assert_eq!(again["userErrors"], json!([{ "code": "VERSION_CONFLICT", "path": ["input", "username"] }]));
+    let more = json!({ "username": "cyd", "password": PASSWORD, "scopes": ["AUDIT_READ"] });
+    let refused = api.by_cookie(&cookie, CREATE_USER, json!({ "input": more })).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"));
+    for (field, wrong) in [("password", "too short"), ("username", "Not A Name")] {
+        let mut input = json!({ "username": "cyd", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] });
+        input[field] = json!(wrong);
+        let refused = api.by_cookie(&cookie, CREATE_USER, json!({ "input": input })).await;
+        let expected = json!([{ "code": "INVALID_INPUT", "path": ["input", field] }]);
+        assert_eq!(refused["data"]["createUser"]["userErrors"], expected, "{refused}");
+    }
+    // New credentials end what the old ones began.
+    let disable = "mutation { disableUser(input: { username: \"ben\" }) { disabledUserId } }";
+    api.by_cookie(&cookie, disable, json!({})).await;
+    let reset = json!({ "input": { "username": "ben", "password": OTHER_PASSWORD } });
+    let made = api.by_cookie(&cookie, RESET_USER, reset.clone()).await["data"]["resetUserCredentials"].take();
+    assert_eq!(made["user"], json!({ "name": "ben", "disabledAt": null }), "{made}");
+    assert_eq!(api.with_cookie(&cookie_of_ben, VIEWER, &json!({})).send().await.unwrap().status(), 401);
+    let codes = codes_of(&made["authenticatorUri"]);
+    // Of each step one code counts, whatever it was made of.
+    clock.pass(1);
+    assert_eq!(api.login("ben", PASSWORD, &api.code(&codes)).await.status(), 401);
+    assert_eq!(api.login("ben", OTHER_PASSWORD, &api.code(&codes)).await.status(), 200);
+    // A proof of long ago is none.
+    clock.pass(6);
+    for (call, input) in [
+        (CREATE_USER, json!({ "input": { "username": "cyd", "password": PASSWORD, "scopes": ["WEBHOOKS_READ"] } })),
+        (RESET_USER, reset),
+    ] {
+        let refused = api.by_cookie(&cookie, call, input).await;
+        assert_eq!(refused["errors"][0]["extensions"]["code"], json!("STEP_UP_REQUIRED"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_adds_no_users_and_nobody_takes_over_who_may_do_more() {
+    let (api, _) = steered().await;
+    api.user(api.tenant, "ada", &[Scope::KeysAdmin, Scope::AuditRead]).await;
+    // Although keys act unattended in this tenant.
+    let key = api.key(api.tenant, &[Scope::KeysAdmin]).await;
+    let input = json!({ "username": "ben", "password": PASSWORD, "scopes": ["KEYS_ADMIN"] });
+    let reset = json!({ "username": "ada", "password": OTHER_PASSWORD });
+    for (call, input) in [(CREATE_USER, &input), (RESET_USER, &reset)] {
+        let refused = api.answer(&key, call, &json!({ "input": input })).await;
+        assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"), "{refused}");
+    }
+    let codes = api.user(api.tenant, "cyd", &[Scope::KeysAdmin]).await;
+    let cookie = api.cookie("cyd", &api.code(&codes)).await;
+    let refused = api.by_cookie(&cookie, RESET_USER, json!({ "input": reset })).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], json!("FORBIDDEN"), "{refused}");
+    // An operator's key may, for any tenant.
+    let other = api.clock.tenant_id();
+    api.tenant(other, "other").await;
+    let mut abroad = input.clone();
+    abroad["tenantId"] = json!(other.to_string());
+    let made = api.data(CREATE_USER, json!({ "input": abroad })).await["createUser"].take();
+    assert_eq!((&made["userErrors"], &made["user"]["name"]), (&json!([]), &json!("ben")));
+    let listed = api.data("{ users { nodes { name } } }", json!({})).await;
+    assert_eq!(listed["users"]["nodes"], json!([{ "name": "cyd" }, { "name": "ada" }]));
+    let taken = api.data(CREATE_USER, json!({ "input": input })).await["createUser"]["userErrors"].take();
+    assert_eq!(taken, json!([{ "code": "VERSION_CONFLICT", "path": ["input", "username"] }]));
 }

@@ -10,17 +10,17 @@ use super::*;
 use crate::support::receiver::{Receiver, Script};
 
 const ISSUER: &str = "https://id.example/realm";
-const NOW_S: i64 = 1_763_894_415;
+pub(super) const NOW_S: i64 = 1_763_894_415;
 
 /// The issuer's keys.
-struct Signers {
+pub(super) struct Signers {
     rsa: RsaKeyPair,
     point: EcdsaKeyPair,
     edwards: Ed25519KeyPair,
 }
 
 impl Signers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let random = SystemRandom::new();
         let pem: String = include_str!("issuer.rsa.pem").lines().filter(|line| !line.starts_with('-')).collect();
         let algorithm = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
@@ -51,7 +51,7 @@ impl Signers {
         ring::rsa::PublicKeyComponents::<Vec<u8>>::from(self.rsa.public()).n
     }
 
-    fn key_set(&self) -> Value {
+    pub(super) fn key_set(&self) -> Value {
         let rsa = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(self.rsa.public());
         let point = &self.point.public_key().as_ref()[1..];
         json!({ "keys": [
@@ -62,7 +62,7 @@ impl Signers {
         ] })
     }
 
-    fn token(&self, header: &Value, claims: &Value) -> String {
+    pub(super) fn token(&self, header: &Value, claims: &Value) -> String {
         let text = format!("{}.{}", encoded(header.to_string().as_bytes()), encoded(claims.to_string().as_bytes()));
         let signed = self.sign(header["alg"].as_str().unwrap(), text.as_bytes());
         format!("{text}.{}", encoded(&signed))
@@ -73,12 +73,12 @@ fn encoded(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn header(algorithm: &str) -> Value {
+pub(super) fn header(algorithm: &str) -> Value {
     json!({ "alg": algorithm, "kid": algorithm, "typ": "at+jwt" })
 }
 
 /// The JSON with one field changed; null takes it away.
-fn but(mut whole: Value, field: &str, value: Value) -> Value {
+pub(super) fn but(mut whole: Value, field: &str, value: Value) -> Value {
     if value.is_null() {
         whole.as_object_mut().unwrap().remove(field);
     } else {
@@ -87,22 +87,31 @@ fn but(mut whole: Value, field: &str, value: Value) -> Value {
     whole
 }
 
-struct Provider {
-    api: Api,
-    receiver: Receiver,
-    signers: Signers,
+pub(super) struct Provider {
+    pub(super) api: Api,
+    pub(super) receiver: Receiver,
+    pub(super) signers: Signers,
+    /// What its tokens have as `iss`.
+    pub(super) issuer: String,
 }
 
 impl Provider {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let (receiver, signers) = (Receiver::start().await, Signers::new());
         receiver.on("/keys", Script::answer(200, signers.key_set().to_string()));
-        let issuer: Issuer = serde_json::from_value(json!({
+        let issuer = json!({
             "issuer": ISSUER, "audience": "tidings", "jwks_url": receiver.url("/keys"), "acr_values": ["mfa"],
             "roles": { "owner": ["WEBHOOKS_READ", "SECRETS_ROTATE"] },
-        }))
-        .unwrap();
+        });
+        let clock = Arc::new(SeededClock::new(Timestamp::from_ms(NOW_S * 1_000), 1));
+        Self::of(receiver, signers, issuer, clock).await
+    }
+
+    /// One that is configured so.
+    pub(super) async fn of(receiver: Receiver, signers: Signers, issuer: Value, clock: Arc<dyn Clock>) -> Self {
+        let issuer: Issuer = serde_json::from_value(issuer).unwrap();
         assert_eq!(issuer.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
+        let name = issuer.issuer.clone();
         let auth = authentication::Config { oidc: vec![issuer], ..authentication::Config::default() };
         auth.check().unwrap();
         let egress = outbound::Config {
@@ -111,18 +120,17 @@ impl Provider {
             ..outbound::Config::default()
         };
         drop(rustls::crypto::ring::default_provider().install_default());
-        let clock = Arc::new(SeededClock::new(Timestamp::from_ms(NOW_S * 1_000), 1));
         let fetch = Arc::new(HttpClient::new(&egress).unwrap());
         let api = Api::with(Arc::new(MemoryStore::new(1)), clock, auth, fetch, http::LiveConfig::default()).await;
-        Self { api, receiver, signers }
+        Self { api, receiver, signers, issuer: name }
     }
 
-    fn claims(&self) -> Value {
-        json!({ "iss": ISSUER, "aud": ["other", "tidings"], "sub": "ada", "exp": NOW_S + 3_600, "nbf": NOW_S - 10,
+    pub(super) fn claims(&self) -> Value {
+        json!({ "iss": self.issuer, "aud": ["other", "tidings"], "sub": "ada", "exp": NOW_S + 3_600, "nbf": NOW_S - 10,
             "iat": NOW_S - 10, "tenant": self.api.tenant, "scope": "WEBHOOKS_READ openid owner" })
     }
 
-    async fn status(&self, token: &str) -> u16 {
+    pub(super) async fn status(&self, token: &str) -> u16 {
         self.api
             .post(token, json!({ "query": "{ viewer { name } }" }).to_string())
             .send()

@@ -3,10 +3,11 @@
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tidings::clock::Clock;
+use tidings::domain::circuit::CircuitState;
 use tidings::domain::filter::EventType;
 use tidings::domain::id::SubscriptionId;
 use tidings::event_store::Position;
-use tidings::projections::rows::{AuditRow, CircuitState, DeliveryRow, DeliveryStatus, WebhookRow};
+use tidings::projections::rows::{AuditRow, DeliveryRow, DeliveryStatus, WebhookRow};
 use tidings::projections::{
     AuditFilter, DeliveryFilter, Key, Page, ReadModels, Slice, TenantScope, WebhookFilter, WebhookOrder,
     WebhookOrderField,

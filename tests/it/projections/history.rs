@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::{
-    ApiKeyIssued, ApiKeyRevoked, Event, EventTypeRegistered, MessageEvent, MessagePublished, SubscriptionCreated,
-    TenantCreated, TenantEvent, TestSent,
+    ApiKeyIssued, ApiKeyRevoked, Change, Event, EventTypeRegistered, EventTypeUpdated, MessageEvent, MessagePublished,
+    SubscriptionCreated, TenantCreated, TenantEvent, TestSent,
 };
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
@@ -163,10 +163,25 @@ impl History {
             name: EventType::parse(name).unwrap(),
             category: "orders".into(),
             description: "An order was made".into(),
+            version: "1".into(),
             schema: serde_json::json!({ "type": "object" }),
             example: Some(serde_json::json!({ "order": 1 })),
         };
         self.tenant_event(tenant, TenantEvent::EventTypeRegistered(registered)).await;
+    }
+
+    async fn update_event_type(&mut self, tenant: TenantId, name: &str, pick: u64) {
+        let reason = pick.is_multiple_of(2).then(|| format!("reason {pick}"));
+        let updated = EventTypeUpdated {
+            name: EventType::parse(name).unwrap(),
+            category: None,
+            description: Some(Change { from: "An order was made".into(), to: format!("An order, {pick}") }),
+            version: Some(Change { from: "1".into(), to: format!("{pick}") }),
+            schema: pick.is_multiple_of(3).then(|| serde_json::json!({ "maxProperties": pick % 1_000 })),
+            example: None,
+            deprecation_reason: (!pick.is_multiple_of(5)).then_some(Change { from: None, to: reason }),
+        };
+        self.tenant_event(tenant, TenantEvent::EventTypeUpdated(updated)).await;
     }
 
     pub(super) async fn api_key(&mut self, tenant: TenantId) -> ApiKeyId {
@@ -312,7 +327,8 @@ impl History {
                     self.revoke(tenant, key).await;
                 }
             }
-            (4..=7, _) | (_, None) => drop(self.subscription(tenant).await),
+            (4, _) => self.update_event_type(tenant, &format!("order.kind_{}", pick % 3), pick).await,
+            (5..=7, _) | (_, None) => drop(self.subscription(tenant).await),
             (8..=40, _) => self.publish_to_all(tenant).await,
             (41..=70, Some(id)) => self.attempt_all(id, Some(200)).await,
             (71..=84, Some(id)) => self.attempt_all(id, [None, Some(500), Some(410)][pick as usize % 3]).await,

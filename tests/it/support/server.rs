@@ -229,6 +229,11 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client
     }

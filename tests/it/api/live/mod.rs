@@ -1,9 +1,11 @@
 //! Live streams, spoken to byte by byte.
 
+mod slow;
 mod socket;
 mod streams;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -18,7 +20,7 @@ use super::{Api, URL};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const DELIVERIES: &str = "subscription($filter: DeliveryFilter, $after: String) {
-    deliveryUpdates(filter: $filter, after: $after) { cursor delivery { id status webhookId message { id } } } }";
+    deliveryUpdates(filter: $filter, after: $after) { cursor attempt { number } delivery { id status webhookId message { id } } } }";
 const WEBHOOKS: &str = "subscription($id: ID, $after: String) {
     webhookUpdates(webhookId: $id, after: $after) { cursor code webhookId webhook { url enabled } } }";
 const AUDIT: &str = "subscription($filter: AuditFilter, $after: String) {
@@ -109,26 +111,16 @@ impl Api {
 
     /// A socket, if the server takes it.
     async fn socket_with(&self, headers: &[(&'static str, &str)]) -> tungstenite::Result<(Socket, Response)> {
-        let mut request = format!("ws://{}/graphql", self.address).into_client_request()?;
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
-        }
-        let stream = TcpStream::connect(self.address).await?;
-        let (socket, response) = tokio_tungstenite::client_async(request, stream).await?;
-        Ok((Socket { socket, seen: VecDeque::new() }, response))
+        Socket::over(TcpStream::connect(self.address).await?, headers).await
     }
 
     async fn socket(&self) -> Socket {
-        self.socket_with(&[("sec-websocket-protocol", "graphql-transport-ws")]).await.unwrap().0
+        Socket::open(self.address).await
     }
 
     /// One that is acknowledged.
     pub(super) async fn ready_socket(&self, key: &str) -> Socket {
-        let mut socket = self.socket().await;
-        let payload = json!({ "authorization": format!("Bearer {key}") });
-        socket.send(json!({ "type": "connection_init", "payload": payload })).await;
-        assert_eq!(socket.message().await, json!({ "type": "connection_ack" }));
-        socket
+        self.socket().await.begun(key).await
     }
 }
 
@@ -142,13 +134,35 @@ impl Events {
 }
 
 /// A client's end of a socket.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     socket: WebSocketStream<TcpStream>,
     /// Messages that came before the one that was waited for.
     seen: VecDeque<Value>,
 }
 
 impl Socket {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(stream, &[("sec-websocket-protocol", "graphql-transport-ws")]).await.unwrap().0
+    }
+
+    async fn over(stream: TcpStream, headers: &[(&'static str, &str)]) -> tungstenite::Result<(Self, Response)> {
+        let mut request = format!("ws://{}/graphql", stream.peer_addr()?).into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let (socket, response) = tokio_tungstenite::client_async(request, stream).await?;
+        Ok((Self { socket, seen: VecDeque::new() }, response))
+    }
+
+    /// The same, acknowledged.
+    pub(crate) async fn begun(mut self, key: &str) -> Self {
+        let payload = json!({ "authorization": format!("Bearer {key}") });
+        self.send(json!({ "type": "connection_init", "payload": payload })).await;
+        assert_eq!(self.message().await, json!({ "type": "connection_ack" }));
+        self
+    }
+
     async fn send(&mut self, message: Value) {
         self.send_text(&message.to_string()).await;
     }
@@ -197,7 +211,7 @@ impl Socket {
     }
 
     /// Code and reason with which the server closes it next.
-    async fn closed(&mut self) -> (u16, String) {
+    pub(crate) async fn closed(&mut self) -> (u16, String) {
         match self.frame().await {
             Some(Message::Close(Some(frame))) => (frame.code.into(), frame.reason.to_string()),
             other => panic!("{other:?}"),

@@ -158,7 +158,7 @@ async fn bombs_are_refused_over_a_socket_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operations_and_sockets_are_bounded() {
-    let live = LiveConfig { max_streams: 9, max_streams_per_key: 2 };
+    let live = LiveConfig { max_streams: 9, max_streams_per_key: 2, ..LiveConfig::default() };
     let api = Api::over_with(Arc::new(MemoryStore::new(1)), live).await;
     let mut socket = api.ready_socket(&api.key).await;
     for id in ["1", "2", "3"] {
