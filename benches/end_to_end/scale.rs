@@ -127,7 +127,8 @@ pub(crate) async fn overload() {
 }
 
 /// Healthy subscriptions at a steady rate, alone and then beside many whose endpoints accept connections and never say
-/// anything; each tick then has a message for twenty of these too.
+/// anything; each tick then has a message for twenty of these too. Either way what is measured follows five seconds of
+/// the same, in which each of the many gets its first message and is loaded; those are told apart.
 pub(crate) async fn black_holes() {
     let holes = setting("BENCH_HOLES", 10_000);
     let (healthy, rate, seconds) = (100, 100, setting("BENCH_SECONDS", 30));
@@ -157,7 +158,7 @@ pub(crate) async fn black_holes() {
     server.publisher.create_many((0..holes).map(|n| (address(n), format!("hole.n{}", n % types)))).await;
     let first = first + rate * seconds;
     let (mut most_mib, mut most_files) = (0.0_f64, 0);
-    let beside = {
+    let (loading, beside) = {
         let watch = async {
             loop {
                 sleep(Duration::from_millis(500)).await;
@@ -165,18 +166,23 @@ pub(crate) async fn black_holes() {
                 most_files = most_files.max(server.open_files());
             }
         };
-        let measured = steady_latencies(&server, &receivers, rate * seconds, rate, |n| {
+        let of_both = |n: u64| {
             vec![(format!("healthy.n{}", n % healthy), first + n), (format!("hole.n{}", n % types), first + n)]
-        });
+        };
+        let measured = async {
+            let loading = steady_latencies(&server, &receivers, rate * 5, rate, of_both).await;
+            let later = |n| of_both(rate * 5 + n);
+            (loading, steady_latencies(&server, &receivers, rate * seconds, rate, later).await)
+        };
         tokio::select! {
             () = watch => unreachable!("it watches for ever"),
-            latencies = measured => latencies,
+            measured = measured => measured,
         }
     };
     println!(
         "black holes: {healthy} healthy subscriptions at {rate} messages/s for {seconds} s, alone and beside {holes} that never answer"
     );
-    for (what, latencies) in [("alone", &alone), ("beside", &beside)] {
+    for (what, latencies) in [("alone", &alone), ("loading", &loading), ("beside", &beside)] {
         println!(
             "black holes: {what:<7} p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms",
             quantile_ms(latencies, 0.5),

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'react';
 
-import { forgetKey, keepKey, keptKey, Refusal, whoIs } from './api.js';
+import { forgetAll, keepKey, keptKey, Refusal, whoIs } from './api.js';
 import { Playground } from './Playground.jsx';
 
 /** Asks for a key first: without one the server answers nothing, not even what its schema is. */
@@ -21,7 +21,7 @@ export function App() {
       (error) => {
         if (!current) return;
         // A server that is down says nothing about the key.
-        if (error instanceof Refusal) forgetKey();
+        if (error instanceof Refusal) forgetAll();
         setKey('');
         setRefusal(error.message);
       },

@@ -11,7 +11,6 @@ const KEY = 'tidings.key';
 /** The key of this tab: it survives a reload, and goes with the tab. */
 export const keptKey = () => sessionStorage.getItem(KEY) ?? '';
 export const keepKey = (key) => sessionStorage.setItem(KEY, key);
-export const forgetKey = () => sessionStorage.removeItem(KEY);
 /** With everything that was asked and answered with it: the next key may be that of another tenant. */
 export const forgetAll = () => sessionStorage.clear();
 

@@ -90,7 +90,7 @@ impl Logins {
         meta: Meta,
     ) -> Result<Enrolled, EnrolmentError> {
         check_password(&password)?;
-        let user = self.engine().claim_user_name(tenant, name).await?;
+        let user = self.engine().claim_user_name(tenant, name, &scopes).await?;
         let (authenticator, sealed) = self.seal((tenant, user), name, password).await?;
         let added = UserAdded { user, name: name.to_owned(), scopes, password: sealed.password, totp: sealed.totp };
         let done = self.record((tenant, user), Command::AddUser(added), sealed, meta).await?;
@@ -109,6 +109,7 @@ impl Logins {
         let (authenticator, sealed) = self.seal((tenant, user), &before.name, password).await?;
         let reset = UserCredentialsReset { user, password: sealed.password, totp: sealed.totp };
         let done = self.record((tenant, user), Command::ResetUser(reset), sealed, meta).await?;
+        self.forgive(before);
         let replaced = Sealed { password: before.password, totp: before.totp };
         if let Err(error) = destroy(self.vault(), (tenant, user), replaced).await {
             // The janitor finds what nobody refers to any more.
@@ -140,7 +141,10 @@ impl Logins {
             Err(error) => error,
         };
         if matches!(error, EngineError::Tenant(_) | EngineError::Overloaded) {
-            destroy(self.vault(), whose, sealed).await?;
+            // The janitor finds it too.
+            if let Err(error) = destroy(self.vault(), whose, sealed).await {
+                tracing::warn!("what was sealed for a refused command cannot be destroyed for now: {error}");
+            }
         }
         Err(error)
     }

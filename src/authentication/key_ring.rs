@@ -199,14 +199,14 @@ impl KeyRing {
     pub async fn session(&self, token: &SessionToken) -> Result<Arc<Principal>, NotAuthenticated> {
         let id = self.sessions.id_of(token);
         let session = self.sessions.touch(id, self.clock.now()).ok_or(NotAuthenticated::Invalid)?;
-        let user = self.read_models.user(&session.kept.name).await?;
+        // One that is not known yet, since the read models are behind, may be soon.
+        let user = self.read_models.user(&session.kept.name).await?.ok_or(NotAuthenticated::Invalid)?;
         // Disabled or given other credentials meanwhile, here or elsewhere.
-        let Some(user) = user.filter(|user| user.disabled_at.is_none() && user.password == session.kept.password)
-        else {
+        if user.disabled_at.is_some() || user.password != session.kept.password {
             self.end_quietly(id).await;
             self.ended.notify_waiters();
             return Err(NotAuthenticated::Invalid);
-        };
+        }
         if self.is_erased(user.tenant).await? {
             return Err(NotAuthenticated::Invalid);
         }

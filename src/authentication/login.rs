@@ -265,6 +265,15 @@ impl Logins {
         is_new
     }
 
+    /// Somebody has other credentials now: what was tried with those before counts no more.
+    pub(super) fn forgive(&self, user: &UserRow) {
+        let mut tries = self.tries();
+        tries.codes.forget(&user.id.to_string());
+        tries.proofs.forget(&user.name);
+        drop(tries);
+        self.used.lock().expect("no holder of this lock can panic").pop(&user.id);
+    }
+
     fn tries(&self) -> MutexGuard<'_, Tries> {
         self.tries.lock().expect("no holder of this lock can panic")
     }

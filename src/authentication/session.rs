@@ -95,9 +95,11 @@ impl Session {
         Self { tenant, user, kept, written_at: now }
     }
 
-    fn recalled(binding: &Binding, plain: &[u8]) -> Option<(SessionId, Self)> {
+    /// Ends by `latest` at the latest: the longest time may have been made shorter meanwhile.
+    fn recalled(binding: &Binding, plain: &[u8], latest: Timestamp) -> Option<(SessionId, Self)> {
         let (tenant, user, hash) = binding.of_session()?;
-        let kept: Kept = serde_json::from_slice(plain).ok()?;
+        let mut kept: Kept = serde_json::from_slice(plain).ok()?;
+        kept.ends_at = kept.ends_at.min(latest);
         let written_at = kept.seen_at;
         Some((SessionId(hash), Self { tenant, user, kept, written_at }))
     }
@@ -131,9 +133,11 @@ impl Sessions {
     /// Takes up the sessions of before the start; those that have ended are kept no more.
     pub(super) async fn recall(&self) -> Result<(), VaultError> {
         let now = self.clock.now();
-        let mut ended = Vec::new();
-        for (binding, plain) in self.vault.sessions().await? {
-            match Session::recalled(&binding, &plain).filter(|(_, session)| is_open(session, self.idle_ms, now)) {
+        let (kept, mut ended) = self.vault.sessions().await?;
+        for (binding, plain) in kept {
+            match Session::recalled(&binding, &plain, now.plus_ms(self.max_ms))
+                .filter(|(_, session)| is_open(session, self.idle_ms, now))
+            {
                 Some((id, session)) => drop(self.lock().insert(id, session)),
                 None => ended.push(binding),
             }
@@ -198,13 +202,12 @@ impl Sessions {
         }
     }
 
-    /// Ends a session. An error says that a restart could bring it back.
+    /// Ends a session. After an error it goes on, as it would after a restart.
     pub(super) async fn end(&self, id: SessionId) -> Result<(), VaultError> {
-        let ended = self.lock().remove(&id);
-        match ended {
-            Some(session) => self.vault.drop_sessions(&[session.binding(id)]).await,
-            None => Ok(()),
-        }
+        let Some(binding) = self.lock().get(&id).map(|session| session.binding(id)) else { return Ok(()) };
+        self.vault.drop_sessions(&[binding]).await?;
+        self.lock().remove(&id);
+        Ok(())
     }
 
     /// Ends all of a user. What stays behind of them does not count: their row says that they may log in no more.
@@ -328,12 +331,12 @@ mod tests {
         assert_eq!(open(&second)[0].as_ref().unwrap().kept.authenticated_at, now.plus_ms(1));
         assert!(open(&second)[1].is_none());
         assert_eq!(open(&second)[2], open(&first)[2]);
-        assert_eq!(vault.sessions().await.unwrap().len(), 2);
+        assert_eq!(vault.sessions().await.unwrap().0.len(), 2);
         second.end_all_of(UserId::from_parts(2, 1)).await;
         second.end(second.id_of(&tokens[0])).await.unwrap();
         // What was ended does not come back by being written.
         vault.update_session(&old.binding(over), &old.text(), &*clock).await.unwrap();
-        assert_eq!(vault.sessions().await.unwrap().len(), 0);
+        assert_eq!(vault.sessions().await.unwrap().0.len(), 0);
     }
 
     #[test]

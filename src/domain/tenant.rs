@@ -233,17 +233,23 @@ fn set_unattended_keys(state: &Tenant, to: bool) -> Vec<TenantEvent> {
 }
 
 fn add_user(state: &Tenant, added: UserAdded) -> Result<Vec<TenantEvent>, Refusal> {
-    check_user_name(&added.name)?;
-    if added.scopes.is_empty() {
+    check_new_user(state, &added.name, &added.scopes)?;
+    Ok(vec![TenantEvent::UserAdded(added)])
+}
+
+/// Whether the tenant can have another user of that name who may do that.
+pub fn check_new_user(state: &Tenant, name: &str, scopes: &[Scope]) -> Result<(), Refusal> {
+    check_user_name(name)?;
+    if scopes.is_empty() {
         return Err(Refusal::NoScopes);
     }
-    if state.users.values().any(|user| user.name == added.name) {
-        return Err(Refusal::UserExists(added.name));
+    if state.users.values().any(|user| user.name == name) {
+        return Err(Refusal::UserExists(name.to_owned()));
     }
     if state.users.len() >= MAX_USERS {
         return Err(Refusal::TooManyUsers);
     }
-    Ok(vec![TenantEvent::UserAdded(added)])
+    Ok(())
 }
 
 /// Whether a user can have that name: one spelling only, so that no two look the same.

@@ -21,6 +21,8 @@ use crate::projections::{self, Page, TenantScope};
 const MOST_OPEN: usize = 100;
 /// The newest failed deliveries that are looked at.
 const FAILURES: usize = 500;
+/// So many times that are looked at where those of before were all made good since.
+const PAGES_OF_FAILURES: usize = 8;
 /// How long a failed delivery is worth an alert, in milliseconds.
 const RECENT_MS: u64 = 24 * 3_600_000;
 
@@ -131,17 +133,26 @@ async fn failures(ctx: &Context<'_>, scope: TenantScope, but: &[SubscriptionId])
         statuses: vec![DeliveryStatus::Failed],
         ..projections::DeliveryFilter::default()
     };
-    let found = state(ctx).read_models.deliveries(scope, &filter, &Page::first(FAILURES)).await;
     let now = state(ctx).clock.now();
+    let recent = |at: Timestamp| now.ms_since(at) < RECENT_MS;
     let mut failed: HashMap<SubscriptionId, (u64, Timestamp)> = HashMap::new();
-    let rows: Vec<_> = found.map_err(|error| internal(&error))?.rows.into_iter().map(|(_, row)| row).collect();
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let made_good = state(ctx).read_models.delivered_since(scope, &ids).await.map_err(|error| internal(&error))?;
-    for row in rows.into_iter().filter(|row| !made_good.contains(&row.id)) {
-        let Some(at) = row.completed_at.filter(|at| now.ms_since(*at) < RECENT_MS) else { continue };
-        let (count, since) = failed.entry(row.subscription).or_insert((0, at));
-        *count += 1;
-        *since = at.min(*since);
+    let mut page = Page::first(FAILURES);
+    // Those that were made good since are none, and hide no others behind them.
+    for _ in 0..PAGES_OF_FAILURES {
+        let found = state(ctx).read_models.deliveries(scope, &filter, &page).await.map_err(|error| internal(&error))?;
+        let ids: Vec<_> = found.rows.iter().map(|(_, row)| row.id).collect();
+        let made_good = state(ctx).read_models.delivered_since(scope, &ids).await.map_err(|error| internal(&error))?;
+        for (_, row) in found.rows.iter().filter(|(_, row)| !made_good.contains(&row.id)) {
+            let Some(at) = row.completed_at.filter(|at| recent(*at)) else { continue };
+            let (count, since) = failed.entry(row.subscription).or_insert((0, at));
+            *count += 1;
+            *since = at.min(*since);
+        }
+        let Some((last, row)) = found.rows.into_iter().next_back() else { break };
+        if !failed.is_empty() || !found.has_more || !row.completed_at.is_some_and(recent) {
+            break;
+        }
+        page.after = Some(last);
     }
     let mut alerts = Vec::new();
     for (id, (count, since)) in failed {

@@ -7,6 +7,7 @@
 //! Values are walked along their types, each once, and selections without following fragments: the work is linear in the
 //! size of the request.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -107,9 +108,16 @@ fn error(fault: &Fault, pos: Option<Pos>) -> ServerError {
     error
 }
 
+/// Lists of lists that the types of variables may be: the schema has none.
+const MOST_LISTS: usize = 2;
+
 type Checked = Result<(), (Fault, Option<Pos>)>;
 
 fn check(registry: &Registry, document: &ExecutableDocument, chosen: Option<&str>, variables: &Variables) -> Checked {
+    // Which one is meant is not said, and nothing will be done: or else each would look at all the variables.
+    if chosen.is_none() && document.operations.iter().nth(1).is_some() {
+        return Ok(());
+    }
     for (name, operation) in document.operations.iter() {
         let is_meant = chosen.is_none_or(|chosen| name.is_some_and(|name| name == chosen));
         if is_meant {
@@ -130,10 +138,15 @@ fn check(registry: &Registry, document: &ExecutableDocument, chosen: Option<&str
 }
 
 fn check_variables(registry: &Registry, operation: &OperationDefinition, variables: &Variables) -> Checked {
+    let mut seen = HashSet::new();
     for definition in &operation.variable_definitions {
         let (name, pos) = (&definition.node.name.node, definition.pos);
         let default = definition.node.default_value.as_ref().map(|value| &value.node);
         let of = definition.node.var_type.node.to_string();
+        // Validation refuses both; until then a value is looked at once, and by few types.
+        if !seen.insert(name) || of.matches('[').count() > MOST_LISTS {
+            continue;
+        }
         for value in variables.get(name).into_iter().chain(default) {
             check_value(registry, &of, value, false)
                 .map_err(|fault| (fault.of(format!("the variable '${name}'")), Some(pos)))?;
@@ -300,6 +313,23 @@ mod tests {
             assert_eq!(fault(document, "{}"), Some(format!("{expected}{range}")), "{document}");
         }
         assert_eq!(fault("query($n: Int) { read(first: $n, book: { page: { size: 7 } }) }", r#"{"n": 7}"#), None);
+    }
+
+    /// What a variable is said to be a thousand times over is looked at once: what is wrong with that, validation says.
+    #[test]
+    fn a_value_is_looked_at_once_whatever_the_document_makes_of_it() {
+        let looked_at = |document: &str| {
+            let schema =
+                Schema::build(Query, async_graphql::EmptyMutation, EmptySubscription).extension(Numbers).finish();
+            let variables = Variables::from_json(serde_json::json!({ "n": [[3_000_000_000_u64]] }));
+            let request = async_graphql::Request::new(document).variables(variables).data(Chosen(None));
+            let answer = futures_util::future::FutureExt::now_or_never(schema.execute(request)).unwrap();
+            answer.errors.iter().any(|error| error.message.contains("is no Int"))
+        };
+        assert!(looked_at("query($n: [[Int]]) { read }"));
+        assert!(!looked_at("query($n: String, $n: [[Int]]) { read }"));
+        assert!(!looked_at("query($n: [[[Int]]]) { read }"));
+        assert!(!looked_at("query A($n: [[Int]]) { read } query B($n: [[Int]]) { read }"));
     }
 
     #[test]

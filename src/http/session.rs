@@ -3,6 +3,7 @@
 //! The body is JSON, which no form of a foreign page can send, and the cookie is out of reach for scripts, for other
 //! hosts and for plain connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
@@ -13,11 +14,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::{AppState, auth, client, negotiate};
-use crate::authentication::{Attempt, LoginRefused, SessionToken};
+use crate::authentication::{Attempt, KeyRing, LoginRefused, SessionToken};
 use crate::domain::id::RequestId;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
+use crate::execute::vault::VaultError;
 
 const MAX_BODY_BYTES: usize = 4 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(15);
@@ -86,18 +88,23 @@ pub(super) async fn end(State(state): State<AppState>, request: Request) -> Resp
         return refused(StatusCode::FORBIDDEN, ErrorCode::Forbidden, auth::FOREIGN_ORIGIN);
     }
     let ended = match auth::session_token(&parts.headers) {
-        Some(token) => keys.logout(&token).await,
+        Some(token) => logout(Arc::clone(keys), token).await,
         None => Ok(()),
     };
-    let mut response = match ended {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+    match ended {
+        Ok(()) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie("", 0))]).into_response(),
+        // The cookie stays, so that it can be tried again.
         Err(error) => {
-            tracing::error!("a session has ended, but may come back with a restart: {error}");
+            tracing::error!("a session could not be ended: {error}");
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
         }
-    };
-    response.headers_mut().insert(header::SET_COOKIE, cookie("", 0));
-    response
+    }
+}
+
+/// To its end, also if the client goes away meanwhile.
+async fn logout(keys: Arc<KeyRing>, token: SessionToken) -> Result<(), VaultError> {
+    let ended = tokio::spawn(async move { keys.logout(&token).await }).await;
+    ended.expect("ending a session does not panic, and nobody cancels it")
 }
 
 fn cookie(value: &str, max_age_s: u64) -> HeaderValue {

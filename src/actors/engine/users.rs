@@ -2,16 +2,19 @@
 
 use super::{Engine, EngineError};
 use crate::domain::id::{TenantId, UserId};
+use crate::domain::scope::Scope;
 use crate::domain::tenant::{self, Refusal};
 use crate::event_store::{Append, AppendError, Claim};
 use crate::execute;
 
 impl Engine {
     /// Who has the name from now on: a new user of the tenant, or the one for whom it was claimed before. A crash behind
-    /// the claim leaves it to be completed by the same call.
-    pub async fn claim_user_name(&self, tenant: TenantId, name: &str) -> Result<UserId, EngineError> {
-        tenant::check_user_name(name)?;
-        self.unerased(tenant).await?.created.ok_or(Refusal::NotFound)?;
+    /// the claim leaves it to be completed by the same call. What the tenant will refuse is refused before: a claim is for
+    /// ever.
+    pub async fn claim_user_name(&self, tenant: TenantId, name: &str, scopes: &[Scope]) -> Result<UserId, EngineError> {
+        let known = self.unerased(tenant).await?;
+        tenant::check_new_user(&known, name, scopes)?;
+        known.created.ok_or(Refusal::NotFound)?;
         let (key, proposed) = (execute::user_claim(name), self.context.clock.user_id());
         let claim = Claim { key: key.clone(), value: format!("{tenant}/{proposed}"), bucket: None };
         let append = Append { claims: vec![claim], ..Append::default() };

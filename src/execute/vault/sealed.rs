@@ -208,6 +208,11 @@ impl Binding {
         is_one.then_some((tenant.parse().ok()?, user.parse().ok()?, bytes))
     }
 
+    /// Whether the row of that name is kept of a session.
+    pub fn names_session(name: &str) -> bool {
+        Self::named(name).of_session().is_some()
+    }
+
     /// Whom an erasure is about.
     pub fn erasure_selector(tenant: TenantId, erasure: ErasureId, secret: SecretId) -> Self {
         Self::of(Purpose::ErasureSelector, &tenant, &erasure, &secret)

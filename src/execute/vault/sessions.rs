@@ -8,6 +8,9 @@ use crate::clock::Clock;
 /// Rows that are read at one time.
 const PAGE: usize = 500;
 
+/// Which session, and what is kept of it.
+type KeptSession = (Binding, Zeroizing<Vec<u8>>);
+
 impl Vault {
     /// Under what hashes of sessions are made.
     pub fn session_pepper(&self) -> KeyBytes {
@@ -28,19 +31,22 @@ impl Vault {
         Ok(())
     }
 
-    /// Every session that is kept. One that cannot be opened is left out.
-    pub async fn sessions(&self) -> Result<Vec<(Binding, Zeroizing<Vec<u8>>)>, VaultError> {
+    /// Every session that is kept, and those that cannot be opened: they are nothing any more.
+    pub async fn sessions(&self) -> Result<(Vec<KeptSession>, Vec<Binding>), VaultError> {
         let (prefix, mut after) = (format!("{}/", Purpose::Session.as_str()), String::new());
-        let mut sessions = Vec::new();
+        let (mut sessions, mut damaged) = (Vec::new(), Vec::new());
         loop {
             let rows = self.store.rows(&prefix, &after, PAGE).await?;
-            let Some(last) = rows.last() else { return Ok(sessions) };
+            let Some(last) = rows.last() else { return Ok((sessions, damaged)) };
             after.clone_from(&last.name);
             for row in rows {
                 let binding = Binding::named(&row.name);
                 match self.keys.open(&binding, &row.value) {
                     Ok(plain) => sessions.push((binding, plain)),
-                    Err(error) => tracing::warn!("a session is not known any more: {error}"),
+                    Err(error) => {
+                        tracing::warn!("a session is not known any more: {error}");
+                        damaged.push(binding);
+                    }
                 }
             }
         }

@@ -101,7 +101,7 @@ impl UserMutation {
         payload(create(ctx, input)).await
     }
 
-    /// Gives a user of the caller's tenant another password and other one-time codes, and ends their sessions at once; a
+    /// Gives a user of the caller's tenant, or with `TENANTS_ADMIN` of any, another password and other one-time codes, and ends their sessions at once; a
     /// disabled one may log in again. They may do nothing that the caller may not do. Needs the scope `KEYS_ADMIN`, and a
     /// person who has just proved themself, or an operator's key where these count.
     async fn reset_user_credentials(
@@ -112,7 +112,7 @@ impl UserMutation {
         payload(reset(ctx, input)).await
     }
 
-    /// Lets a user of the caller's tenant log in no more, and ends their sessions at once. Needs the scope `KEYS_ADMIN`.
+    /// Lets a user of the caller's tenant, or with `TENANTS_ADMIN` of any, log in no more, and ends their sessions at once. Needs the scope `KEYS_ADMIN`.
     async fn disable_user(
         &self,
         ctx: &Context<'_>,

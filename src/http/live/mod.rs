@@ -39,8 +39,8 @@ pub struct Config {
     pub max_streams_per_key: usize,
     /// Answers that wait for one client to read them, at least 1; then no more are made for it. Default: 16.
     pub max_unread: usize,
-    /// How long a client may read nothing of what waits for it, in milliseconds, at least 1; then it is cut off. Default:
-    /// 10000.
+    /// How long a client may take to read one answer while others wait, in milliseconds, from 1 to 30000; then it is cut
+    /// off. Default: 10000.
     pub unread_limit_ms: u64,
     /// After how long without anything else a client is sent a sign of life, in milliseconds, at least 1. Default: 15000.
     pub keep_alive_ms: u64,
@@ -58,6 +58,9 @@ impl Default for Config {
     }
 }
 
+/// The longest that an answer may be unread: as long as any write may stand still (`listener`).
+const MOST_UNREAD_MS: u64 = 30_000;
+
 impl Config {
     /// What is wrong with it, after the name of the key.
     pub fn check(&self) -> Result<(), String> {
@@ -68,6 +71,10 @@ impl Config {
         ];
         match at_least_one.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(format!("live.{key}: must be at least 1")),
+            // From there on the connection is cut for being stuck, whatever it carries.
+            None if self.unread_limit_ms > MOST_UNREAD_MS => {
+                Err(format!("live.unread_limit_ms: must be at most {MOST_UNREAD_MS}"))
+            }
             None => Ok(()),
         }
     }
