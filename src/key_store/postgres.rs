@@ -54,16 +54,19 @@ impl PostgresKeys {
         Ok(Self { pool: pool(&connect), connect })
     }
 
-    /// Opens a schema that is there, to be asked only.
+    /// Opens a key store that is there, to be asked only.
     pub async fn read(url: &str) -> Result<Self, OpenError> {
         let connect = options(url)?.options([("default_transaction_read_only", "on")]);
         let mut connection = connect.connect().await?;
-        let is_there = has_schema(&mut connection).await?;
+        // A first start that was killed may have made the schema and not yet what stands in it.
+        let table =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'sealed')");
+        let is_there: bool = table.bind(SCHEMA).fetch_one(&mut connection).await?;
         connection.close().await?;
         if is_there {
             Ok(Self { pool: pool(&connect), connect })
         } else {
-            Err(OpenError::Missing(format!("schema {SCHEMA} of the database")))
+            Err(OpenError::Missing(format!("table {SCHEMA}.sealed of the database")))
         }
     }
 }
