@@ -61,7 +61,13 @@ impl SqliteKeys {
             return Err(OpenError::Missing(format!("'{}'", path.display())));
         }
         let connect = shared(&path).read_only(true).pragma("query_only", "ON");
-        Self::pooled(path, connect).await
+        let opened = Self::pooled(path, connect).await?;
+        // A first start that was killed may have made the file and not yet what stands in it.
+        let tables = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sealed'");
+        match tables.fetch_one(&opened.pool).await? {
+            0_i64 => Err(OpenError::Missing(format!("the table of '{}'", opened.path.display()))),
+            _ => Ok(opened),
+        }
     }
 
     async fn pooled(path: PathBuf, connect: SqliteConnectOptions) -> Result<Self, OpenError> {

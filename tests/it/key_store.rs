@@ -65,6 +65,12 @@ async fn rows_are_there_after_the_store_was_opened_again() {
     assert!(matches!(SqliteKeys::read(&path).await.unwrap_err(), OpenError::Missing(_)));
     let database = Fresh::empty().await;
     assert!(matches!(PostgresKeys::read(database.url.as_str()).await.unwrap_err(), OpenError::Missing(_)));
+    // As a first start leaves them that is killed before it has made the table.
+    std::fs::write(&path, b"").unwrap();
+    let mut connection = PgConnection::connect(database.url.as_str()).await.unwrap();
+    sqlx::query("CREATE SCHEMA tidings_keys").execute(&mut connection).await.unwrap();
+    assert!(matches!(SqliteKeys::read(&path).await.unwrap_err(), OpenError::Missing(_)));
+    assert!(matches!(PostgresKeys::read(database.url.as_str()).await.unwrap_err(), OpenError::Missing(_)));
     let written: [Box<dyn KeyStore>; 2] = [
         Box::new(SqliteKeys::open(&path).await.unwrap()),
         Box::new(PostgresKeys::open(database.url.as_str()).await.unwrap()),
