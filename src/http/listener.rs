@@ -23,7 +23,7 @@ use super::client::TrustedProxies;
 /// How long the header lines of a request may take, and so how long a connection may be idle.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may take no byte of an answer.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// The most bytes of a request's header lines.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// How long requests under way may go on after shutdown began.

@@ -115,13 +115,13 @@ impl Projection for Audit {
             }
         }
         INSERT_SUBSCRIPTIONS
-            .run(connection, created.into_iter(), |values, (id, tenant)| {
+            .write(connection, created.into_iter(), |values, (id, tenant)| {
                 values.id(id)?;
                 values.id(tenant)
             })
             .await?;
         INSERT
-            .run(connection, rows.into_iter(), |values, row| {
+            .write(connection, rows.into_iter(), |values, row| {
                 values.position(row.position)?;
                 values.id(row.tenant)?;
                 values.add(row.code)?;

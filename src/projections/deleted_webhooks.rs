@@ -84,8 +84,8 @@ pub(super) async fn write(
     touched: Vec<SubscriptionId>,
     aside: Vec<Aside>,
 ) -> Result<(), sqlx::Error> {
-    DELETE.run(connection, touched.into_iter(), |values, id| values.id(id)).await?;
-    PUT.run(connection, aside.into_iter(), |values, Aside { position, created, row }| {
+    DELETE.write(connection, touched.into_iter(), |values, id| values.id(id)).await?;
+    PUT.write(connection, aside.into_iter(), |values, Aside { position, created, row }| {
         values.position(position)?;
         values.id(row.webhook.id)?;
         values.id(row.webhook.tenant)?;

@@ -348,7 +348,7 @@ impl Rows {
         let mut deliveries: Vec<(Position, DeliveryRow)> = self.deliveries.into_values().collect();
         // In the order of the table.
         deliveries.sort_unstable_by_key(|(position, _)| *position);
-        PUT.run(connection, deliveries.into_iter(), |values, (position, row)| {
+        PUT.write(connection, deliveries.into_iter(), |values, (position, row)| {
             values.position(position)?;
             values.id(row.id)?;
             values.id(row.tenant)?;
@@ -369,7 +369,7 @@ impl Rows {
         })
         .await?;
         INSERT_ATTEMPTS
-            .run(connection, self.attempts.into_iter(), |values, (position, row)| {
+            .write(connection, self.attempts.into_iter(), |values, (position, row)| {
                 let retry_after_s = row.response.as_ref().and_then(|response| response.retry_after_s);
                 let (preview, status, truncated) = match row.response {
                     Some(response) => {
@@ -392,7 +392,7 @@ impl Rows {
             })
             .await?;
         PUT_LAST
-            .run(connection, self.last.into_iter(), |values, (subscription, (position, at))| {
+            .write(connection, self.last.into_iter(), |values, (subscription, (position, at))| {
                 values.id(subscription)?;
                 values.position(position)?;
                 values.add(at.as_ms())

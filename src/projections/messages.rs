@@ -64,7 +64,7 @@ impl Projection for Messages {
             }
         }
         INSERT
-            .run(&mut *connection, published.into_iter(), |values, (position, at, message)| {
+            .write(&mut *connection, published.into_iter(), |values, (position, at, message)| {
                 values.position(position)?;
                 values.id(message.message)?;
                 values.id(message.tenant)?;

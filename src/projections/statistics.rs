@@ -175,7 +175,7 @@ impl Changes {
         }
         // In the order of the table.
         rows.sort_unstable();
-        ADD.run(connection, rows.into_iter(), |values, ((subject, grain, start_ms, measure), count)| {
+        ADD.write(connection, rows.into_iter(), |values, ((subject, grain, start_ms, measure), count)| {
             values.add(subject.to_be_bytes().to_vec())?;
             values.add(grain)?;
             values.add(start_ms)?;

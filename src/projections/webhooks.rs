@@ -100,8 +100,8 @@ impl Projection for Webhooks {
             gone.push(id);
         }
         deleted_webhooks::write(connection, ids, aside).await?;
-        DELETE.run(connection, gone.into_iter(), |values, id| values.id(id)).await?;
-        PUT.run(connection, put.into_iter(), |values, (position, row)| {
+        DELETE.write(connection, gone.into_iter(), |values, id| values.id(id)).await?;
+        PUT.write(connection, put.into_iter(), |values, (position, row)| {
             values.position(position)?;
             values.id(row.id)?;
             values.id(row.tenant)?;

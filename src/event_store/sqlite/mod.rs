@@ -15,7 +15,7 @@ mod open;
 mod plans;
 mod read;
 mod reader;
-mod statement;
+pub(crate) mod statement;
 mod write;
 mod write_back;
 

@@ -14,10 +14,10 @@ const EXACT: usize = 32;
 /// As many as fit of these come first.
 const LARGE: [usize; 3] = [256, 128, 64];
 /// So many prepared statements a connection is to keep: all sizes of the statements that a busy process runs.
-pub(super) const STATEMENTS: usize = 512;
+pub(crate) const STATEMENTS: usize = 512;
 
 /// One statement in its sizes.
-pub(super) struct ManyRows {
+pub(crate) struct ManyRows {
     /// The large sizes.
     large: [(usize, Arc<str>); 3],
     /// For one row, for two, and so on.
@@ -29,7 +29,7 @@ impl ManyRows {
     ///
     /// The texts hold nothing but these literals, hence no value can reach them: what asserts the statements safe.
     /// The placeholders are plain `?`, not `$1`: SQLite would look each numbered one up by its name.
-    pub(super) fn new(before: &'static str, row: &'static str, after: &'static str) -> Self {
+    pub(crate) fn new(before: &'static str, row: &'static str, after: &'static str) -> Self {
         let text = |size: usize| Arc::from(format!("{before}{}{after}", vec![row; size].join(", ")));
         Self { large: LARGE.map(|size| (size, text(size))), exact: std::array::from_fn(|index| text(index + 1)) }
     }
@@ -84,6 +84,16 @@ impl ManyRows {
         Ok(returned)
     }
 
+    /// The same, for a statement that returns nothing.
+    pub(crate) async fn write<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: impl ExactSizeIterator<Item = T> + Send,
+        bind: impl FnMut(&mut Values, T) -> Result<(), sqlx::Error> + Send,
+    ) -> Result<(), sqlx::Error> {
+        self.run(connection, rows, bind).await.map(drop)
+    }
+
     /// How many of so many rows the next statement takes, and its text.
     fn next(&self, rows: usize) -> Option<(usize, &Arc<str>)> {
         if rows > EXACT
@@ -97,11 +107,11 @@ impl ManyRows {
 }
 
 /// The values of a statement's placeholders, in order.
-pub(super) struct Values(SqliteArguments);
+pub(crate) struct Values(SqliteArguments);
 
 impl Values {
     /// The next value; an owned one is moved, not copied.
-    pub(super) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<(), sqlx::Error> {
+    pub(crate) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<(), sqlx::Error> {
         self.0.add(value).map_err(sqlx::Error::Encode)
     }
 }

@@ -22,6 +22,7 @@ use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use super::AppState;
+use super::listener::WRITE_LIMIT;
 use crate::authentication::Principal;
 use crate::graphql::{Answer, Caller, Kind, Prepared, Schema};
 
@@ -58,9 +59,6 @@ impl Default for Config {
     }
 }
 
-/// The longest that an answer may be unread: as long as any write may stand still (`listener`).
-const MOST_UNREAD_MS: u64 = 30_000;
-
 impl Config {
     /// What is wrong with it, after the name of the key.
     pub fn check(&self) -> Result<(), String> {
@@ -72,8 +70,8 @@ impl Config {
         match at_least_one.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(format!("live.{key}: must be at least 1")),
             // From there on the connection is cut for being stuck, whatever it carries.
-            None if self.unread_limit_ms > MOST_UNREAD_MS => {
-                Err(format!("live.unread_limit_ms: must be at most {MOST_UNREAD_MS}"))
+            None if self.unread_limit() > WRITE_LIMIT => {
+                Err(format!("live.unread_limit_ms: must be at most {}", WRITE_LIMIT.as_millis()))
             }
             None => Ok(()),
         }
