@@ -425,7 +425,7 @@ impl State {
         let wakeups = self.wakeup_before_work().into_iter().collect();
         let every = self.arguments.context.config.snapshot_every_events;
         // Where order counts, the next delivery waits for the outcome of this one.
-        let patient = events.iter().all(is_outcome) && !self.loaded.state.is_ordered();
+        let patient = !self.loaded.state.is_ordered() && events.iter().all(|event| self.may_wait(event));
         let mut append = Append { writes, wakeups, patient, ..Append::default() };
         if let Life::Deleted(_) = self.loaded.state.life {
             append.ended.push(execute::deliveries_stream(self.arguments.id));
@@ -436,6 +436,14 @@ impl State {
             append.snapshots.extend(self.snapshot(every));
         }
         self.send(me, append)
+    }
+
+    /// Whether nobody waits for the event: it is an outcome, or a delivery behind others that wait for a permit.
+    fn may_wait(&self, event: &Event) -> bool {
+        match event {
+            Event::Delivery(DeliveryEvent::Scheduled(_)) => self.place.is_waiting(),
+            event => is_outcome(event),
+        }
     }
 
     /// Where everything of it stands.

@@ -2,8 +2,9 @@
 //!
 //! While one commit is on its way to the disk, the next batch gathers in the queue: a lone append waits for nothing, and
 //! under load the commits grow by themselves. Only what nobody waits for waits a moment for company, since a commit costs
-//! far more than the events in it.
+//! far more than the events in it; a crowd of that is left behind by somebody who is waited for, and comes a moment later.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -19,6 +20,9 @@ use super::latency::Latencies;
 use super::tail::{Entry, Tail};
 use super::tails::Tails;
 use super::{Ack, Append, AppendError, Appended, Config, EventStore, Position, Recorded, StreamWrite};
+
+/// As many patient events go with what somebody waits for; they cost it hardly anything.
+const FEW: usize = 4;
 
 /// An append that waits for its turn.
 pub(super) struct Queued {
@@ -127,13 +131,23 @@ pub(super) struct Lane {
     pub(super) latencies: Arc<Latencies>,
     /// A commit failed, and whether it took place after all is not settled before another has succeeded.
     pub(super) unsettled: bool,
+    /// Patient appends that were left behind, and until when they may be.
+    pub(super) left: Option<(Vec<Queued>, Instant)>,
 }
 
 impl Lane {
     /// Runs until both queues are closed and empty.
     pub(super) async fn run(mut self) {
-        while let Some(first) = self.next().await {
-            let batch = self.gather(first).await;
+        loop {
+            let (batch, linger_until) = match self.left.take() {
+                Some(left) => left,
+                None => match self.next().await {
+                    Some(first) => (vec![first], Instant::now() + Duration::from_millis(self.config.linger_ms)),
+                    None => return,
+                },
+            };
+            let batch = self.gather(batch, linger_until).await;
+            let batch = self.leave_crowd(batch, linger_until);
             self.commit(batch).await;
         }
     }
@@ -180,11 +194,10 @@ impl Lane {
     }
 
     /// What is queued, up to the first append that reaches a bound. Patient appends alone wait for others to come.
-    async fn gather(&mut self, first: Queued) -> Vec<Queued> {
-        let linger_until = Instant::now() + Duration::from_millis(self.config.linger_ms);
-        let (mut events, mut bytes) = size(&first.append);
-        let mut patient = first.append.patient;
-        let mut batch = vec![first];
+    async fn gather(&mut self, mut batch: Vec<Queued>, linger_until: Instant) -> Vec<Queued> {
+        let sizes = batch.iter().map(|queued| size(&queued.append));
+        let (mut events, mut bytes) = sizes.fold((0, 0), |(events, bytes), (more, of)| (events + more, bytes + of));
+        let mut patient = batch.iter().all(|queued| queued.append.patient);
         while events < self.config.batch_events && bytes < self.config.batch_bytes {
             let queued = match self.take() {
                 Some(queued) => queued,
@@ -201,6 +214,24 @@ impl Lane {
             batch.push(queued);
         }
         batch
+    }
+
+    /// The part of a batch to be committed now: without its patient appends if these are many and may wait still. What
+    /// one writer has queued stays in its order.
+    fn leave_crowd(&mut self, batch: Vec<Queued>, linger_until: Instant) -> Vec<Queued> {
+        let patient = || batch.iter().filter(|queued| queued.append.patient);
+        let crowd: usize = patient().map(|queued| size(&queued.append).0).sum();
+        if crowd <= FEW || patient().count() == batch.len() || Instant::now() >= linger_until {
+            return batch;
+        }
+        let writers: HashSet<&str> = patient().filter_map(|queued| writer(&queued.append)).collect();
+        let waited_for = batch.iter().filter(|queued| !queued.append.patient);
+        if waited_for.map(|queued| writer(&queued.append)).any(|it| it.is_none_or(|it| writers.contains(it))) {
+            return batch;
+        }
+        let (left, now) = batch.into_iter().partition(|queued| queued.append.patient);
+        self.left = Some((left, linger_until));
+        now
     }
 
     /// The next append that comes until then; `None` also when the log closes.
@@ -299,6 +330,12 @@ fn size(append: &Append) -> (usize, usize) {
         (count + 1, sum + event.data.len() + event.meta.as_ref().map_or(0, String::len) + bytes(&event.content))
     });
     (count.max(1), bytes)
+}
+
+/// What the streams of one writer have in common: all behind the category. `None` if it writes no stream.
+fn writer(append: &Append) -> Option<&str> {
+    let stream = &append.writes.first()?.stream;
+    Some(stream.split_once('-').map_or(stream, |(_, id)| id))
 }
 
 /// An event that waits for its number.

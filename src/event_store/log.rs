@@ -136,6 +136,7 @@ impl Log {
                 fenced: fenced.clone(),
                 latencies: Arc::clone(&latencies),
                 unsettled: false,
+                left: None,
             };
             lanes.push(tokio::spawn(lane.run()));
             shards.push(Shard { queue: sender, places, published: Arc::clone(published) });

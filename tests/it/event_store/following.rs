@@ -204,6 +204,39 @@ async fn who_is_waited_for_takes_the_patient_along() {
     assert_eq!(began.elapsed().as_millis(), 1_000, "a log that closes waits for nothing");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_waited_for_leaves_a_patient_crowd_behind_but_nothing_of_its_own() {
+    let store = Arc::new(MemoryStore::new(1));
+    let log = Log::start(store, Config { linger_ms: 1_000, ..Config::default() }).await.unwrap();
+    let began = Instant::now();
+    let done = |stream: &'static str, version, patient| {
+        let append = log.append(0, Append { patient, ..append(stream, version, 1) });
+        async move { (append.await.unwrap().last.seq, began.elapsed().as_millis()) }
+    };
+
+    let [crowd @ .., waited_for] = <[_; 6]>::from(tokio::join!(
+        done("deliveries-1", 1, true),
+        done("deliveries-2", 1, true),
+        done("deliveries-3", 1, true),
+        done("deliveries-4", 1, true),
+        done("deliveries-5", 1, true),
+        done("deliveries-6", 1, false),
+    ));
+    assert_eq!(waited_for, (1, 0));
+    assert_eq!(crowd, [2, 3, 4, 5, 6].map(|seq| (seq, 1_000)), "none is left behind for longer than it may wait");
+
+    let [crowd @ .., waited_for] = <[_; 6]>::from(tokio::join!(
+        done("deliveries-1", 2, true),
+        done("deliveries-2", 2, true),
+        done("deliveries-3", 2, true),
+        done("deliveries-4", 2, true),
+        done("deliveries-5", 2, true),
+        done("subscription-5", 1, false),
+    ));
+    assert_eq!(crowd, [7, 8, 9, 10, 11].map(|seq| (seq, 1_000)));
+    assert_eq!(waited_for, (12, 1_000), "a writer's own appends stay in their order");
+}
+
 #[tokio::test]
 async fn a_busy_shard_uses_the_memory_that_the_others_leave() {
     let store = Faulty::open(Arc::new(MemoryStore::new(4)));
