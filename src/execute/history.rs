@@ -177,6 +177,9 @@ pub struct RecordedVersion {
     /// How far the circuit breaker let the subscription send: at the moment that was asked for, or when the version
     /// began where versions are listed. Closed once it was deleted.
     pub circuit: CircuitState,
+    /// The moment that was asked for: a time as it was given, a position as the time of the subscription's last own event
+    /// up to there. When the version began where a version was asked for, or versions are listed.
+    pub as_of: Timestamp,
 }
 
 /// A moment in a subscription's two streams.
@@ -251,8 +254,13 @@ pub(super) async fn find(
             if found.as_ref().is_none_or(|found| found.version.number != version.number) {
                 found.clone_from(&newest);
             }
-            if let (AsOf::Position(_) | AsOf::Time(_), Some(found)) = (as_of, &mut found) {
-                found.circuit = circuit;
+            let moment = match as_of {
+                AsOf::Position(_) => Some(recorded.at),
+                AsOf::Time(time) => Some(time),
+                AsOf::Version(_) => None,
+            };
+            if let (Some(moment), Some(found)) = (moment, &mut found) {
+                (found.circuit, found.as_of) = (circuit, moment);
             }
             through = Some(recorded.position);
         }
@@ -433,7 +441,8 @@ fn recorded_version(
     circuit: CircuitState,
 ) -> Result<RecordedVersion, HistoryError> {
     let (version, position, meta) = (version.clone(), recorded.position, meta(recorded)?);
-    Ok(RecordedVersion { version, position, meta, until: None, circuit })
+    let as_of = version.since;
+    Ok(RecordedVersion { version, position, meta, until: None, circuit, as_of })
 }
 
 fn meta(recorded: &Recorded) -> Result<Meta, DecodeError> {

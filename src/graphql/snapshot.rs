@@ -97,6 +97,12 @@ impl WebhookSnapshot {
         self.recorded.version.settings.id.into()
     }
 
+    /// The moment that it shows: the time that was asked for, or that of the webhook's last event up to the place in the log;
+    /// of a version, and in a list of versions, when it began.
+    async fn as_of(&self) -> DateTime {
+        self.recorded.as_of.into()
+    }
+
     /// From 1, without gaps; grows with every change. A deletion is a version, and so is a restoration.
     async fn version(&self) -> i32 {
         int(self.recorded.version.number)

@@ -6,12 +6,12 @@ use tidings::domain::scope::Scope;
 use super::{Api, URL};
 
 const SNAPSHOT: &str = "query($id: ID!, $asOf: WebhookSnapshotAsOf!) { webhookSnapshot(id: $id, asOf: $asOf) {
-    webhookId version deleted url description eventFilters enabled circuitState profile since until position openDeliveries
+    webhookId asOf version deleted url description eventFilters enabled circuitState profile since until position openDeliveries
     secrets { version fingerprint createdAt validUntil } changes { field from to } actor { kind id } requestId change { code } } }";
 
 const HISTORY: &str = "query($id: ID!, $first: Int, $after: String, $last: Int, $before: String) {
     webhookHistory(id: $id, first: $first, after: $after, last: $last, before: $before) {
-        nodes { version deleted description changes { field from to } }
+        nodes { version asOf since deleted description changes { field from to } }
         pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }";
 
 /// A webhook that is at version 4, and the positions of its versions.
@@ -47,8 +47,11 @@ async fn a_webhook_is_shown_as_it_was_by_version_position_and_time() {
         assert!(by_version["requestId"].as_str().unwrap().starts_with("req_"));
         assert_eq!(snapshot(&api, &id, json!({ "position": position })).await, by_version);
         let by_time = snapshot(&api, &id, json!({ "time": by_version["since"] })).await;
-        assert_eq!(by_time["since"], by_version["since"]);
+        assert_eq!((&by_time["since"], &by_time["asOf"]), (&by_version["since"], &by_version["since"]));
+        assert_eq!(by_version["asOf"], by_version["since"]);
     }
+    let later = snapshot(&api, &id, json!({ "time": "2100-01-01T00:00:00.000Z" })).await;
+    assert_eq!((&later["version"], &later["asOf"]), (&json!(4), &json!("2100-01-01T00:00:00.000Z")));
     let first = snapshot(&api, &id, json!({ "version": 1 })).await;
     assert_eq!((&first["description"], &first["enabled"]), (&Value::Null, &json!(true)));
     assert_eq!(first["circuitState"], json!("CLOSED"));
@@ -87,6 +90,7 @@ async fn a_deleted_webhook_keeps_its_history() {
     assert_eq!(versions, [5, 4, 3, 2, 1]);
     assert_eq!((&all["nodes"][0]["deleted"], &all["nodes"][1]["deleted"]), (&json!(true), &json!(false)));
     assert_eq!(all["nodes"][0]["description"], json!("second"));
+    assert!(all["nodes"].as_array().unwrap().iter().all(|node| node["asOf"] == node["since"]), "{all}");
     let end = snapshot(&api, &id, json!({ "version": 5 })).await;
     assert_eq!((&end["deleted"], &end["openDeliveries"]), (&json!(true), &json!(0)));
 }
