@@ -53,6 +53,8 @@ pub struct Target {
     pub secrets: Vec<SecretId>,
     /// The custom headers that go along.
     pub headers: Option<SecretId>,
+    /// Limit for one attempt, in milliseconds.
+    pub timeout_ms: u64,
     /// Under which revision.
     pub revision: u64,
 }
@@ -67,6 +69,7 @@ impl Target {
             profile: settings.profile().ok()?,
             secrets: settings.signing_secrets(now),
             headers: settings.headers.as_ref().map(|headers| headers.secret),
+            timeout_ms: settings.rules().ok()?.timeout_ms,
             revision: settings.revision,
         })
     }
@@ -229,7 +232,7 @@ async fn attempt(
         sequence: due.sequence,
     };
     let url = url(context, target, due.revision).await?;
-    let (request, custom) = request(context, target, url, &content, at, target.profile.timeout_ms).await?;
+    let (request, custom) = request(context, target, url, &content, at, target.timeout_ms).await?;
     // Whatever was decided while all this was read counts: nothing waits between this look and the sending.
     if target_of(current).is_none_or(|newest| newest.revision != target.revision) {
         return Err(Unmade::Withdrawn);

@@ -28,6 +28,7 @@ use crate::domain::header::{CustomHeaders, GivenHeaders, InvalidHeaders};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft};
 use crate::domain::outcome::Exchange;
+use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::secret::{InvalidSecret, Secret};
 use crate::domain::subscription::{self, Command, Restore, Settings, Timers};
 use crate::domain::tenant::{self, Tenant};
@@ -191,6 +192,8 @@ pub struct NewSubscription {
     pub ordered: bool,
     /// Headers of its own.
     pub headers: GivenHeaders,
+    /// Rules of its own of trying again.
+    pub retry_policy: Option<RetryPolicy>,
 }
 
 /// How a test delivery went.
@@ -343,6 +346,7 @@ impl Engine {
             rate_limit_per_s: new.rate_limit_per_s,
             ordered: new.ordered,
             headers: self.seal_headers(tenant, id, &headers).await?,
+            retry_policy: new.retry_policy,
         };
         let sealed = Binding::all_of(&Settings::created(&created));
         match self.subscription(tenant, id, Command::Create(created), meta).await {
@@ -394,14 +398,14 @@ impl Engine {
         meta: Meta,
     ) -> Result<TestReport, EngineError> {
         let settings = self.settings(tenant, id).await?;
-        let profile = settings.profile().map_err(subscription::Refusal::from)?;
+        let rules = settings.rules().map_err(subscription::Refusal::from)?;
         let owner = self.load_tenant(tenant).await?;
         let tenant_slug = owner.created.map(|created| created.slug).ok_or(tenant::Refusal::NotFound)?;
         let clock = &*self.context.clock;
         let target = Target::of(&settings, clock.now()).ok_or(EngineError::Unknown("the profile is gone"))?;
         let test = TestDelivery { event_type: event_type.clone(), data, tenant_slug };
         let (request, exchange) = attempt::test(&self.context, &target, &test, clock.message_id()).await;
-        let verified = exchange.result.as_ref().is_ok_and(|response| profile.accepts(response));
+        let verified = exchange.result.as_ref().is_ok_and(|response| rules.accepts(response));
         let sent = TestSent {
             event_type,
             verified,

@@ -31,6 +31,7 @@ use super::header::SealedHeaders;
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::job::{JobEnded, JobProgress, JobStarted};
 use super::outcome::{FailureClass, FailureCode, Response};
+use super::retry_policy::RetryPolicy;
 use super::scope::Scope;
 use super::time::Timestamp;
 
@@ -251,6 +252,9 @@ pub struct SubscriptionCreated {
     /// Its custom headers; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<SealedHeaders>,
+    /// Its own rules of trying again; absent: its profile's hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryPolicy>,
 }
 
 /// From one value to another.
@@ -283,6 +287,9 @@ pub struct SubscriptionUpdated {
     /// Its custom headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Change<Option<SealedHeaders>>>,
+    /// Its own rules of trying again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<Change<Option<RetryPolicy>>>,
 }
 
 /// A subscription began, or began again, to send.

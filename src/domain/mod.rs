@@ -10,6 +10,7 @@ pub mod json;
 pub mod catalogue;
 pub mod outcome;
 pub mod profile;
+pub mod retry_policy;
 pub mod circuit;
 pub mod secret;
 pub mod header;

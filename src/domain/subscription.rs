@@ -47,6 +47,7 @@ use super::header::SealedHeaders;
 use super::id::{DeliveryId, SecretId, TenantId};
 use super::job::Job;
 use super::profile::{self, Redelivery};
+use super::retry_policy::RetryPolicy;
 use super::time::Timestamp;
 
 /// The most characters of a description (S6).
@@ -164,6 +165,7 @@ fn create(state: &Subscription, created: SubscriptionCreated) -> Result<Vec<Even
     profile::find(&created.profile)?.check_filters(&created.filters)?;
     check_description(created.description.as_deref())?;
     check_rate_limit(created.rate_limit_per_s)?;
+    created.retry_policy.as_ref().map_or(Ok(()), RetryPolicy::check)?;
     Ok(vec![subscription(SubscriptionEvent::Created(created))])
 }
 
@@ -174,6 +176,7 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
     }
     check_description(update.description.as_ref().and_then(|description| description.as_deref()))?;
     check_rate_limit(update.rate_limit_per_s.flatten())?;
+    update.retry_policy.iter().flatten().try_for_each(RetryPolicy::check)?;
     let event = SubscriptionUpdated {
         url: difference(&settings.url, update.url),
         description: difference(&settings.description, update.description),
@@ -181,6 +184,7 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
         ordered: difference(&settings.ordered, update.ordered),
         headers: new_headers(&settings.headers, update.headers),
+        retry_policy: difference(&settings.retry_policy, update.retry_policy),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]

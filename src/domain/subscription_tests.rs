@@ -15,6 +15,8 @@ mod jobs;
 mod matching;
 #[path = "subscription_order_tests.rs"]
 mod order;
+#[path = "subscription_policy_tests.rs"]
+mod policy;
 #[path = "subscription_property_tests.rs"]
 pub(crate) mod properties;
 #[path = "subscription_timers_tests.rs"]
@@ -117,6 +119,7 @@ fn subscription() -> Creation {
         rate_limit_per_s: None,
         ordered: false,
         headers: None,
+        retry_policy: None,
     })
 }
 
@@ -386,6 +389,7 @@ mod change {
             rate_limit_per_s: Some(Some(5)),
             ordered: Some(true),
             headers: Some(Some(header::headers("aa"))),
+            retry_policy: Some(Some(policy::once())),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
@@ -394,6 +398,7 @@ mod change {
             rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
             ordered: Some(Change { from: false, to: true }),
             headers: Some(Change { from: None, to: Some(header::headers("aa")) }),
+            retry_policy: Some(Change { from: None, to: Some(policy::once()) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
@@ -428,6 +433,7 @@ mod change {
             rate_limit_per_s: Some(None),
             ordered: Some(false),
             headers: Some(None),
+            retry_policy: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

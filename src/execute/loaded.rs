@@ -20,12 +20,13 @@ use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
+use crate::domain::retry_policy::{RetryPolicy, SuccessRule};
 use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 6;
+const STATE_VERSION: u32 = 7;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -417,6 +418,12 @@ fn samples() -> [Saved; 3] {
             secret: SecretId::from_parts(1, 1),
             names: vec!["X-Sample".into()],
             fingerprint: "00".into(),
+        }),
+        retry_policy: Some(RetryPolicy {
+            max_attempts: Some(1),
+            delays_s: Some(vec![1]),
+            timeout_s: Some(1),
+            success: Some(SuccessRule::Only200),
         }),
     };
     let owed = subscription::Open {

@@ -102,6 +102,7 @@ fn settings(version: &Version) -> Value {
         ordered,
         hold_until,
         headers,
+        retry_policy,
     } = &version.settings;
     json!({
         "profile": profile,
@@ -113,6 +114,7 @@ fn settings(version: &Version) -> Value {
         "ordered": ordered,
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
         "headers": headers.as_ref().map(SealedHeaders::told),
+        "retry_policy": retry_policy,
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

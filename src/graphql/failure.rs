@@ -7,6 +7,7 @@ use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
 use super::caller::MissingScope;
 use crate::actors::EngineError;
 use crate::domain::header::{InvalidHeader, InvalidHeaders, Place};
+use crate::domain::retry_policy::{InvalidPolicy, PolicyProblem};
 use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
 use crate::event_store::ReadError;
@@ -111,6 +112,9 @@ impl From<EngineError> for Failure {
         if let EngineError::Headers(InvalidHeaders(problems)) = &error {
             return Self::Refused(problems.iter().map(of_header).collect());
         }
+        if let EngineError::Subscription(subscription::Refusal::RetryPolicy(InvalidPolicy(problems))) = &error {
+            return Self::Refused(problems.iter().map(of_policy).collect());
+        }
         match UserErrorCode::of(error.code()) {
             Some(code) => UserError::new(code, &error, &place(&error)).because(error.reason()).into(),
             None if error.code() == ErrorCode::Overloaded => {
@@ -137,6 +141,21 @@ fn of_header(problem: &InvalidHeader) -> UserError {
         Place::Name(index) => at(index, "name"),
         Place::Value(index) => at(index, "value"),
     }
+}
+
+/// What is wrong with a retry policy, and where in it.
+fn of_policy(problem: &PolicyProblem) -> UserError {
+    let index;
+    let place: &[&str] = match problem {
+        PolicyProblem::Attempts => &["maxAttempts"],
+        PolicyProblem::TooManyDelays(_) | PolicyProblem::NoDelay => &["delaysSeconds"],
+        PolicyProblem::Delay(at) => {
+            index = at.to_string();
+            &["delaysSeconds", &index]
+        }
+        PolicyProblem::Timeout => &["timeoutSeconds"],
+    };
+    UserError::new(UserErrorCode::InvalidInput, problem, &[&["input", "retryPolicy"], place].concat())
 }
 
 /// An error with its code, and with the time after which it may have passed.
@@ -249,6 +268,7 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             subscription::Refusal::Profile(_) => &["input", "profile"],
             subscription::Refusal::DescriptionTooLong(_) => &["input", "description"],
             subscription::Refusal::RateLimitOutOfRange => &["input", "rateLimitPerSecond"],
+            subscription::Refusal::RetryPolicy(_) => &["input", "retryPolicy"],
             subscription::Refusal::OverlapTooLong { .. } => &["input", "overlapSeconds"],
             subscription::Refusal::RevisionConflict { .. } => &["input", "expectedVersion"],
             subscription::Refusal::JobRateOutOfRange { .. } => &["input", "ratePerSecond"],

@@ -56,6 +56,7 @@ mod query;
 mod mutation;
 mod live;
 mod request;
+mod retry_policy;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use super::circuit::CircuitState;
 use super::failure::{fault, internal, nullable};
 use super::header::{self, WebhookHeader};
 use super::page::{Connection, List, PageArgs};
+use super::retry_policy::RetryPolicy;
 use super::scalar::{DateTime, Json, int};
 use super::state;
 use super::webhook::WebhookSecret;
@@ -63,6 +64,8 @@ pub(super) enum WebhookField {
     Hold,
     /// Headers that it sends beside those of its profile.
     Headers,
+    /// Its own retry policy.
+    RetryPolicy,
 }
 
 /// A setting that changed.
@@ -73,7 +76,8 @@ pub(super) struct WebhookChange {
     /// Its value before; null when the webhook was created.
     from: Json,
     /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`; of headers only
-    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`.
+    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`; of a retry policy what is its own:
+    /// `{"max_attempts": 3, "delays_s": [5, 60], "timeout_s": 10, "success": "only_200"}`.
     to: Json,
 }
 
@@ -157,6 +161,12 @@ impl WebhookSnapshot {
     /// Headers that it sent beside those of its profile, without their values.
     async fn headers(&self) -> Vec<WebhookHeader> {
         header::shown(self.recorded.version.settings.headers.as_ref())
+    }
+
+    /// By which rules it judged its attempts and made them again; null if its profile is not known any more.
+    async fn retry_policy(&self) -> Option<RetryPolicy> {
+        let settings = &self.recorded.version.settings;
+        RetryPolicy::of(&settings.profile, settings.retry_policy.as_ref()).ok()
     }
 
     /// Nothing was sent before this; null: it did not pause.

@@ -10,12 +10,13 @@ use super::scalar::DateTime;
 use super::state;
 use crate::actors::EngineError;
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
-use crate::domain::profile;
+use crate::domain::retry_policy;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::{self, Timer, Timers};
 use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
-use crate::projections::{Key, Slice, TenantScope};
+use crate::projections::rows::WebhookRow;
+use crate::projections::{Key, Slice};
 
 /// For what a delivery waits: of several reasons the one that holds longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -60,7 +61,7 @@ pub(super) struct DeliveryTimer {
     not_before: Option<DateTime>,
     /// The number of that attempt, or of the one under way, from 1.
     next_attempt: u32,
-    /// How many attempts the profile's schedule has in all.
+    /// How many attempts its schedule has in all.
     max_attempts: u32,
     /// How the newest attempt failed; null before the first.
     last_outcome: Option<AttemptOutcome>,
@@ -84,7 +85,7 @@ pub(super) struct WebhookTimers {
     tenant: TenantId,
     #[graphql(skip)]
     webhook: SubscriptionId,
-    /// How many attempts the profile's schedule has in all.
+    /// How many attempts its schedule has in all.
     #[graphql(skip)]
     max_attempts: u32,
 }
@@ -114,13 +115,11 @@ impl WebhookTimers {
     }
 }
 
-/// The timers of the webhook with that profile; `None` if it is gone.
-pub(super) async fn find(
-    ctx: &Context<'_>,
-    TenantScope(tenant): TenantScope,
-    (webhook, profile): (SubscriptionId, &str),
-) -> Result<Option<WebhookTimers>> {
+/// The timers of the webhook; `None` if it is gone.
+pub(super) async fn find(ctx: &Context<'_>, row: &WebhookRow) -> Result<Option<WebhookTimers>> {
     authorise(ctx, Scope::DeliveriesRead)?;
+    let (tenant, webhook) = (row.tenant, row.id);
+    let rules = retry_policy::rules(&row.profile, row.retry_policy.as_ref());
     let found = asked(ctx, tenant, webhook, None, 0).await?;
     let Some(Timers { pending, enabled: _, hold_until, endpoint_hold_until, probe_at, waiting: _, more: _ }) = found
     else {
@@ -133,7 +132,7 @@ pub(super) async fn find(
         probe_at: probe_at.map(DateTime),
         tenant,
         webhook,
-        max_attempts: profile::find(profile).map_or(0, profile::Profile::max_attempts),
+        max_attempts: rules.map_or(0, |rules| rules.max_attempts()),
     }))
 }
 

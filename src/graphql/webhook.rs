@@ -13,6 +13,7 @@ use super::job::{self, WebhookJob};
 use super::loader::{CatalogueOf, load};
 use super::page::{Connection, List, PageArgs, cost, items};
 use super::profile::DeliveryProfile;
+use super::retry_policy::RetryPolicy;
 use super::scalar::{DateTime, int};
 use super::snapshot::{self, FOLD_COST, WebhookSnapshot};
 use super::state;
@@ -183,6 +184,11 @@ impl Webhook {
         header::shown(self.0.headers.as_ref())
     }
 
+    /// By which rules it judges its attempts and makes them again: its profile's, or its own in their place.
+    async fn retry_policy(&self) -> Result<RetryPolicy> {
+        RetryPolicy::of(&self.0.profile, self.0.retry_policy.as_ref()).map_err(|error| internal(&error))
+    }
+
     /// Nothing is sent before this (`holdWebhook`); null: it does not pause.
     async fn hold_until(&self) -> Option<DateTime> {
         self.0.hold_until.map(DateTime)
@@ -313,7 +319,7 @@ impl Webhook {
     /// What waits, until when and why, as of now. Needs the scope `DELIVERIES_READ`.
     #[graphql(complexity = "FOLD_COST + child_complexity")]
     async fn timers(&self, ctx: &Context<'_>) -> Option<Result<WebhookTimers>> {
-        nullable(timers::find(ctx, TenantScope(self.0.tenant), (self.0.id, &self.0.profile))).await
+        nullable(timers::find(ctx, &self.0)).await
     }
 
     /// The job that it has now; null if it has none. Needs the scope `DELIVERIES_READ`.

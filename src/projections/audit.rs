@@ -313,6 +313,10 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 Some(headers) => changes.to("headers", headers.told()),
                 None => changes,
             };
+            let changes = match &created.retry_policy {
+                Some(policy) => changes.to("retry_policy", policy),
+                None => changes,
+            };
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
@@ -326,7 +330,8 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 .change("filters", updated.filters.as_ref())
                 .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref())
                 .change("ordered", updated.ordered.as_ref())
-                .change("headers", headers.as_ref());
+                .change("headers", headers.as_ref())
+                .change("retry_policy", updated.retry_policy.as_ref());
             (Code::WebhookUpdated, changes)
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),

@@ -6,6 +6,7 @@ use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, DeliveryId, ErasureId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
+use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::event_store::Position;
@@ -153,6 +154,8 @@ pub struct WebhookRow {
     pub hold_until: Option<Timestamp>,
     /// Its custom headers: all but their values.
     pub headers: Option<SealedHeaders>,
+    /// Its own rules of trying again, in place of its profile's.
+    pub retry_policy: Option<RetryPolicy>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

@@ -21,6 +21,7 @@ use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::header::SealedHeaders;
 use tidings::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
 use tidings::domain::outcome::{FailureClass, FailureCode, Response};
+use tidings::domain::retry_policy::{RetryPolicy, SuccessRule};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{Position, Recorded};
 
@@ -271,12 +272,23 @@ fn headers() -> impl Strategy<Value = Option<SealedHeaders>> {
     ))
 }
 
+fn retry_policy() -> impl Strategy<Value = Option<RetryPolicy>> {
+    let delays_s = prop::option::of(prop::collection::vec(any::<u32>(), 0..3));
+    let success = prop::option::of(prop::sample::select(vec![SuccessRule::Only200, SuccessRule::Any2xx]));
+    let policy = (any::<Option<u32>>(), delays_s, any::<Option<u32>>(), success).prop_map(
+        |(max_attempts, delays_s, timeout_s, success)| RetryPolicy { max_attempts, delays_s, timeout_s, success },
+    );
+    prop::option::of(policy)
+}
+
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
     let rate_limit = prop::option::of(any::<u32>());
-    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit, headers()).prop_map(
-        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s, headers)| {
+    let rules = (rate_limit, headers(), retry_policy());
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rules).prop_map(
+        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rules)| {
+            let (rate_limit_per_s, headers, retry_policy) = rules;
             let (description, public_key) = texts;
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
@@ -292,6 +304,7 @@ fn created() -> impl Strategy<Value = Event> {
                 rate_limit_per_s,
                 ordered,
                 headers,
+                retry_policy,
             }))
         },
     )

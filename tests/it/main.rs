@@ -42,6 +42,7 @@ mod projections;
 mod ractor_contract;
 mod restoring;
 mod retention;
+mod retry_policy;
 mod stopping;
 mod support;
 mod tools;

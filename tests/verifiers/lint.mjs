@@ -53,7 +53,7 @@ const values = [
   'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'ErasureRemainder', 'FilterHint',
   'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
-  'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
+  'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'RetryPolicy', 'SequenceReport', 'StatsBucket',
   'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];

@@ -7,6 +7,7 @@ use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, JobId, MessageId, SecretId};
 use crate::domain::outcome::Exchange;
+use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::time::Timestamp;
 
 /// What a subscription can be asked to do. Brings all that the decision needs.
@@ -132,6 +133,8 @@ pub struct Update {
     pub ordered: Option<bool>,
     /// The custom headers, which the caller has sealed already; `Some(None)`: none any more.
     pub headers: Option<Option<SealedHeaders>>,
+    /// Its own rules of trying again; `Some(None)`: its profile's hold.
+    pub retry_policy: Option<Option<RetryPolicy>>,
 }
 
 /// Messages that the filters matched, in log order.

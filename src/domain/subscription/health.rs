@@ -8,7 +8,7 @@ use crate::domain::event::{
     SubscriptionDisabled, SubscriptionEvent,
 };
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
-use crate::domain::profile::{self, Profile, Tried};
+use crate::domain::profile::{Profile, Tried};
 use crate::domain::subscription::Open;
 use crate::domain::time::Timestamp;
 
@@ -21,16 +21,16 @@ const BLOCKED_PAUSE_MS: u64 = 3_600_000;
 
 pub(super) fn finish(state: &Subscription, finished: Finished) -> Result<Vec<Event>, Refusal> {
     let settings = state.settings()?;
-    let profile = profile::find(&settings.profile)?;
+    let rules = settings.rules()?;
     let open = state
         .deliveries
         .open
         .get(&finished.delivery)
         .filter(|open| open.attempts() + 1 == finished.number)
         .ok_or(Refusal::NotPending(finished.delivery))?;
-    match profile.judge(&finished.exchange.result) {
+    match rules.judge(&finished.exchange.result) {
         Ok(()) => Ok(succeed(state, finished)),
-        Err(class) => Ok(fail(state, settings, profile, open, finished, class)),
+        Err(class) => Ok(fail(state, settings, &rules, open, finished, class)),
     }
 }
 

@@ -79,6 +79,8 @@ pub enum Field {
     Hold,
     /// The custom headers.
     Headers,
+    /// Its own rules of trying again.
+    RetryPolicy,
 }
 
 /// The newest version, on the way through the stream.
@@ -184,7 +186,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 11] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -200,6 +202,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
         ordered,
         hold_until,
         headers,
+        retry_policy,
     } = settings;
     let headers = headers.as_ref();
     let current = secrets
@@ -216,6 +219,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
         (Field::Ordered, json!(ordered)),
         (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
         (Field::Headers, json!(headers.map(SealedHeaders::told))),
+        (Field::RetryPolicy, json!(retry_policy)),
     ]
 }
 
@@ -246,6 +250,7 @@ mod tests {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            retry_policy: None,
         })
     }
 

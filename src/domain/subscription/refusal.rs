@@ -4,6 +4,7 @@ use super::deletion::NotRestorable;
 use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
 use crate::domain::id::{DeliveryId, JobId};
 use crate::domain::profile::{FiltersRefused, UnknownProfile};
+use crate::domain::retry_policy::InvalidPolicy;
 use crate::domain::time::Timestamp;
 use crate::error_code::ErrorCode;
 
@@ -36,6 +37,9 @@ pub enum Refusal {
     /// No rate at all, or a higher one than there can be.
     #[error("a rate limit is 1 to {MAX_RATE_LIMIT_PER_S} attempts a second")]
     RateLimitOutOfRange,
+    /// A retry policy outside its bounds.
+    #[error(transparent)]
+    RetryPolicy(#[from] InvalidPolicy),
     /// The profile does not let the old secret live so long.
     #[error("the old secret may go on for {max_s} seconds at most under profile '{profile}'")]
     OverlapTooLong {
@@ -117,6 +121,7 @@ impl Refusal {
             Self::Profile(_)
             | Self::DescriptionTooLong(_)
             | Self::RateLimitOutOfRange
+            | Self::RetryPolicy(_)
             | Self::JobRateOutOfRange { .. }
             | Self::OverlapTooLong { .. }
             | Self::TooLate(_) => ErrorCode::InvalidInput,

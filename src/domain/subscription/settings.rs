@@ -1,5 +1,7 @@
 //! How a subscription is set: everything that people change, and the matcher needs to know as well.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::{SubscriptionCreated, SubscriptionEvent};
@@ -7,6 +9,7 @@ use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
 use crate::domain::profile::{self, Profile, UnknownProfile};
+use crate::domain::retry_policy::{self, RetryPolicy};
 use crate::domain::time::Timestamp;
 
 /// How a subscription is set.
@@ -42,6 +45,9 @@ pub struct Settings {
     /// The custom headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<SealedHeaders>,
+    /// Its own rules of trying again, in place of the profile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryPolicy>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -60,6 +66,11 @@ impl Settings {
     /// The profile.
     pub fn profile(&self) -> Result<&'static Profile, UnknownProfile> {
         profile::find(&self.profile)
+    }
+
+    /// The profile, with the subscription's own rules in place of the profile's: by these attempts are judged and made again.
+    pub fn rules(&self) -> Result<Cow<'static, Profile>, UnknownProfile> {
+        retry_policy::rules(&self.profile, self.retry_policy.as_ref())
     }
 
     /// The secrets that sign at `now`, the current one first.
@@ -92,6 +103,7 @@ impl Settings {
             ordered: created.ordered,
             hold_until: None,
             headers: created.headers.clone(),
+            retry_policy: created.retry_policy.clone(),
         }
     }
 
@@ -116,6 +128,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.headers {
                     self.headers.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.retry_policy {
+                    self.retry_policy.clone_from(&change.to);
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

@@ -9,7 +9,7 @@ use crate::domain::event::{
     SubscriptionEvent,
 };
 use crate::domain::id::DeliveryId;
-use crate::domain::profile::{self, Retry};
+use crate::domain::profile::Retry;
 use crate::domain::time::Timestamp;
 
 /// No attempt is moved further into the future than this, in milliseconds: about as long as deliveries are kept.
@@ -143,13 +143,13 @@ fn recovers(circuit: &Circuit) -> bool {
 /// Another time for the next attempt. What is due at that time already does not change.
 pub(super) fn reschedule(state: &Subscription, reschedule: Reschedule) -> Result<Vec<Event>, Refusal> {
     let Reschedule { delivery, due_at, reason, under_way, at } = reschedule;
-    let profile = profile::find(&state.settings()?.profile)?;
+    let rules = state.settings()?.rules()?;
     let open = state.deliveries.open.get(&delivery).ok_or(Refusal::Ended(delivery))?;
     if under_way {
         return Err(Refusal::UnderWay(delivery));
     }
     let longest = at.plus_ms(MAX_RESCHEDULE_MS);
-    let latest = match &profile.retry {
+    let latest = match &rules.retry {
         Retry::Exponential { window_ms, .. } => longest.min(open.scheduled_at.plus_ms(*window_ms)),
         Retry::List { .. } => longest,
     };

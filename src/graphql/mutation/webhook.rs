@@ -12,6 +12,7 @@ use crate::domain::subscription::{Command, Update};
 use crate::graphql::caller::{authorise, caller, named_tenant};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, payload};
 use crate::graphql::header::{self, WebhookHeaderInput};
+use crate::graphql::retry_policy::RetryPolicyInput;
 use crate::graphql::scalar::DateTime;
 use crate::graphql::webhook::Webhook;
 use crate::graphql::{state, step_up};
@@ -45,6 +46,8 @@ struct CreateWebhookInput {
     ordered: bool,
     /// Headers that it sends beside those of its profile, as many as that allows (`maxCustomHeaders`).
     headers: Option<Vec<WebhookHeaderInput>>,
+    /// Rules of its own for its attempts; absent or null: its profile's.
+    retry_policy: Option<RetryPolicyInput>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
 }
@@ -85,6 +88,9 @@ struct UpdateWebhookInput {
     /// Headers that it sends beside those of its profile, in place of all that it has; an empty list: none. Absent or null:
     /// as before. They go with the next attempt of what is under way too.
     headers: Option<Vec<WebhookHeaderInput>>,
+    /// Rules of its own for its attempts, in place of all that it has; absent: as before, null: its profile's. They hold for
+    /// what is under way too: an attempt that is due is made when it is due, and its end is judged by them.
+    retry_policy: MaybeUndefined<RetryPolicyInput>,
 }
 
 /// What came of `updateWebhook`.
@@ -351,6 +357,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
         rate_limit_per_s: input.rate_limit_per_second.map(rate_limit),
         ordered: input.ordered,
         headers: header::given(input.headers.unwrap_or_default()),
+        retry_policy: input.retry_policy.and_then(RetryPolicyInput::given),
     };
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
@@ -377,6 +384,11 @@ async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWe
         },
         ordered: input.ordered,
         headers: None,
+        retry_policy: match input.retry_policy {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(policy) => Some(policy.given()),
+        },
     };
     let headers = input.headers.map(header::given);
     let done = state(ctx).engine.update_subscription(scope.0, id, change, headers, caller(ctx).meta()).await?;

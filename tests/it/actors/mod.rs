@@ -17,6 +17,7 @@ mod passivation;
 mod restart;
 mod restoring;
 mod retention;
+mod retry_policy;
 mod schedule;
 mod secrets;
 mod shards;

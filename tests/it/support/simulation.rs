@@ -50,6 +50,8 @@ pub(crate) struct Call {
     /// The status that it was answered with; `None` if there was no answer, or none yet.
     pub(crate) answered: Option<u16>,
     pub(crate) headers: Vec<(String, String)>,
+    /// How long the endpoint might have taken.
+    pub(crate) timeout_ms: u64,
 }
 
 impl Call {
@@ -163,6 +165,7 @@ impl Transport for Endpoint {
             body: String::from_utf8(request.body.to_vec()).unwrap(),
             answered: None,
             headers: request.headers.clone(),
+            timeout_ms: request.timeout_ms,
         });
         self.began.send_modify(|began| *began += 1);
         let respond = |status| Ok(Response { status, ..Response::default() });
@@ -468,6 +471,7 @@ pub(crate) fn new_subscription(url: &str, filters: &[&str]) -> NewSubscription {
         rate_limit_per_s: None,
         ordered: false,
         headers: GivenHeaders::default(),
+        retry_policy: None,
     }
 }
 
