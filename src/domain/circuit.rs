@@ -284,6 +284,15 @@ impl Circuit {
         }
     }
 
+    /// Hard failures in a row that count towards the next trip; none while it is open.
+    pub fn consecutive_failures(&self) -> u32 {
+        match &self.phase {
+            Phase::Closed(run) => run.failures,
+            Phase::HalfOpen(recovery) => recovery.failures.into(),
+            Phase::Open(_) => 0,
+        }
+    }
+
     /// Nothing is sent from now on.
     pub fn trip(&mut self, opened: Opened) {
         *self = Self { phase: Phase::Open(opened), hold_until: None };

@@ -83,8 +83,9 @@ fn an_attempt_that_begins_when_the_last_one_ends_counts() {
 #[test]
 fn any_success_ends_a_run() {
     let mut circuit = after((0..9).map(|n| failed(FailureClass::Hard, n.into(), 2 * n)));
+    assert_eq!(circuit.consecutive_failures(), 9);
     circuit.succeed(START);
-    assert_eq!(circuit, Circuit::default());
+    assert_eq!((&circuit, circuit.consecutive_failures()), (&Circuit::default(), 0));
 }
 
 #[test]
@@ -105,6 +106,7 @@ fn soft_failures_neither_count_nor_end_a_run_of_hard_ones() {
     assert_eq!(trips(&circuit, 100), None);
     let circuit = after((0..9).flat_map(|n| [hard(n), soft(n)]).chain([hard(9)]));
     assert_eq!(trips(&circuit, 100), Some(TripCause::HardFailures));
+    assert_eq!((circuit.consecutive_failures(), open().consecutive_failures()), (10, 0));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use async_graphql::{Context, Enum, ID, Object, Result, SimpleObject};
 use super::delivery::AttemptOutcome;
 use super::failure::{internal, nullable};
 use super::scalar::{DateTime, int};
-use super::state;
-use crate::domain::circuit;
+use super::snapshot::FOLD_COST;
+use super::{state, timers};
+use crate::domain::{circuit, profile};
 use crate::projections::TenantScope;
 use crate::projections::rows::{CircuitRow, Trip, WebhookRow};
 
@@ -74,6 +75,35 @@ impl Circuit<'_> {
     /// How far it lets the webhook send.
     async fn state(&self) -> CircuitState {
         self.0.circuit.state().into()
+    }
+
+    /// How many hard failures in a row, without a success between them, count towards its next trip; while it is open, those
+    /// that made it trip. Asked of the webhook itself, not of a read model; null if it was deleted meanwhile.
+    #[graphql(complexity = "FOLD_COST")]
+    async fn consecutive_failures(&self, ctx: &Context<'_>) -> Option<Result<u32>> {
+        nullable(async {
+            match &self.0.circuit {
+                CircuitRow::Open(trip) => Ok(Some(trip.failures)),
+                CircuitRow::Closed | CircuitRow::HalfOpen { .. } => timers::consecutive_failures(ctx, self.0).await,
+            }
+        })
+        .await
+    }
+
+    /// How many of them trip it, if they are of several deliveries (`deliveryProfile.circuitBreaker`); two are enough while
+    /// it recovers. Null: the profile has no circuit breaker.
+    async fn threshold(&self) -> Option<u32> {
+        profile::find(&self.0.profile).ok()?.breaker.map(|breaker| breaker.failures)
+    }
+
+    /// When it tripped; null while it is closed.
+    async fn opened_at(&self) -> Option<DateTime> {
+        self.last_trip().map(|trip| trip.at.into())
+    }
+
+    /// How the attempt failed that made it trip, in a sentence; null while it is closed.
+    async fn last_error(&self) -> Option<&str> {
+        self.last_trip().map(|trip| trip.detail.as_str())
     }
 
     /// Why and when it tripped; null while it is closed.

@@ -121,10 +121,7 @@ pub(super) async fn find(ctx: &Context<'_>, row: &WebhookRow) -> Result<Option<W
     let (tenant, webhook) = (row.tenant, row.id);
     let rules = retry_policy::rules(&row.profile, row.retry_policy.as_ref());
     let found = asked(ctx, tenant, webhook, None, 0).await?;
-    let Some(Timers { pending, enabled: _, hold_until, endpoint_hold_until, probe_at, waiting: _, more: _ }) = found
-    else {
-        return Ok(None);
-    };
+    let Some(Timers { pending, hold_until, endpoint_hold_until, probe_at, .. }) = found else { return Ok(None) };
     Ok(Some(WebhookTimers {
         pending: pending.try_into().unwrap_or(u32::MAX),
         hold_until: hold_until.map(DateTime),
@@ -134,6 +131,12 @@ pub(super) async fn find(ctx: &Context<'_>, row: &WebhookRow) -> Result<Option<W
         webhook,
         max_attempts: rules.map_or(0, |rules| rules.max_attempts()),
     }))
+}
+
+/// How many hard failures in a row count towards the next trip of the webhook's circuit; `None` if it is gone.
+pub(super) async fn consecutive_failures(ctx: &Context<'_>, row: &WebhookRow) -> Result<Option<u32>> {
+    let found = asked(ctx, row.tenant, row.id, None, 0).await?;
+    Ok(found.map(|timers| timers.consecutive_failures))
 }
 
 /// What the subscription says itself, with so many deliveries behind the place; `None` if it is gone.

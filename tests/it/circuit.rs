@@ -10,6 +10,7 @@ const CREATE: &str = "mutation($input: CreateWebhookInput!) { createWebhook(inpu
 const PUBLISH: &str = "mutation($input: PublishMessageInput!) { publishMessage(input: $input) {
     message { id } userErrors { code message } } }";
 const CIRCUIT: &str = "query($id: ID!) { webhook(id: $id) { circuit { state waitingMessages nextProbeAt
+    consecutiveFailures threshold openedAt lastError
     trip { cause failures outcome error deliveryId } } } }";
 const REENABLE: &str = "mutation($input: ReenableWebhookInput!) { reenableWebhook(input: $input) {
     webhook { circuit { state } } userErrors { code } } }";
@@ -42,10 +43,16 @@ async fn an_open_circuit_is_seen_and_enabled_again_through_the_api(kind: Kind) {
     for count in 1..=10 {
         publish(&server).await;
         receiver.wait_for(count).await;
+        let counts = |data: &Value| data["webhook"]["circuit"]["consecutiveFailures"].as_u64() > Some(0);
+        let closed = server.until(CIRCUIT, json!({ "id": id }), counts).await;
+        assert_eq!(closed["webhook"]["circuit"]["threshold"], json!(10));
     }
     let data = server.until(CIRCUIT, json!({ "id": id }), state_is("OPEN")).await;
     let circuit = &data["webhook"]["circuit"];
     assert_eq!(circuit["trip"]["cause"], json!("HARD_FAILURES"), "{circuit}");
+    assert_eq!(circuit["consecutiveFailures"], circuit["trip"]["failures"], "{circuit}");
+    assert_eq!(circuit["lastError"], circuit["trip"]["error"], "{circuit}");
+    assert!(circuit["openedAt"].is_string(), "{circuit}");
     assert_eq!((&circuit["trip"]["outcome"], &circuit["nextProbeAt"]), (&json!("BAD_STATUS"), &Value::Null));
 
     let alerts = server.data("{ alerts { kind since webhookId webhook { id } } }", json!({})).await;

@@ -28,6 +28,8 @@ pub struct Timers {
     pub endpoint_hold_until: Option<Timestamp>,
     /// When the circuit, which is open, lets a probe through by itself.
     pub probe_at: Option<Timestamp>,
+    /// Hard failures in a row that count towards the circuit's next trip.
+    pub consecutive_failures: u32,
     /// The deliveries.
     pub waiting: Vec<Timer>,
     /// Whether more follow.
@@ -102,6 +104,7 @@ impl Subscription {
             hold_until: coming(settings.hold_until),
             endpoint_hold_until: coming(self.circuit.hold_until),
             probe_at: self.circuit.probe_at(),
+            consecutive_failures: self.circuit.consecutive_failures(),
             waiting: behind.by_ref().take(limit).map(timer).collect(),
             more: behind.peek().is_some(),
         })
