@@ -184,9 +184,10 @@ impl Webhook {
         header::shown(self.0.headers.as_ref())
     }
 
-    /// By which rules it judges its attempts and makes them again: its profile's, or its own in their place.
-    async fn retry_policy(&self) -> Result<RetryPolicy> {
-        RetryPolicy::of(&self.0.profile, self.0.retry_policy.as_ref()).map_err(|error| internal(&error))
+    /// By which rules it judges its attempts and makes them again: its profile's, or its own in their place. Null only where
+    /// `deliveryProfile` is.
+    async fn retry_policy(&self) -> Option<RetryPolicy> {
+        RetryPolicy::of(&self.0.profile, self.0.retry_policy.as_ref()).ok()
     }
 
     /// Nothing is sent before this (`holdWebhook`); null: it does not pause.
