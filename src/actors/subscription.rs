@@ -442,7 +442,7 @@ impl State {
     fn may_wait(&self, event: &Event) -> bool {
         match event {
             Event::Delivery(DeliveryEvent::Scheduled(_)) => self.place.is_waiting(),
-            event => is_outcome(event),
+            Event::Delivery(_) | Event::Subscription(_) | Event::Tenant(_) | Event::Message(_) => is_outcome(event),
         }
     }
 
