@@ -344,6 +344,7 @@ impl<'a> Told<'a> {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            recipients: None,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }

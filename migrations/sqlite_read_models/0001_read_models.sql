@@ -142,7 +142,9 @@ CREATE TABLE webhook (
     ordered INTEGER NOT NULL,
     hold_until_ms INTEGER,
     -- Names and fingerprint of the custom headers.
-    headers TEXT
+    headers TEXT,
+    -- How many addresses for notices there are, and their fingerprint.
+    recipients TEXT
 ) STRICT;
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);

@@ -4,8 +4,8 @@
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
 mod erasure;
-mod headers;
 mod jobs;
+mod sealed;
 mod users;
 
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::{CustomHeaders, GivenHeaders, InvalidHeaders};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft};
+use crate::domain::notice::{GivenRecipients, InvalidRecipients, Recipients};
 use crate::domain::outcome::Exchange;
 use crate::domain::secret::{InvalidSecret, Secret};
 use crate::domain::subscription::{self, Command, Restore, Settings, Timers};
@@ -42,6 +43,7 @@ use crate::outbound::{Gate, UrlRefusal};
 
 pub use erasure::{Erased, SubjectErasure};
 pub use jobs::{NewJob, RunningJob};
+pub use sealed::Sealable;
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -67,6 +69,9 @@ pub enum EngineError {
     /// The custom headers are refused.
     #[error(transparent)]
     Headers(#[from] InvalidHeaders),
+    /// The addresses for notices are refused.
+    #[error(transparent)]
+    Recipients(#[from] InvalidRecipients),
     /// The profile makes its own secrets.
     #[error("profile '{0}' makes its own secrets")]
     SecretNotSupplied(String),
@@ -118,6 +123,7 @@ impl EngineError {
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
             Self::Headers(_) => ErrorCode::WebhookHeaderInvalid,
+            Self::Recipients(_) => ErrorCode::NotificationEmailInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
             Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Store(KeyStoreError::Full(_))) => {
                 ErrorCode::StorageFull
@@ -191,6 +197,8 @@ pub struct NewSubscription {
     pub ordered: bool,
     /// Headers of its own.
     pub headers: GivenHeaders,
+    /// Who is to be told what happens to it.
+    pub recipients: GivenRecipients,
 }
 
 /// How a test delivery went.
@@ -326,6 +334,7 @@ impl Engine {
         let url = self.check_url(tenant, &new.url).await?;
         let secret = self.secret_for(profile, new.secret.as_deref())?;
         let headers = CustomHeaders::check(profile, new.headers)?;
+        let recipients = Recipients::check(&new.recipients)?;
         let clock = &*self.context.clock;
         let (id, sealed) = (clock.subscription_id(), clock.secret_id());
         self.context.vault.store(&Binding::signing_secret(tenant, id, sealed), &secret, clock).await?;
@@ -343,6 +352,7 @@ impl Engine {
             rate_limit_per_s: new.rate_limit_per_s,
             ordered: new.ordered,
             headers: self.seal_headers(tenant, id, &headers).await?,
+            recipients: self.seal_recipients(tenant, id, &recipients).await?,
         };
         let sealed = Binding::all_of(&Settings::created(&created));
         match self.subscription(tenant, id, Command::Create(created), meta).await {

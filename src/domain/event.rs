@@ -30,6 +30,7 @@ use super::filter::{EventType, Filter};
 use super::header::SealedHeaders;
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::job::{JobEnded, JobProgress, JobStarted};
+use super::notice::SealedRecipients;
 use super::outcome::{FailureClass, FailureCode, Response};
 use super::scope::Scope;
 use super::time::Timestamp;
@@ -251,6 +252,9 @@ pub struct SubscriptionCreated {
     /// Its custom headers; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<SealedHeaders>,
+    /// Who is told what happens to it; absent: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<SealedRecipients>,
 }
 
 /// From one value to another.
@@ -283,6 +287,9 @@ pub struct SubscriptionUpdated {
     /// Its custom headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Change<Option<SealedHeaders>>>,
+    /// Who is told what happens to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<Change<Option<SealedRecipients>>>,
 }
 
 /// A subscription began, or began again, to send.

@@ -148,6 +148,7 @@ impl History {
                 rate_limit_per_s: None,
                 ordered: None,
                 headers: None,
+                recipients: None,
             }),
             Step::Order(ordered) => Command::Update(Update { ordered: Some(ordered), ..Update::default() }),
             Step::Enable => Command::Enable,

@@ -117,6 +117,7 @@ fn subscription() -> Creation {
         rate_limit_per_s: None,
         ordered: false,
         headers: None,
+        recipients: None,
     })
 }
 
@@ -386,6 +387,7 @@ mod change {
             rate_limit_per_s: Some(Some(5)),
             ordered: Some(true),
             headers: Some(Some(header::headers("aa"))),
+            recipients: Some(Some(header::recipients("bb"))),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
@@ -394,6 +396,7 @@ mod change {
             rate_limit_per_s: Some(Change { from: None, to: Some(5) }),
             ordered: Some(Change { from: false, to: true }),
             headers: Some(Change { from: None, to: Some(header::headers("aa")) }),
+            recipients: Some(Change { from: None, to: Some(header::recipients("bb")) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
@@ -403,6 +406,7 @@ mod change {
         assert_eq!(settings.rate_limit_per_s, Some(5));
         assert!(settings.ordered);
         assert_eq!(settings.headers, Some(header::headers("aa")));
+        assert_eq!(settings.recipients, Some(header::recipients("bb")));
         assert_eq!(settings.revision, 2);
     }
 
@@ -428,6 +432,7 @@ mod change {
             rate_limit_per_s: Some(None),
             ordered: Some(false),
             headers: Some(None),
+            recipients: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

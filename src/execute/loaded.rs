@@ -19,6 +19,7 @@ use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::FailureCode;
 use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
 use crate::domain::time::Timestamp;
@@ -418,6 +419,7 @@ fn samples() -> [Saved; 3] {
             names: vec!["X-Sample".into()],
             fingerprint: "00".into(),
         }),
+        recipients: Some(SealedRecipients { secret: SecretId::from_parts(1, 1), count: 1, fingerprint: "00".into() }),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),

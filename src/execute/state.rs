@@ -14,6 +14,7 @@ use crate::domain::audit::masked_url;
 use crate::domain::event::{ApiKeyIssued, Event, MessageEvent, TenantEvent};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, SubscriptionId, TenantId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::subscription::{KnownSecret, Open, Settings, Subscription, Version};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
@@ -102,6 +103,7 @@ fn settings(version: &Version) -> Value {
         ordered,
         hold_until,
         headers,
+        recipients,
     } = &version.settings;
     json!({
         "profile": profile,
@@ -113,6 +115,7 @@ fn settings(version: &Version) -> Value {
         "ordered": ordered,
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
         "headers": headers.as_ref().map(SealedHeaders::told),
+        "recipients": recipients.as_ref().map(SealedRecipients::told),
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

@@ -63,6 +63,9 @@ pub(super) enum WebhookField {
     Hold,
     /// Headers that it sends beside those of its profile.
     Headers,
+    /// Who is told by e-mail what happens to it.
+    #[graphql(name = "NOTIFICATION_EMAILS")]
+    Recipients,
 }
 
 /// A setting that changed.
@@ -73,7 +76,8 @@ pub(super) struct WebhookChange {
     /// Its value before; null when the webhook was created.
     from: Json,
     /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`; of headers only
-    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`.
+    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`; of addresses for notices only how many they
+    /// are, and a fingerprint: `{"count": 1, "fingerprint": "…"}`.
     to: Json,
 }
 
@@ -151,6 +155,12 @@ impl WebhookSnapshot {
     /// Headers that it sent beside those of its profile, without their values.
     async fn headers(&self) -> Vec<WebhookHeader> {
         header::shown(self.recorded.version.settings.headers.as_ref())
+    }
+
+    /// How many addresses were told by e-mail what happened to it. The addresses themselves are kept as long as they are in
+    /// use.
+    async fn notification_email_count(&self) -> i32 {
+        self.recorded.version.settings.recipients.as_ref().map_or(0, |sealed| int(sealed.count.into()))
     }
 
     /// Nothing was sent before this; null: it did not pause.

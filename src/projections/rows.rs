@@ -5,6 +5,7 @@ use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, DeliveryId, ErasureId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
@@ -153,6 +154,8 @@ pub struct WebhookRow {
     pub hold_until: Option<Timestamp>,
     /// Its custom headers: all but their values.
     pub headers: Option<SealedHeaders>,
+    /// Who is told what happens to it: all but the addresses.
+    pub recipients: Option<SealedRecipients>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

@@ -26,14 +26,14 @@ use crate::execute::{self, SUBSCRIPTION_CATEGORY};
 static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
-         circuit, circuit_state, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         circuit, circuit_state, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers, recipients) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
          secrets = excluded.secrets, circuit = excluded.circuit, \
          circuit_state = excluded.circuit_state, updated_at_ms = excluded.updated_at_ms, \
          rate_limit_per_s = excluded.rate_limit_per_s, ordered = excluded.ordered, \
-         hold_until_ms = excluded.hold_until_ms, headers = excluded.headers",
+         hold_until_ms = excluded.hold_until_ms, headers = excluded.headers, recipients = excluded.recipients",
     )
 });
 
@@ -119,7 +119,8 @@ impl Projection for Webhooks {
             values.add(row.rate_limit_per_s)?;
             values.add(row.ordered)?;
             values.add(row.hold_until.map(Timestamp::as_ms))?;
-            values.add(row.headers.as_ref().map(json_text))
+            values.add(row.headers.as_ref().map(json_text))?;
+            values.add(row.recipients.as_ref().map(json_text))
         })
         .await?;
         Ok(())
@@ -231,6 +232,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         ordered: created.ordered,
         hold_until: None,
         headers: created.headers,
+        recipients: created.recipients,
         last_delivery_at: None,
     }
 }
@@ -253,6 +255,9 @@ fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
     }
     if let Some(change) = updated.headers {
         row.headers = change.to;
+    }
+    if let Some(change) = updated.recipients {
+        row.recipients = change.to;
     }
 }
 
@@ -277,7 +282,7 @@ pub(super) fn state_number(state: CircuitState) -> i64 {
 macro_rules! select_webhooks {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
-         created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers, \
+         created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers, recipients, \
          (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
@@ -355,6 +360,7 @@ pub(super) fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sql
         ordered: columns.get()?,
         hold_until: columns.optional_time()?,
         headers: columns.optional_json()?,
+        recipients: columns.optional_json()?,
         last_delivery_at: columns.optional_time()?,
     };
     Ok((position, row))

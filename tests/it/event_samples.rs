@@ -20,6 +20,7 @@ use tidings::domain::event::{
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::header::SealedHeaders;
 use tidings::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
+use tidings::domain::notice::SealedRecipients;
 use tidings::domain::outcome::{FailureClass, FailureCode, Response};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{Position, Recorded};
@@ -271,13 +272,21 @@ fn headers() -> impl Strategy<Value = Option<SealedHeaders>> {
     ))
 }
 
+fn recipients() -> impl Strategy<Value = Option<SealedRecipients>> {
+    prop::option::of((id_parts(), any::<u32>(), any::<String>()).prop_map(|((at, random), count, fingerprint)| {
+        let secret = SecretId::from_parts(at, random);
+        SealedRecipients { secret, count, fingerprint }
+    }))
+}
+
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
     let rate_limit = prop::option::of(any::<u32>());
-    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit, headers()).prop_map(
-        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s, headers)| {
-            let (description, public_key) = texts;
+    let sealed = (headers(), recipients());
+    (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rate_limit, sealed).prop_map(
+        |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rate_limit_per_s, sealed)| {
+            let ((description, public_key), (headers, recipients)) = (texts, sealed);
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
                 tenant: TenantId::from_parts(at, random),
@@ -292,6 +301,7 @@ fn created() -> impl Strategy<Value = Event> {
                 rate_limit_per_s,
                 ordered,
                 headers,
+                recipients,
             }))
         },
     )

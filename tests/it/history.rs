@@ -109,6 +109,7 @@ fn created(tenant: TenantId) -> Event {
         rate_limit_per_s: None,
         ordered: false,
         headers: None,
+        recipients: None,
     }))
 }
 

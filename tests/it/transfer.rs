@@ -108,6 +108,7 @@ impl World {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            recipients: None,
         };
         let event = Event::Subscription(SubscriptionEvent::Created(created));
         self.append(execute::subscription_stream(subscription), 1, event).await;

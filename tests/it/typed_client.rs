@@ -64,6 +64,7 @@ async fn create(server: &Server, url: String) -> create_webhook::CreateWebhookCr
         rate_limit_per_second: Some(100),
         ordered: false,
         headers: None,
+        notification_emails: vec![],
         tenant_id: None,
     };
     ask::<CreateWebhook>(server, create_webhook::Variables { input }).await.create_webhook.unwrap()

@@ -297,6 +297,7 @@ mod tests {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            recipients: None,
         })
     }
 

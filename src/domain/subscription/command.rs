@@ -6,6 +6,7 @@ use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, Test
 use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, JobId, MessageId, SecretId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::Exchange;
 use crate::domain::time::Timestamp;
 
@@ -132,6 +133,8 @@ pub struct Update {
     pub ordered: Option<bool>,
     /// The custom headers, which the caller has sealed already; `Some(None)`: none any more.
     pub headers: Option<Option<SealedHeaders>>,
+    /// Who is told what happens to it, which the caller has sealed already; `Some(None)`: nobody any more.
+    pub recipients: Option<Option<SealedRecipients>>,
 }
 
 /// Messages that the filters matched, in log order.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::domain::event::SubscriptionEvent;
 use crate::domain::header::SealedHeaders;
+use crate::domain::notice::SealedRecipients;
 use crate::domain::time::Timestamp;
 
 /// The settings as one event left them.
@@ -52,7 +53,8 @@ pub struct FieldChange {
     pub field: Field,
     /// Before; null at the creation.
     pub from: Value,
-    /// After. Of a secret only its version and fingerprint, of custom headers only their names and fingerprint.
+    /// After. Of a secret only its version and fingerprint, of custom headers only their names and fingerprint, of
+    /// addresses for notices only how many they are and their fingerprint.
     pub to: Value,
 }
 
@@ -79,6 +81,8 @@ pub enum Field {
     Hold,
     /// The custom headers.
     Headers,
+    /// Who is told what happens to it.
+    Recipients,
 }
 
 /// The newest version, on the way through the stream.
@@ -184,7 +188,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 11] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -200,8 +204,9 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
         ordered,
         hold_until,
         headers,
+        recipients,
     } = settings;
-    let headers = headers.as_ref();
+    let (headers, recipients) = (headers.as_ref(), recipients.as_ref());
     let current = secrets
         .first()
         .map_or(Value::Null, |secret| json!({ "version": secret.version, "fingerprint": secret.fingerprint }));
@@ -216,6 +221,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 10] {
         (Field::Ordered, json!(ordered)),
         (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
         (Field::Headers, json!(headers.map(SealedHeaders::told))),
+        (Field::Recipients, json!(recipients.map(SealedRecipients::told))),
     ]
 }
 
@@ -246,6 +252,7 @@ mod tests {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            recipients: None,
         })
     }
 

@@ -6,6 +6,7 @@ use crate::domain::event::{SubscriptionCreated, SubscriptionEvent};
 use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::profile::{self, Profile, UnknownProfile};
 use crate::domain::time::Timestamp;
 
@@ -42,6 +43,9 @@ pub struct Settings {
     /// The custom headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<SealedHeaders>,
+    /// Who is told what happens to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<SealedRecipients>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -92,6 +96,7 @@ impl Settings {
             ordered: created.ordered,
             hold_until: None,
             headers: created.headers.clone(),
+            recipients: created.recipients.clone(),
         }
     }
 
@@ -116,6 +121,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.headers {
                     self.headers.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.recipients {
+                    self.recipients.clone_from(&change.to);
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

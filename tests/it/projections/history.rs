@@ -238,6 +238,7 @@ impl History {
             rate_limit_per_s: None,
             ordered: false,
             headers: None,
+            recipients: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription
