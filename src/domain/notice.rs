@@ -8,6 +8,7 @@
 //!   `domain::mail` says.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,6 +29,12 @@ const MAX_LABEL_CHARS: usize = 63;
 /// An e-mail address. Prints nothing of itself; wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(Zeroizing<String>);
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_str().hash(state);
+    }
+}
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
