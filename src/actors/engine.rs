@@ -3,6 +3,7 @@
 //! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
+mod depths;
 mod erasure;
 mod jobs;
 mod sealed;
@@ -41,6 +42,7 @@ use crate::execute::{self, LoadError, Meta, contents};
 use crate::key_store::KeyStoreError;
 use crate::outbound::{Gate, UrlRefusal};
 
+pub use depths::Depth;
 pub use erasure::{Erased, SubjectErasure};
 pub use jobs::{NewJob, RunningJob};
 pub use sealed::Sealable;
@@ -216,17 +218,6 @@ pub struct TestReport {
     pub position: Option<Position>,
 }
 
-/// How full a bounded queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Depth {
-    /// Its name.
-    pub queue: &'static str,
-    /// How many wait in it, or are under way.
-    pub depth: usize,
-    /// How many may.
-    pub limit: usize,
-}
-
 /// The running system, as callers see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -247,28 +238,6 @@ impl Engine {
     ) -> Self {
         let credits = Arc::new(tokio::sync::Semaphore::new(context.config.request_credits));
         Self { context, regions, intake, gate, lookups: Lookups::default(), credits }
-    }
-
-    /// How full the bounded queues are: publications, requests, matches on their way, attempts under way.
-    pub fn depths(&self) -> [Depth; 4] {
-        let config = &self.context.config;
-        let used = |limit: usize, free: usize| limit.saturating_sub(free);
-        let matches = config.match_credits as usize;
-        let free_matches = self.context.match_credits.available_permits();
-        [
-            Depth {
-                queue: "intake",
-                depth: used(config.intake_queue, self.intake.capacity()),
-                limit: config.intake_queue,
-            },
-            Depth {
-                queue: "requests",
-                depth: used(config.request_credits, self.credits.available_permits()),
-                limit: config.request_credits,
-            },
-            Depth { queue: "matches", depth: used(matches, free_matches), limit: matches },
-            Depth { queue: "attempts", depth: self.context.dispatcher.under_way(), limit: config.max_attempts },
-        ]
     }
 
     /// Accepts a message for delivery. When this returns, it is on disk.
