@@ -19,7 +19,7 @@ pub(super) struct Entry {
 /// Whom it concerns, and what it says.
 pub(super) enum Concern {
     /// A subscription's own life.
-    Subscription(SubscriptionId, Result<SubscriptionEvent, Unreadable>),
+    Subscription(SubscriptionId, Result<Box<SubscriptionEvent>, Unreadable>),
     /// Every subscription of the tenant.
     Messages(TenantId, Result<MessageEvent, Unreadable>),
     Nobody,
@@ -90,7 +90,7 @@ impl Entry {
         let concern = match stream.split_once('-') {
             Some((SUBSCRIPTION_CATEGORY, _)) => {
                 let event = event().and_then(|event| match event {
-                    Event::Subscription(event) => Ok(event),
+                    Event::Subscription(event) => Ok(Box::new(event)),
                     Event::Tenant(_) | Event::Message(_) | Event::Delivery(_) => Err(foreign()),
                 });
                 Concern::Subscription(subscription_of(stream).ok_or_else(stray)?, event)
