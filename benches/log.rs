@@ -345,6 +345,7 @@ impl<'a> Told<'a> {
             ordered: false,
             headers: None,
             retry_policy: None,
+            recipients: None,
         };
         self.append(vec![Event::Subscription(SubscriptionEvent::Created(subscribed))]).await;
     }

@@ -53,6 +53,8 @@ error_codes! {
     WebhookSecretInvalid = "WEBHOOK_SECRET_INVALID", 422;
     /// A custom header has a reserved or impossible name or an impossible value, or there are too many.
     WebhookHeaderInvalid = "WEBHOOK_HEADER_INVALID", 422;
+    /// What is given for notices is no e-mail address, stands there twice, or there are too many.
+    NotificationEmailInvalid = "NOTIFICATION_EMAIL_INVALID", 422;
     /// The event type is neither in the catalogue nor registered by the tenant.
     EventTypeUnknown = "EVENT_TYPE_UNKNOWN", 422;
     /// The event type is registered already, with another definition.
@@ -139,6 +141,7 @@ impl ErrorCode {
             | Self::WebhookTestFailed
             | Self::WebhookSecretInvalid
             | Self::WebhookHeaderInvalid
+            | Self::NotificationEmailInvalid
             | Self::EventTypeUnknown
             | Self::EventTypeExists
             | Self::MessageTooLarge

@@ -14,6 +14,7 @@ pub mod outbound;
 pub mod actors;
 pub mod projections;
 pub mod audit;
+pub mod notices;
 pub mod authentication;
 pub mod rate_limit;
 pub mod graphql;

@@ -144,7 +144,9 @@ CREATE TABLE webhook (
     -- Names and fingerprint of the custom headers.
     headers TEXT,
     -- Its own rules of trying again.
-    retry_policy TEXT
+    retry_policy TEXT,
+    -- How many addresses for notices there are, and their fingerprint.
+    recipients TEXT
 ) STRICT;
 
 CREATE INDEX webhook_by_tenant ON webhook (tenant);

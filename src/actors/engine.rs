@@ -3,9 +3,10 @@
 //! Checks what must be checked outside the aggregates (URLs, secrets), hands the command to the one actor that may
 //! decide, and waits for its answer. An answer means that everything behind it is durable.
 
+mod depths;
 mod erasure;
-mod headers;
 mod jobs;
+mod sealed;
 mod users;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::{CustomHeaders, GivenHeaders, InvalidHeaders};
 use crate::domain::id::{DeliveryId, MessageId, SubscriptionId, TenantId};
 use crate::domain::message::{self, Draft};
+use crate::domain::notice::{GivenRecipients, InvalidRecipients, Recipients};
 use crate::domain::outcome::Exchange;
 use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::secret::{InvalidSecret, Secret};
@@ -41,8 +43,10 @@ use crate::execute::{self, LoadError, Meta, contents};
 use crate::key_store::KeyStoreError;
 use crate::outbound::{Gate, UrlRefusal};
 
+pub use depths::Depth;
 pub use erasure::{Erased, SubjectErasure};
 pub use jobs::{NewJob, RunningJob};
+pub use sealed::Sealable;
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -68,6 +72,9 @@ pub enum EngineError {
     /// The custom headers are refused.
     #[error(transparent)]
     Headers(#[from] InvalidHeaders),
+    /// The addresses for notices are refused.
+    #[error(transparent)]
+    Recipients(#[from] InvalidRecipients),
     /// The profile makes its own secrets.
     #[error("profile '{0}' makes its own secrets")]
     SecretNotSupplied(String),
@@ -119,6 +126,7 @@ impl EngineError {
             Self::Url(_) => ErrorCode::WebhookInvalidUrl,
             Self::Secret(_) => ErrorCode::WebhookSecretInvalid,
             Self::Headers(_) => ErrorCode::WebhookHeaderInvalid,
+            Self::Recipients(_) => ErrorCode::NotificationEmailInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
             Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Store(KeyStoreError::Full(_))) => {
                 ErrorCode::StorageFull
@@ -194,6 +202,8 @@ pub struct NewSubscription {
     pub headers: GivenHeaders,
     /// Rules of its own of trying again.
     pub retry_policy: Option<RetryPolicy>,
+    /// Who is to be told what happens to it.
+    pub recipients: GivenRecipients,
 }
 
 /// How a test delivery went.
@@ -209,17 +219,6 @@ pub struct TestReport {
     pub exchange: Exchange,
     /// Position of the event that remembers it.
     pub position: Option<Position>,
-}
-
-/// How full a bounded queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Depth {
-    /// Its name.
-    pub queue: &'static str,
-    /// How many wait in it, or are under way.
-    pub depth: usize,
-    /// How many may.
-    pub limit: usize,
 }
 
 /// The running system, as callers see it. Cheap to clone.
@@ -242,28 +241,6 @@ impl Engine {
     ) -> Self {
         let credits = Arc::new(tokio::sync::Semaphore::new(context.config.request_credits));
         Self { context, regions, intake, gate, lookups: Lookups::default(), credits }
-    }
-
-    /// How full the bounded queues are: publications, requests, matches on their way, attempts under way.
-    pub fn depths(&self) -> [Depth; 4] {
-        let config = &self.context.config;
-        let used = |limit: usize, free: usize| limit.saturating_sub(free);
-        let matches = config.match_credits as usize;
-        let free_matches = self.context.match_credits.available_permits();
-        [
-            Depth {
-                queue: "intake",
-                depth: used(config.intake_queue, self.intake.capacity()),
-                limit: config.intake_queue,
-            },
-            Depth {
-                queue: "requests",
-                depth: used(config.request_credits, self.credits.available_permits()),
-                limit: config.request_credits,
-            },
-            Depth { queue: "matches", depth: used(matches, free_matches), limit: matches },
-            Depth { queue: "attempts", depth: self.context.dispatcher.under_way(), limit: config.max_attempts },
-        ]
     }
 
     /// Accepts a message for delivery. When this returns, it is on disk.
@@ -329,6 +306,7 @@ impl Engine {
         let url = self.check_url(tenant, &new.url).await?;
         let secret = self.secret_for(profile, new.secret.as_deref())?;
         let headers = CustomHeaders::check(profile, new.headers)?;
+        let recipients = Recipients::check(&new.recipients)?;
         let clock = &*self.context.clock;
         let (id, sealed) = (clock.subscription_id(), clock.secret_id());
         self.context.vault.store(&Binding::signing_secret(tenant, id, sealed), &secret, clock).await?;
@@ -347,6 +325,7 @@ impl Engine {
             ordered: new.ordered,
             headers: self.seal_headers(tenant, id, &headers).await?,
             retry_policy: new.retry_policy,
+            recipients: self.seal_recipients(tenant, id, &recipients).await?,
         };
         let sealed = Binding::all_of(&Settings::created(&created));
         match self.subscription(tenant, id, Command::Create(created), meta).await {

@@ -50,8 +50,8 @@ use crate::outbound::Transport;
 
 pub use attempt::{Target, TestDelivery};
 pub use engine::{
-    Backlog, Depth, Done, Engine, EngineError, Erased, NewJob, NewSubscription, Published, RunningJob, SubjectErasure,
-    TestReport,
+    Backlog, Depth, Done, Engine, EngineError, Erased, NewJob, NewSubscription, Published, RunningJob, Sealable,
+    SubjectErasure, TestReport,
 };
 pub use janitor::{Applied, Retention};
 pub use jobs::{Candidates, Found, Pick, Unavailable, Wanted};

@@ -26,6 +26,7 @@ use crate::config::{Config, LogPlace};
 use crate::event_store::{AppendError, Log, Position};
 use crate::execute::ledger::Ledger;
 use crate::execute::vault::Vault;
+use crate::notices::Notices;
 use crate::outbound::{self, HttpClient};
 use crate::projections::{Followers, Name, ReadModels};
 use crate::rate_limit::RateLimits;
@@ -108,6 +109,7 @@ impl App {
         }
         let ready = Arc::new(AtomicBool::new(true));
         let (ledger, mut watchers) = Ledger::follow(log.clone(), Arc::clone(&clock));
+        let notices = Notices::start(&config.mail, &log, &vault, &clock, &mut watchers).await?;
         watchers.spawn(keys::keep_rewrapping(Arc::clone(&vault), Arc::clone(&clock)));
         let keys = Arc::new(KeyRing::new(authentication::Ports {
             config: config.auth.clone(),
@@ -134,6 +136,7 @@ impl App {
             engine: running.engine.clone(),
             read_models,
             ledger,
+            notices,
             clock,
             front: state.clone(),
         };

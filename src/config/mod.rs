@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_store::postgres;
 use crate::execute::retention;
-use crate::{actors, authentication, event_store, http, outbound, rate_limit};
+use crate::{actors, authentication, event_store, http, notices, outbound, rate_limit};
 
 /// Prefix of environment variables; `__` stands between section and key: `TIDINGS_SERVER__LISTEN`.
 pub const ENV_PREFIX: &str = "TIDINGS_";
@@ -49,6 +49,8 @@ pub struct Config {
     pub live: http::LiveConfig,
     /// How much each caller may ask for.
     pub limits: rate_limit::Config,
+    /// How owners are told by e-mail what happens to their webhooks.
+    pub mail: notices::Config,
     /// What is told about it.
     pub telemetry: Telemetry,
     /// Where its numbers are told.
@@ -355,6 +357,7 @@ impl Config {
         self.auth.check().map_err(ConfigError::Invalid)?;
         self.limits.check().map_err(ConfigError::Invalid)?;
         self.live.check().map_err(ConfigError::Invalid)?;
+        self.mail.check().map_err(ConfigError::Invalid)?;
         let actors = &self.actors;
         let at_least_one = [
             ("actors.max_attempts", actors.max_attempts),
@@ -518,6 +521,9 @@ mod tests {
             ("[database]\nwrite_connections = 0", "database.write_connections"),
             ("[database]\nread_connections = 257", "database.read_connections"),
             ("[auth]\nstep_up_max_age_s = 0", "auth.step_up_max_age_s"),
+            ("[mail]\nurl = \"smtps://u:swordfish@h\"", "mail.from"),
+            ("[mail]\nurl = \"smtp://u:swordfish@h?tls=none\"\nfrom = \"t@x.example\"", "mail.url"),
+            ("[mail]\ntimeout_ms = 1", "mail.timeout_ms"),
             ("[live]\nmax_unread = 0", "live.max_unread"),
             ("[live]\nkeep_alive_ms = 0", "live.keep_alive_ms"),
             ("[[auth.oidc]]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://i/\"", "jwks_url"),

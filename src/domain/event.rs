@@ -30,6 +30,7 @@ use super::filter::{EventType, Filter};
 use super::header::SealedHeaders;
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use super::job::{JobEnded, JobProgress, JobStarted};
+use super::notice::SealedRecipients;
 use super::outcome::{FailureClass, FailureCode, Response};
 use super::retry_policy::RetryPolicy;
 use super::scope::Scope;
@@ -255,6 +256,9 @@ pub struct SubscriptionCreated {
     /// Its own rules of trying again; absent: its profile's hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicy>,
+    /// Who is told what happens to it; absent: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<SealedRecipients>,
 }
 
 /// From one value to another.
@@ -290,6 +294,9 @@ pub struct SubscriptionUpdated {
     /// Its own rules of trying again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<Change<Option<RetryPolicy>>>,
+    /// Who is told what happens to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<Change<Option<SealedRecipients>>>,
 }
 
 /// A subscription began, or began again, to send.

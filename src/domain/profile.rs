@@ -7,11 +7,13 @@
 mod check;
 mod definition;
 mod envelope;
+mod notify;
 mod registry;
 mod wire;
 
 pub use definition::{Definition, Problem};
 pub use envelope::{Envelope, Field, FieldValue, Literal};
+pub use notify::Occurrence;
 pub use registry::{DEFAULT, NameTaken, UnknownProfile, add, all, built_in, find};
 pub use wire::{
     Algorithm, Encoding, Header, HeaderValue, InvalidTemplate, KeyForm, Piece, Place, Signature, SignedContent,
@@ -78,6 +80,9 @@ pub struct Profile {
     /// For how long a deleted subscription can be restored, in seconds; 0 or absent: never.
     #[serde(default)]
     pub restore_window_s: u64,
+    /// What the owner of a subscription is told of by e-mail (C19); absent: nothing.
+    #[serde(default)]
+    pub notify: Vec<Occurrence>,
 }
 
 /// Which statuses end a delivery well.

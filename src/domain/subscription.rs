@@ -46,6 +46,7 @@ use super::event::{
 use super::header::SealedHeaders;
 use super::id::{DeliveryId, SecretId, TenantId};
 use super::job::Job;
+use super::notice::SealedRecipients;
 use super::profile::{self, Redelivery};
 use super::retry_policy::RetryPolicy;
 use super::time::Timestamp;
@@ -183,8 +184,9 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         filters: difference(&settings.filters, update.filters),
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
         ordered: difference(&settings.ordered, update.ordered),
-        headers: new_headers(&settings.headers, update.headers),
         retry_policy: difference(&settings.retry_policy, update.retry_policy),
+        headers: resealed(&settings.headers, update.headers, SealedHeaders::says_the_same),
+        recipients: resealed(&settings.recipients, update.recipients, SealedRecipients::says_the_same),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -197,13 +199,14 @@ fn difference<T: Clone + PartialEq>(from: &T, to: Option<T>) -> Option<Change<T>
     to.filter(|to| to != from).map(|to| Change { from: from.clone(), to })
 }
 
-/// The same headers under another seal are no change.
-fn new_headers(
-    from: &Option<SealedHeaders>,
-    to: Option<Option<SealedHeaders>>,
-) -> Option<Change<Option<SealedHeaders>>> {
-    let same = |to: &Option<SealedHeaders>| match (from, to) {
-        (Some(from), Some(to)) => from.says_the_same(to),
+/// The same under another seal is no change.
+fn resealed<T: Clone>(
+    from: &Option<T>,
+    to: Option<Option<T>>,
+    says_the_same: impl Fn(&T, &T) -> bool,
+) -> Option<Change<Option<T>>> {
+    let same = |to: &Option<T>| match (from, to) {
+        (Some(from), Some(to)) => says_the_same(from, to),
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };

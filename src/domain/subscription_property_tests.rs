@@ -149,6 +149,7 @@ impl History {
                 ordered: None,
                 headers: None,
                 retry_policy: None,
+                recipients: None,
             }),
             Step::Order(ordered) => Command::Update(Update { ordered: Some(ordered), ..Update::default() }),
             Step::Enable => Command::Enable,

@@ -120,6 +120,7 @@ fn subscription() -> Creation {
         ordered: false,
         headers: None,
         retry_policy: None,
+        recipients: None,
     })
 }
 
@@ -390,6 +391,7 @@ mod change {
             ordered: Some(true),
             headers: Some(Some(header::headers("aa"))),
             retry_policy: Some(Some(policy::once())),
+            recipients: Some(Some(header::recipients("bb"))),
         };
         let event = SubscriptionUpdated {
             url: Some(Change { from: "https://example.com/first".into(), to: "https://example.com/second".into() }),
@@ -399,6 +401,7 @@ mod change {
             ordered: Some(Change { from: false, to: true }),
             headers: Some(Change { from: None, to: Some(header::headers("aa")) }),
             retry_policy: Some(Change { from: None, to: Some(policy::once()) }),
+            recipients: Some(Change { from: None, to: Some(header::recipients("bb")) }),
         };
         let state = given([created()]).when(Command::Update(update)).then([updated(event)]);
         let settings = state.settings().unwrap();
@@ -408,6 +411,7 @@ mod change {
         assert_eq!(settings.rate_limit_per_s, Some(5));
         assert!(settings.ordered);
         assert_eq!(settings.headers, Some(header::headers("aa")));
+        assert_eq!(settings.recipients, Some(header::recipients("bb")));
         assert_eq!(settings.revision, 2);
     }
 
@@ -434,6 +438,7 @@ mod change {
             ordered: Some(false),
             headers: Some(None),
             retry_policy: Some(None),
+            recipients: Some(None),
         };
         let state = given([created()]).when(Command::Update(same)).then([]);
         assert_eq!(state.settings().unwrap().revision, 1);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 use time::macros::format_description;
 
 /// Milliseconds since the Unix epoch, UTC.
@@ -82,6 +82,12 @@ impl Timestamp {
             .expect("a time within the RFC 3339 years has every component")
     }
 
+    /// `Sun, 23 Nov 2025 10:30:15 +0000`: UTC, as mails have it (RFC 5322, 3.3).
+    pub fn to_rfc2822(self) -> String {
+        let time = self.as_utc().replace_millisecond(0).expect("zero is a millisecond");
+        time.format(&Rfc2822).expect("a time within the RFC 3339 years has every component")
+    }
+
     fn as_utc(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .expect("construction keeps the value within the RFC 3339 years")
@@ -101,6 +107,12 @@ mod tests {
             Timestamp::parse("2026-06-02T16:32:11.4839+02:00").unwrap().to_rfc3339_ms(),
             "2026-06-02T14:32:11.483Z"
         );
+    }
+
+    #[test]
+    fn mails_have_their_own_way_to_write_a_time() {
+        let at = Timestamp::parse("2025-11-23T10:30:15.483Z").unwrap();
+        assert_eq!(at.to_rfc2822(), "Sun, 23 Nov 2025 10:30:15 +0000");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::FailureCode;
 use crate::domain::retry_policy::{RetryPolicy, SuccessRule};
 use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
@@ -425,6 +426,7 @@ fn samples() -> [Saved; 3] {
             timeout_s: Some(1),
             success: Some(SuccessRule::Only200),
         }),
+        recipients: Some(SealedRecipients { secret: SecretId::from_parts(1, 1), count: 1, fingerprint: "00".into() }),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),

@@ -14,6 +14,7 @@ use crate::domain::audit::masked_url;
 use crate::domain::event::{ApiKeyIssued, Event, MessageEvent, TenantEvent};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, SubscriptionId, TenantId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::subscription::{KnownSecret, Open, Settings, Subscription, Version};
 use crate::domain::tenant::Tenant;
 use crate::domain::time::Timestamp;
@@ -103,6 +104,7 @@ fn settings(version: &Version) -> Value {
         hold_until,
         headers,
         retry_policy,
+        recipients,
     } = &version.settings;
     json!({
         "profile": profile,
@@ -115,6 +117,7 @@ fn settings(version: &Version) -> Value {
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
         "headers": headers.as_ref().map(SealedHeaders::told),
         "retry_policy": retry_policy,
+        "recipients": recipients.as_ref().map(SealedRecipients::told),
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

@@ -36,6 +36,7 @@ use super::MATCHER;
 use super::vault::Binding;
 use crate::codec;
 use crate::domain::event::{Event, SubscriptionEvent, SubscriptionUpdated};
+use crate::domain::subscription::Settings;
 use crate::event_store::{Claim, EventReader, Position, ReadError, Recorded, without_holes};
 use crate::key_store::{KeyStore, KeyStoreError};
 
@@ -194,7 +195,7 @@ async fn heads(reader: &dyn EventReader) -> Result<Vec<u64>, ReadError> {
     Ok(heads)
 }
 
-/// Whether the current secret and custom headers of every subscription, as of these heads, are among the known ones. A secret is stored
+/// Whether the current secret, custom headers and addresses for notices of every subscription, as of these heads, are among the known ones. A secret is stored
 /// before the event that names it, and destroyed after the one that replaces it: only one that was replaced behind the
 /// heads can be missing.
 async fn secrets_are_whole(
@@ -225,42 +226,33 @@ fn replaces_secret(recorded: &Recorded) -> bool {
         codec::decode(recorded),
         Ok(Event::Subscription(
             SubscriptionEvent::SecretRotated(_)
-                | SubscriptionEvent::Updated(SubscriptionUpdated { headers: Some(_), .. })
+                | SubscriptionEvent::Updated(
+                    SubscriptionUpdated { headers: Some(_), .. } | SubscriptionUpdated { recipients: Some(_), .. }
+                )
                 | SubscriptionEvent::Deleted(_)
                 | SubscriptionEvent::SecretsDestroyed(_)
         ))
     )
 }
 
-/// The rows of the secret that a subscription signs by, and of its custom headers, as of a number; none if it was not made
-/// yet.
+/// The rows of what is sealed for a subscription as it was set as of a number; none if it was not made yet.
 async fn secrets_as_of(reader: &dyn EventReader, stream: &str, head: u64) -> Result<Vec<String>, ReadError> {
-    let (mut owner, mut secret, mut headers, mut next) = (None, None, None, 1);
+    let (mut settings, mut next) = (None::<Settings>, 1);
     loop {
         let page = reader.read_stream(stream, next, PAGE).await?;
         let Some(last) = page.last() else {
-            let Some((tenant, id)) = owner else { return Ok(vec![]) };
-            let secret = secret.map(|secret| Binding::signing_secret(tenant, id, secret));
-            let headers = headers.map(|headers| Binding::custom_headers(tenant, id, headers));
-            return Ok(secret.into_iter().chain(headers).map(|row| row.name().to_owned()).collect());
+            let rows = settings.iter().flat_map(Binding::in_use).map(|(_, row)| row.name().to_owned());
+            return Ok(rows.collect());
         };
         next = last.version + 1;
         for recorded in page.iter().filter(|recorded| recorded.position.seq <= head) {
-            match codec::decode(recorded) {
-                Ok(Event::Subscription(SubscriptionEvent::Created(created))) => {
-                    owner = Some((created.tenant, created.subscription));
-                    secret = Some(created.secret);
-                    headers = created.headers.map(|headers| headers.secret);
+            match (codec::decode(recorded), &mut settings) {
+                (Ok(Event::Subscription(SubscriptionEvent::Created(created))), _) => {
+                    settings = Some(Settings::created(&created));
                 }
-                Ok(Event::Subscription(SubscriptionEvent::SecretRotated(rotated))) => {
-                    secret = Some(rotated.secret);
-                }
-                Ok(Event::Subscription(SubscriptionEvent::Updated(SubscriptionUpdated {
-                    headers: Some(change),
-                    ..
-                }))) => headers = change.to.map(|headers| headers.secret),
+                (Ok(Event::Subscription(event)), Some(settings)) => settings.evolve(&event),
                 // What cannot be read is exported as it is.
-                Ok(_) | Err(_) => {}
+                (Ok(_) | Err(_), _) => {}
             }
         }
     }

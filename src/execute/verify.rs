@@ -402,7 +402,7 @@ impl Shard {
         Ok(())
     }
 
-    /// The secrets that sign and the custom headers are there; whether they open, only the key can say.
+    /// The secrets that sign, the custom headers and the addresses for notices are there; whether they open, only the key can say.
     async fn look_at_secrets(
         &self,
         reader: &dyn EventReader,
@@ -411,12 +411,7 @@ impl Shard {
     ) -> Result<(), ReadError> {
         for (id, loaded) in &self.subscriptions {
             let Ok(settings) = loaded.state.settings() else { continue };
-            let (tenant, subscription) = (settings.tenant, settings.id);
-            let signing = settings.secrets.first().map(|current| current.id);
-            let signing = signing.map(|secret| (secret, Binding::signing_secret(tenant, subscription, secret)));
-            let headers = settings.headers.as_ref().map(|headers| headers.secret);
-            let headers = headers.map(|secret| (secret, Binding::custom_headers(tenant, subscription, secret)));
-            for (secret, binding) in signing.into_iter().chain(headers) {
+            for (secret, binding) in Binding::in_use(settings) {
                 if keys.get(binding.name()).await.map_err(|error| ReadError::Unavailable(error.to_string()))?.is_none()
                     && !self.has_moved(reader, &subscription_stream(*id)).await?
                 {

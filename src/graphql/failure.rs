@@ -7,6 +7,7 @@ use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
 use super::caller::MissingScope;
 use crate::actors::EngineError;
 use crate::domain::header::{InvalidHeader, InvalidHeaders, Place};
+use crate::domain::notice::{InvalidRecipient, InvalidRecipients};
 use crate::domain::retry_policy::{InvalidPolicy, PolicyProblem};
 use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
@@ -115,6 +116,9 @@ impl From<EngineError> for Failure {
         if let EngineError::Subscription(subscription::Refusal::RetryPolicy(InvalidPolicy(problems))) = &error {
             return Self::Refused(problems.iter().map(of_policy).collect());
         }
+        if let EngineError::Recipients(InvalidRecipients(problems)) = &error {
+            return Self::Refused(problems.iter().map(of_recipient).collect());
+        }
         match UserErrorCode::of(error.code()) {
             Some(code) => UserError::new(code, &error, &place(&error)).because(error.reason()).into(),
             None if error.code() == ErrorCode::Overloaded => {
@@ -156,6 +160,13 @@ fn of_policy(problem: &PolicyProblem) -> UserError {
         PolicyProblem::Timeout => &["timeoutSeconds"],
     };
     UserError::new(UserErrorCode::InvalidInput, problem, &[&["input", "retryPolicy"], place].concat())
+}
+
+/// What is wrong with an address for notices, and with which.
+fn of_recipient(problem: &InvalidRecipient) -> UserError {
+    let index = problem.index.map(|index| index.to_string());
+    let path: Vec<&str> = ["input", "notificationEmails"].into_iter().chain(index.as_deref()).collect();
+    UserError::new(UserErrorCode::NotificationEmailInvalid, problem, &path)
 }
 
 /// An error with its code, and with the time after which it may have passed.
@@ -223,6 +234,8 @@ user_error_codes! {
     WebhookSecretInvalid
     /// A custom header has a reserved or impossible name or an impossible value, or there are too many.
     WebhookHeaderInvalid
+    /// What is given for notices is no e-mail address, stands there twice, or there are too many.
+    NotificationEmailInvalid
     /// The event type is neither in the catalogue nor registered by the tenant.
     EventTypeUnknown
     /// The event type is registered already, with another definition.
@@ -262,6 +275,7 @@ fn place(error: &EngineError) -> Vec<&'static str> {
     let path: &[&str] = match error {
         EngineError::Url(_) => &["input", "url"],
         EngineError::Headers(_) => &["input", "headers"],
+        EngineError::Recipients(_) => &["input", "notificationEmails"],
         EngineError::Secret(_) | EngineError::SecretNotSupplied(_) => &["input", "secret"],
         EngineError::Subscription(refusal) => match refusal {
             subscription::Refusal::Filters(_) => &["input", "eventFilters"],

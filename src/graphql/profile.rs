@@ -3,7 +3,9 @@
 use async_graphql::{Enum, Object};
 
 use super::scalar::{Long, int};
-use crate::domain::profile::{self, Algorithm, Breaker, Jitter, Profile, Redelivery, Retry, Success, UrlAsOf};
+use crate::domain::profile::{
+    self, Algorithm, Breaker, Jitter, Occurrence, Profile, Redelivery, Retry, Success, UrlAsOf,
+};
 
 #[derive(Clone, Copy)]
 pub(super) struct DeliveryProfile(&'static Profile);
@@ -26,6 +28,22 @@ pub(super) enum UrlMoment {
     Attempt,
     /// The one that it had when the delivery was triggered.
     Trigger,
+}
+
+/// What a webhook's addresses for notices may be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "Occurrence")]
+pub(super) enum WebhookNotice {
+    /// The webhook was created.
+    Created,
+    /// Its circuit breaker tripped, or has given up trying by itself.
+    CircuitTripped,
+    /// It was disabled, since its endpoint wants nothing any more.
+    Disabled,
+    /// The operator's rules kept an attempt from being made.
+    EgressBlocked,
+    /// A delivery failed for good; told at most once an hour.
+    DeliveryFailed,
 }
 
 /// How signatures are made.
@@ -209,6 +227,11 @@ impl DeliveryProfile {
     /// How many headers of its own a webhook may have.
     async fn max_custom_headers(&self) -> u32 {
         self.0.custom_headers.max
+    }
+
+    /// What a webhook's addresses for notices are told of.
+    async fn notices(&self) -> Vec<WebhookNotice> {
+        self.0.notify.iter().copied().map(Into::into).collect()
     }
 
     /// Which deliveries may be sent again.

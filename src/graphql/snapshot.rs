@@ -66,6 +66,9 @@ pub(super) enum WebhookField {
     Headers,
     /// Its own retry policy.
     RetryPolicy,
+    /// Who is told by e-mail what happens to it.
+    #[graphql(name = "NOTIFICATION_EMAILS")]
+    Recipients,
 }
 
 /// A setting that changed.
@@ -76,7 +79,8 @@ pub(super) struct WebhookChange {
     /// Its value before; null when the webhook was created.
     from: Json,
     /// Its value after. Of a secret only version and fingerprint: `{"version": 2, "fingerprint": "…"}`; of headers only
-    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`; of a retry policy what is its own:
+    /// names and a fingerprint: `{"names": ["X-Key"], "fingerprint": "…"}`; of addresses for notices only how many they
+    /// are, and a fingerprint: `{"count": 1, "fingerprint": "…"}`; of a retry policy what is its own:
     /// `{"max_attempts": 3, "delays_s": [5, 60], "timeout_s": 10, "success": "only_200"}`.
     to: Json,
 }
@@ -167,6 +171,12 @@ impl WebhookSnapshot {
     async fn retry_policy(&self) -> Option<RetryPolicy> {
         let settings = &self.recorded.version.settings;
         RetryPolicy::of(&settings.profile, settings.retry_policy.as_ref()).ok()
+    }
+
+    /// How many addresses were told by e-mail what happened to it. The addresses themselves are kept as long as they are in
+    /// use.
+    async fn notification_email_count(&self) -> i32 {
+        self.recorded.version.settings.recipients.as_ref().map_or(0, |sealed| int(sealed.count.into()))
     }
 
     /// Nothing was sent before this; null: it did not pause.

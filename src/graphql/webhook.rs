@@ -190,6 +190,19 @@ impl Webhook {
         RetryPolicy::of(&self.0.profile, self.0.retry_policy.as_ref()).ok()
     }
 
+    /// Who is told by e-mail of what its profile says (`notices`), if the server sends any; null, with an error, if
+    /// they cannot be opened.
+    #[graphql(complexity = "2")]
+    async fn notification_emails(&self, ctx: &Context<'_>) -> Option<Result<Vec<String>>> {
+        nullable(async {
+            let Some(sealed) = &self.0.recipients else { return Ok(Some(vec![])) };
+            let found = state(ctx).engine.recipients(self.0.tenant, self.0.id, sealed).await;
+            let recipients = found.map_err(|error| internal(&error))?;
+            Ok(Some(recipients.addresses().iter().map(|address| address.expose().to_owned()).collect()))
+        })
+        .await
+    }
+
     /// Nothing is sent before this (`holdWebhook`); null: it does not pause.
     async fn hold_until(&self) -> Option<DateTime> {
         self.0.hold_until.map(DateTime)

@@ -27,6 +27,7 @@ use crate::domain::secret::Secret;
 use crate::event_store::{BOUNDS_US, Log, ReadError};
 use crate::execute::MATCHER;
 use crate::execute::ledger::Ledger;
+use crate::notices::Notices;
 use crate::projections::{Name, ReadModels};
 
 /// What is measured. Cheap to clone.
@@ -40,6 +41,8 @@ pub struct Measured {
     pub read_models: ReadModels,
     /// Where every match stands.
     pub ledger: Ledger,
+    /// What became of them.
+    pub notices: Notices,
     /// The time that lags are counted to.
     pub clock: Arc<dyn Clock>,
     /// Its live streams.
@@ -116,6 +119,7 @@ impl Measured {
         self.appends(&mut text);
         self.queues(&mut text);
         self.live(&mut text);
+        self.notices(&mut text);
         self.matcher(&mut text).await?;
         self.projections(&mut text).await?;
         Ok(text.0)
@@ -194,6 +198,17 @@ impl Measured {
         text.single("tidings_live_answers_total", "counter", help, answers);
         let help = "Clients cut off since the start, since they did not read.";
         text.single("tidings_live_cut_off_total", "counter", help, cut_off);
+    }
+
+    fn notices(&self, text: &mut Text) {
+        let counts = self.notices.counts();
+        let name = "tidings_notices_total";
+        text.family(name, "counter", "Mails to owners of webhooks since the start, by outcome.");
+        for (outcome, count) in [("sent", counts.sent), ("refused", counts.refused), ("expired", counts.expired)] {
+            text.sample(name, &[("outcome", outcome)], count);
+        }
+        let help = "Mails to owners of webhooks that are still to be sent.";
+        text.single("tidings_notices_waiting", "gauge", help, counts.waiting);
     }
 
     async fn matcher(&self, text: &mut Text) -> Result<(), ReadError> {

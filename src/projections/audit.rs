@@ -24,6 +24,7 @@ use crate::domain::audit::{Code, masked_url};
 use crate::domain::event::{Change, ConfigChanged, Event, Occasion, SubscriptionEvent, TenantEvent};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{RequestId, SubscriptionId, TenantId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, Recorded};
 use crate::execute::{self, ActorKind, DELIVERIES_CATEGORY, MESSAGES_CATEGORY, Meta};
@@ -294,6 +295,11 @@ fn config_changes(changed: &ConfigChanged) -> Changes {
     })
 }
 
+/// What may be told of a change of something sealed.
+fn told<T>(change: Option<&Change<Option<T>>>, tell: impl Fn(&T) -> Value) -> Option<Change<Option<Value>>> {
+    change.map(|change| Change { from: change.from.as_ref().map(&tell), to: change.to.as_ref().map(&tell) })
+}
+
 fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
     let none = Changes::default();
     match event {
@@ -317,13 +323,16 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 Some(policy) => changes.to("retry_policy", policy),
                 None => changes,
             };
+            let changes = match &created.recipients {
+                Some(recipients) => changes.to("notification_emails", recipients.told()),
+                None => changes,
+            };
             (Code::WebhookCreated, changes)
         }
         SubscriptionEvent::Updated(updated) => {
             let url = updated.url.as_ref().map(|url| Change { from: masked_url(&url.from), to: masked_url(&url.to) });
-            let told = |headers: &Option<SealedHeaders>| headers.as_ref().map(SealedHeaders::told);
-            let headers = updated.headers.as_ref();
-            let headers = headers.map(|headers| Change { from: told(&headers.from), to: told(&headers.to) });
+            let headers = told(updated.headers.as_ref(), SealedHeaders::told);
+            let recipients = told(updated.recipients.as_ref(), SealedRecipients::told);
             let changes = none
                 .change("url", url.as_ref())
                 .change("description", updated.description.as_ref())
@@ -331,7 +340,8 @@ fn subscription_changes(event: &SubscriptionEvent) -> (Code, Changes) {
                 .change("rate_limit_per_s", updated.rate_limit_per_s.as_ref())
                 .change("ordered", updated.ordered.as_ref())
                 .change("headers", headers.as_ref())
-                .change("retry_policy", updated.retry_policy.as_ref());
+                .change("retry_policy", updated.retry_policy.as_ref())
+                .change("notification_emails", recipients.as_ref());
             (Code::WebhookUpdated, changes)
         }
         SubscriptionEvent::Enabled(_) => (Code::WebhookEnabled, none.changed("enabled", false, true)),

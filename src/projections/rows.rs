@@ -5,6 +5,7 @@ use crate::domain::event::{ExpiryReason, SecretRotated};
 use crate::domain::filter::{EventType, Filter};
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{ApiKeyId, DeliveryId, ErasureId, MessageId, SecretId, SubscriptionId, TenantId, UserId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::{FailureClass, FailureCode, Response};
 use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::scope::Scope;
@@ -156,6 +157,8 @@ pub struct WebhookRow {
     pub headers: Option<SealedHeaders>,
     /// Its own rules of trying again, in place of its profile's.
     pub retry_policy: Option<RetryPolicy>,
+    /// Who is told what happens to it: all but the addresses.
+    pub recipients: Option<SealedRecipients>,
     /// What it sends.
     pub filters: Vec<Filter>,
     /// Whether it sends.

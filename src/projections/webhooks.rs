@@ -27,14 +27,15 @@ static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO webhook (position, id, tenant, profile, url, description, filters, enabled, revision, secrets, \
          circuit, circuit_state, created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers, \
-         retry_policy) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         retry_policy, recipients) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         " ON CONFLICT (position) DO UPDATE SET url = excluded.url, description = excluded.description, \
          filters = excluded.filters, enabled = excluded.enabled, revision = excluded.revision, \
          secrets = excluded.secrets, circuit = excluded.circuit, \
          circuit_state = excluded.circuit_state, updated_at_ms = excluded.updated_at_ms, \
          rate_limit_per_s = excluded.rate_limit_per_s, ordered = excluded.ordered, \
-         hold_until_ms = excluded.hold_until_ms, headers = excluded.headers, retry_policy = excluded.retry_policy",
+         hold_until_ms = excluded.hold_until_ms, headers = excluded.headers, retry_policy = excluded.retry_policy, \
+         recipients = excluded.recipients",
     )
 });
 
@@ -121,7 +122,8 @@ impl Projection for Webhooks {
             values.add(row.ordered)?;
             values.add(row.hold_until.map(Timestamp::as_ms))?;
             values.add(row.headers.as_ref().map(json_text))?;
-            values.add(row.retry_policy.as_ref().map(json_text))
+            values.add(row.retry_policy.as_ref().map(json_text))?;
+            values.add(row.recipients.as_ref().map(json_text))
         })
         .await?;
         Ok(())
@@ -234,6 +236,7 @@ fn new_row(created: SubscriptionCreated, at: Timestamp) -> WebhookRow {
         hold_until: None,
         headers: created.headers,
         retry_policy: created.retry_policy,
+        recipients: created.recipients,
         last_delivery_at: None,
     }
 }
@@ -260,6 +263,9 @@ fn update(row: &mut WebhookRow, updated: SubscriptionUpdated) {
     if let Some(change) = updated.retry_policy {
         row.retry_policy = change.to;
     }
+    if let Some(change) = updated.recipients {
+        row.recipients = change.to;
+    }
 }
 
 /// As `domain::subscription` has it: without an overlap every older secret stops at once.
@@ -284,6 +290,7 @@ macro_rules! select_webhooks {
     () => {
         "SELECT position, id, tenant, profile, url, description, filters, enabled, revision, secrets, circuit, \
          created_at_ms, updated_at_ms, rate_limit_per_s, ordered, hold_until_ms, headers, retry_policy, \
+         recipients, \
          (SELECT at_ms FROM last_delivery WHERE subscription = webhook.id) FROM webhook"
     };
 }
@@ -362,6 +369,7 @@ pub(super) fn webhook_row(row: &SqliteRow) -> Result<(Position, WebhookRow), sql
         hold_until: columns.optional_time()?,
         headers: columns.optional_json()?,
         retry_policy: columns.optional_json()?,
+        recipients: columns.optional_json()?,
         last_delivery_at: columns.optional_time()?,
     };
     Ok((position, row))

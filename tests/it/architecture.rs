@@ -17,6 +17,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("figment", &["config"]),
     ("rcgen", &["cli"]),
+    ("lettre", &["notices"]),
 ];
 
 /// What has no place in the domain, which is pure.

@@ -20,6 +20,7 @@ use tidings::domain::event::{
 use tidings::domain::filter::{EventType, Filter};
 use tidings::domain::header::SealedHeaders;
 use tidings::domain::id::{DeliveryId, EventId, MessageId, SecretId, SubscriptionId, TenantId};
+use tidings::domain::notice::SealedRecipients;
 use tidings::domain::outcome::{FailureClass, FailureCode, Response};
 use tidings::domain::retry_policy::{RetryPolicy, SuccessRule};
 use tidings::domain::time::Timestamp;
@@ -281,14 +282,21 @@ fn retry_policy() -> impl Strategy<Value = Option<RetryPolicy>> {
     prop::option::of(policy)
 }
 
+fn recipients() -> impl Strategy<Value = Option<SealedRecipients>> {
+    prop::option::of((id_parts(), any::<u32>(), any::<String>()).prop_map(|((at, random), count, fingerprint)| {
+        let secret = SecretId::from_parts(at, random);
+        SealedRecipients { secret, count, fingerprint }
+    }))
+}
+
 fn created() -> impl Strategy<Value = Event> {
     let filters = prop::sample::subsequence(vec!["user.created", "platform.*", "**", "a.**.b", "*"], 0..=5);
     let texts = (prop::option::of(any::<String>()), prop::option::of(any::<String>()));
     let rate_limit = prop::option::of(any::<u32>());
-    let rules = (rate_limit, headers(), retry_policy());
+    let rules = (rate_limit, headers(), retry_policy(), recipients());
     (id_parts(), any::<[String; 3]>(), texts, filters, any::<[bool; 2]>(), rules).prop_map(
         |((at, random), [profile, url, fingerprint], texts, filters, [enabled, ordered], rules)| {
-            let (rate_limit_per_s, headers, retry_policy) = rules;
+            let (rate_limit_per_s, headers, retry_policy, recipients) = rules;
             let (description, public_key) = texts;
             Event::Subscription(SubscriptionEvent::Created(SubscriptionCreated {
                 subscription: SubscriptionId::from_parts(at, random),
@@ -305,6 +313,7 @@ fn created() -> impl Strategy<Value = Event> {
                 ordered,
                 headers,
                 retry_policy,
+                recipients,
             }))
         },
     )

@@ -110,6 +110,7 @@ fn created(tenant: TenantId) -> Event {
         ordered: false,
         headers: None,
         retry_policy: None,
+        recipients: None,
     }))
 }
 

@@ -33,6 +33,7 @@ mod listen;
 mod listeners;
 mod live;
 mod log_fields;
+mod notices;
 mod operations;
 mod ordered;
 mod outbound;

@@ -109,6 +109,7 @@ impl World {
             ordered: false,
             headers: None,
             retry_policy: None,
+            recipients: None,
         };
         let event = Event::Subscription(SubscriptionEvent::Created(created));
         self.append(execute::subscription_stream(subscription), 1, event).await;

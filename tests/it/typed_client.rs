@@ -65,6 +65,7 @@ async fn create(server: &Server, url: String) -> create_webhook::CreateWebhookCr
         ordered: false,
         headers: None,
         retry_policy: None,
+        notification_emails: vec![],
         tenant_id: None,
     };
     ask::<CreateWebhook>(server, create_webhook::Variables { input }).await.create_webhook.unwrap()

@@ -298,6 +298,7 @@ mod tests {
             ordered: false,
             headers: None,
             retry_policy: None,
+            recipients: None,
         })
     }
 

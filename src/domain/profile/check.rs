@@ -73,6 +73,8 @@ pub(super) fn check(profile: &Profile) -> Vec<Problem> {
     problems.within("test_timeout_ms", profile.test_timeout_ms, TIMEOUT_MS);
     problems.rotation(profile);
     problems.within("custom_headers.max", profile.custom_headers.max, CUSTOM_HEADERS);
+    let different: HashSet<_> = profile.notify.iter().collect();
+    problems.expect(different.len() == profile.notify.len(), "notify", "each word stands there once");
     problems.0
 }
 

@@ -6,6 +6,7 @@ use crate::domain::event::{ExpiryReason, ReenableMode, SubscriptionCreated, Test
 use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, JobId, MessageId, SecretId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::Exchange;
 use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::time::Timestamp;
@@ -135,6 +136,8 @@ pub struct Update {
     pub headers: Option<Option<SealedHeaders>>,
     /// Its own rules of trying again; `Some(None)`: its profile's hold.
     pub retry_policy: Option<Option<RetryPolicy>>,
+    /// Who is told what happens to it, which the caller has sealed already; `Some(None)`: nobody any more.
+    pub recipients: Option<Option<SealedRecipients>>,
 }
 
 /// Messages that the filters matched, in log order.

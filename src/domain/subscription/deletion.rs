@@ -100,6 +100,12 @@ impl Subscription {
         headers.is_some_and(|headers| headers.secret == sealed)
     }
 
+    /// Whether the addresses under that seal may still be told something, now or after the subscription was restored.
+    pub fn keeps_recipients(&self, sealed: SecretId) -> bool {
+        let recipients = self.kept_settings().and_then(|settings| settings.recipients.as_ref());
+        recipients.is_some_and(|recipients| recipients.secret == sealed)
+    }
+
     pub(super) fn evolve_deleted(&mut self, event: &SubscriptionDeleted, at: Timestamp) {
         let life = std::mem::take(&mut self.life);
         let Some(tenant) = life.tenant() else { return *self = Self::default() };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::domain::event::SubscriptionEvent;
 use crate::domain::header::SealedHeaders;
+use crate::domain::notice::SealedRecipients;
 use crate::domain::time::Timestamp;
 
 /// The settings as one event left them.
@@ -52,7 +53,8 @@ pub struct FieldChange {
     pub field: Field,
     /// Before; null at the creation.
     pub from: Value,
-    /// After. Of a secret only its version and fingerprint, of custom headers only their names and fingerprint.
+    /// After. Of a secret only its version and fingerprint, of custom headers only their names and fingerprint, of
+    /// addresses for notices only how many they are and their fingerprint.
     pub to: Value,
 }
 
@@ -81,6 +83,8 @@ pub enum Field {
     Headers,
     /// Its own rules of trying again.
     RetryPolicy,
+    /// Who is told what happens to it.
+    Recipients,
 }
 
 /// The newest version, on the way through the stream.
@@ -186,7 +190,7 @@ fn changes(before: Option<State<'_>>, after: State<'_>) -> Vec<FieldChange> {
     fields(after).into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn fields((settings, secrets): State<'_>) -> [(Field, Value); 11] {
+fn fields((settings, secrets): State<'_>) -> [(Field, Value); 12] {
     // Named one by one: a new setting does not compile until it has its place here.
     let Settings {
         id: _,
@@ -203,8 +207,9 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 11] {
         hold_until,
         headers,
         retry_policy,
+        recipients,
     } = settings;
-    let headers = headers.as_ref();
+    let (headers, recipients) = (headers.as_ref(), recipients.as_ref());
     let current = secrets
         .first()
         .map_or(Value::Null, |secret| json!({ "version": secret.version, "fingerprint": secret.fingerprint }));
@@ -220,6 +225,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 11] {
         (Field::Hold, json!(hold_until.map(Timestamp::to_rfc3339_ms))),
         (Field::Headers, json!(headers.map(SealedHeaders::told))),
         (Field::RetryPolicy, json!(retry_policy)),
+        (Field::Recipients, json!(recipients.map(SealedRecipients::told))),
     ]
 }
 
@@ -251,6 +257,7 @@ mod tests {
             ordered: false,
             headers: None,
             retry_policy: None,
+            recipients: None,
         })
     }
 

@@ -8,6 +8,7 @@ use crate::domain::event::{SubscriptionCreated, SubscriptionEvent};
 use crate::domain::filter::Filter;
 use crate::domain::header::SealedHeaders;
 use crate::domain::id::{SecretId, SubscriptionId, TenantId};
+use crate::domain::notice::SealedRecipients;
 use crate::domain::profile::{self, Profile, UnknownProfile};
 use crate::domain::retry_policy::{self, RetryPolicy};
 use crate::domain::time::Timestamp;
@@ -48,6 +49,9 @@ pub struct Settings {
     /// Its own rules of trying again, in place of the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicy>,
+    /// Who is told what happens to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<SealedRecipients>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -104,6 +108,7 @@ impl Settings {
             hold_until: None,
             headers: created.headers.clone(),
             retry_policy: created.retry_policy.clone(),
+            recipients: created.recipients.clone(),
         }
     }
 
@@ -131,6 +136,9 @@ impl Settings {
                 }
                 if let Some(change) = &updated.retry_policy {
                     self.retry_policy.clone_from(&change.to);
+                }
+                if let Some(change) = &updated.recipients {
+                    self.recipients.clone_from(&change.to);
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! operator's keys ──seal──▶ root pepper ──derives──▶ fingerprints, hashes of API keys and sessions, keyed digests
-//!                 ├─seal──▶ signing secrets, custom headers, what proves users, their sessions
+//!                 ├─seal──▶ signing secrets, custom headers, addresses for notices, what proves users, their sessions
 //!                 └─seal──▶ data keys, one for each tenant and month ──seal──▶ data of messages, in the log
 //! ```
 //!

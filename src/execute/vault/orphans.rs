@@ -127,7 +127,7 @@ async fn standing(log: &Log, name: &str, now: Timestamp) -> Standing {
     };
     let purpose = Purpose::STORED.into_iter().find(|known| known.as_str() == purpose);
     let asked = match (purpose, object.parse::<SubscriptionId>(), object.parse::<UserId>()) {
-        (Some(purpose @ (Purpose::SigningSecret | Purpose::CustomHeaders)), Ok(id), _) => {
+        (Some(purpose @ (Purpose::SigningSecret | Purpose::CustomHeaders | Purpose::Recipients)), Ok(id), _) => {
             of_subscription(log, purpose, id, secret, now).await
         }
         (Some(Purpose::Password | Purpose::OneTimeCodes), _, Ok(id)) => of_user(log, tenant, id, secret).await,
@@ -146,9 +146,12 @@ async fn of_subscription(
     now: Timestamp,
 ) -> Result<Standing, LoadError> {
     let state = load_subscription(log, id).await?.state;
-    let is_kept = match purpose == Purpose::CustomHeaders {
-        true => state.keeps_headers(secret),
-        false => state.keeps_secret(secret, now, GRACE_MS),
+    let is_kept = if purpose == Purpose::CustomHeaders {
+        state.keeps_headers(secret)
+    } else if purpose == Purpose::Recipients {
+        state.keeps_recipients(secret)
+    } else {
+        state.keeps_secret(secret, now, GRACE_MS)
     };
     Ok(standing_of(state.life.tenant().is_some(), is_kept))
 }

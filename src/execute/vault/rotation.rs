@@ -119,6 +119,7 @@ fn fits(name: &str, plain: &[u8]) -> bool {
         Some(
             Purpose::SigningSecret
             | Purpose::CustomHeaders
+            | Purpose::Recipients
             | Purpose::Password
             | Purpose::OneTimeCodes
             | Purpose::Session

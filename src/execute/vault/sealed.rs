@@ -116,6 +116,8 @@ pub enum Purpose {
     SigningSecret,
     /// Headers of a webhook, one sealed text for each version of them.
     CustomHeaders,
+    /// Whom notices of a webhook go to, one sealed text for each version of them.
+    Recipients,
     /// A user's hashed password.
     Password,
     /// What a user's one-time codes are made of.
@@ -136,9 +138,10 @@ pub enum Purpose {
 
 impl Purpose {
     /// Those of rows in the key store.
-    pub const STORED: [Self; 9] = [
+    pub const STORED: [Self; 10] = [
         Self::SigningSecret,
         Self::CustomHeaders,
+        Self::Recipients,
         Self::Password,
         Self::OneTimeCodes,
         Self::Session,
@@ -153,6 +156,7 @@ impl Purpose {
         match self {
             Self::SigningSecret => "signing-secret",
             Self::CustomHeaders => "custom-headers",
+            Self::Recipients => "recipients",
             Self::Password => "password",
             Self::OneTimeCodes => "one-time-codes",
             Self::Session => "session",
@@ -176,12 +180,35 @@ impl Binding {
         Self::of(Purpose::CustomHeaders, &tenant, &subscription, &version)
     }
 
+    /// Whom notices of a webhook go to; the id under which they are sealed is their version.
+    pub fn recipients(tenant: TenantId, subscription: SubscriptionId, version: SecretId) -> Self {
+        Self::of(Purpose::Recipients, &tenant, &subscription, &version)
+    }
+
     /// Everything of a webhook that is sealed.
     pub fn all_of(settings: &Settings) -> Vec<Self> {
         let Settings { tenant, id, .. } = *settings;
         let secrets = settings.secrets.iter().map(|secret| Self::signing_secret(tenant, id, secret.id));
         let headers = settings.headers.iter().map(|headers| Self::custom_headers(tenant, id, headers.secret));
-        secrets.chain(headers).collect()
+        let recipients = settings.recipients.iter().map(|sealed| Self::recipients(tenant, id, sealed.secret));
+        secrets.chain(headers).chain(recipients).collect()
+    }
+
+    /// What of all that a webhook needs as it is set, by the ids under which it is sealed: its current signing secret, and
+    /// what goes along.
+    pub fn in_use(settings: &Settings) -> Vec<(SecretId, Self)> {
+        let Settings { tenant, id, .. } = *settings;
+        let current = settings.secrets.first().map(|current| current.id);
+        let headers = settings.headers.as_ref().map(|headers| headers.secret);
+        let recipients = settings.recipients.as_ref().map(|recipients| recipients.secret);
+        [
+            current.map(|secret| (secret, Self::signing_secret(tenant, id, secret))),
+            headers.map(|secret| (secret, Self::custom_headers(tenant, id, secret))),
+            recipients.map(|secret| (secret, Self::recipients(tenant, id, secret))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// A user's hashed password.

@@ -3,9 +3,10 @@
 use async_graphql::{Context, Enum, ID, InputObject, MaybeUndefined, Object, Result, SimpleObject};
 
 use super::{payloads, readable_behind};
-use crate::actors::{Backlog, Done, NewSubscription};
+use crate::actors::{Backlog, Done, NewSubscription, Sealable};
 use crate::domain::filter::Filter;
 use crate::domain::id::SubscriptionId;
+use crate::domain::notice::GivenRecipients;
 use crate::domain::scope::Scope;
 use crate::domain::secret::Secret;
 use crate::domain::subscription::{Command, Update};
@@ -48,6 +49,10 @@ struct CreateWebhookInput {
     headers: Option<Vec<WebhookHeaderInput>>,
     /// Rules of its own for its attempts; absent or null: its profile's.
     retry_policy: Option<RetryPolicyInput>,
+    /// Who is told by e-mail of what its profile says (`notices`), if the server sends any: at most 5 addresses, in ASCII.
+    /// Sealed, and in no log.
+    #[graphql(secret, default)]
+    notification_emails: Vec<String>,
     /// For which tenant; absent: the caller's. Another one needs the scope `TENANTS_ADMIN`.
     tenant_id: Option<ID>,
 }
@@ -91,6 +96,10 @@ struct UpdateWebhookInput {
     /// Rules of its own for its attempts, in place of all that it has; absent: as before, null: its profile's. They hold for
     /// what is under way too: an attempt that is due is made when it is due, and its end is judged by them.
     retry_policy: MaybeUndefined<RetryPolicyInput>,
+    /// Who is told by e-mail of what its profile says, in place of all who were: at most 5 addresses; an empty list: nobody.
+    /// Absent or null: as before.
+    #[graphql(secret)]
+    notification_emails: Option<Vec<String>>,
 }
 
 /// What came of `updateWebhook`.
@@ -358,6 +367,7 @@ async fn create(ctx: &Context<'_>, input: CreateWebhookInput) -> Result<CreateWe
         ordered: input.ordered,
         headers: header::given(input.headers.unwrap_or_default()),
         retry_policy: input.retry_policy.and_then(RetryPolicyInput::given),
+        recipients: GivenRecipients::of(input.notification_emails),
     };
     let (id, secret, done) = state(ctx).engine.create_subscription(tenant, new, caller(ctx).meta()).await?;
     // The secret is shown in this answer or never: a read model that fails must not take it away.
@@ -389,9 +399,13 @@ async fn update(ctx: &Context<'_>, input: UpdateWebhookInput) -> Result<UpdateWe
             MaybeUndefined::Null => Some(None),
             MaybeUndefined::Value(policy) => Some(policy.given()),
         },
+        recipients: None,
     };
-    let headers = input.headers.map(header::given);
-    let done = state(ctx).engine.update_subscription(scope.0, id, change, headers, caller(ctx).meta()).await?;
+    let given = Sealable {
+        headers: input.headers.map(header::given),
+        recipients: input.notification_emails.map(GivenRecipients::of),
+    };
+    let done = state(ctx).engine.update_subscription(scope.0, id, change, given, caller(ctx).meta()).await?;
     let webhook = read_back(ctx, scope, id, &done).await;
     Ok(UpdateWebhookPayload { webhook, position: position(&done), user_errors: vec![] })
 }

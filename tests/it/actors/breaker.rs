@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidings::actors::{Backlog, Config, Retention};
+use tidings::actors::{Backlog, Config, Retention, Sealable};
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
 use tidings::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
@@ -237,7 +237,7 @@ async fn filters_of_the_time_decide_what_waited() {
     let (id, mut messages) = tripped(&world).await;
     messages.extend(publish_many(&world, 5).await);
     let update = Update { filters: Some(vec![Filter::parse("role.changed").unwrap()]), ..Update::default() };
-    world.engine.update_subscription(world.tenant, id, update, None, Meta::system()).await.unwrap();
+    world.engine.update_subscription(world.tenant, id, update, Sealable::default(), Meta::system()).await.unwrap();
     publish_many(&world, 5).await;
     messages.push(world.publish_as("role.changed").await.message.to_string());
     reenable(&world, id, Backlog::Drain).await;

@@ -1,6 +1,6 @@
 //! Who gets the permits: tenants beside tenants, hosts beside hosts, and limits that hold.
 
-use tidings::actors::{Config, NewSubscription};
+use tidings::actors::{Config, NewSubscription, Sealable};
 use tidings::domain::subscription::Update;
 use tidings::execute::Meta;
 
@@ -119,12 +119,20 @@ async fn a_rate_limit_holds_drops_nothing_and_is_changed_at_once() {
     world.let_pass(1_900).await;
     assert_eq!(world.endpoint.times(), [0, 250, 500, 750, 1_000, 1_250, 1_500, 1_750]);
     let change = |per_s| Update { rate_limit_per_s: Some(per_s), ..Update::default() };
-    world.engine.update_subscription(world.tenant, subscription, change(Some(20)), None, Meta::system()).await.unwrap();
+    world
+        .engine
+        .update_subscription(world.tenant, subscription, change(Some(20)), Sealable::default(), Meta::system())
+        .await
+        .unwrap();
     world.let_pass(1_000).await;
     let times = world.endpoint.times();
     assert_eq!(times[8..12], [1_950, 2_000, 2_050, 2_100]);
     assert!((27..=29).contains(&times.len()), "{}", times.len());
-    world.engine.update_subscription(world.tenant, subscription, change(None), None, Meta::system()).await.unwrap();
+    world
+        .engine
+        .update_subscription(world.tenant, subscription, change(None), Sealable::default(), Meta::system())
+        .await
+        .unwrap();
     world.succeeded(subscription, 60).await;
     assert_eq!((world.now_ms(), world.endpoint.calls().len()), (2_900, 60));
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tidings::actors::Config;
+use tidings::actors::{Config, Sealable};
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::outcome::{FailureClass, FailureCode};
 use tidings::domain::subscription::{Command, Update};
@@ -249,7 +249,7 @@ async fn shaky_life(seed: u64) {
             let change = if random() % 2 == 0 { URL } else { OTHER_URL };
             let update = Update { url: Some(change.into()), ..Update::default() };
             // May fail with the disk.
-            drop(world.engine.update_subscription(world.tenant, id, update, None, Meta::system()).await);
+            drop(world.engine.update_subscription(world.tenant, id, update, Sealable::default(), Meta::system()).await);
         }
     };
     let (mut accepted, ()) =

@@ -1,6 +1,6 @@
 //! Custom headers (S8): of which attempt they are part, and how long their values are kept.
 
-use tidings::actors::{Config, NewSubscription};
+use tidings::actors::{Config, NewSubscription, Sealable};
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::filter::EventType;
 use tidings::domain::header::GivenHeaders;
@@ -34,8 +34,8 @@ async fn subscribe(world: &World, pairs: &[(&str, &str)]) -> SubscriptionId {
 }
 
 async fn set(world: &World, id: SubscriptionId, pairs: &[(&str, &str)]) -> bool {
-    let headers = Some(given(pairs));
-    let done = world.engine.update_subscription(world.tenant, id, Update::default(), headers, Meta::system()).await;
+    let given = Sealable { headers: Some(given(pairs)), ..Sealable::default() };
+    let done = world.engine.update_subscription(world.tenant, id, Update::default(), given, Meta::system()).await;
     done.unwrap().changed
 }
 
@@ -85,8 +85,8 @@ async fn what_was_replaced_is_destroyed_and_the_same_once_more_changes_nothing()
     assert!(!set(&world, id, &[]).await);
     // What is refused leaves nothing behind, whoever refuses it.
     let stale = Update { expected_revision: Some(1), ..Update::default() };
-    let refused =
-        world.engine.update_subscription(world.tenant, id, stale, Some(given(&[("X-Key", "third")])), Meta::system());
+    let third = Sealable { headers: Some(given(&[("X-Key", "third")])), ..Sealable::default() };
+    let refused = world.engine.update_subscription(world.tenant, id, stale, third, Meta::system());
     assert!(refused.await.is_err());
     let long = NewSubscription {
         headers: given(&[("X-Key", "third")]),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidings::actors::{Backlog, Config, NewSubscription};
+use tidings::actors::{Backlog, Config, NewSubscription, Sealable};
 use tidings::domain::event::DeliveryEvent;
 use tidings::domain::id::SubscriptionId;
 use tidings::domain::subscription::{Update, Wait};
@@ -28,7 +28,7 @@ fn sequences(world: &World) -> Vec<u64> {
 
 async fn switch(world: &World, id: SubscriptionId, ordered: bool) {
     let update = Update { ordered: Some(ordered), ..Update::default() };
-    world.engine.update_subscription(world.tenant, id, update, None, Meta::system()).await.unwrap();
+    world.engine.update_subscription(world.tenant, id, update, Sealable::default(), Meta::system()).await.unwrap();
 }
 
 async fn exhausted(world: &World, id: SubscriptionId) {

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::actors::{Backlog, Config, Engine, EngineError, NewJob, Retention};
+use tidings::actors::{Backlog, Config, Engine, EngineError, NewJob, Retention, Sealable};
 use tidings::clock::{Clock, SeededClock};
 use tidings::domain::event::TenantCreated;
 use tidings::domain::filter::Filter;
@@ -362,7 +362,9 @@ impl Simulation {
         let asked = tokio::spawn(async move {
             let meta = Meta::system();
             match (update, command) {
-                (Some(update), _) => drop(engine.update_subscription(tenant, id, update, None, meta).await),
+                (Some(update), _) => {
+                    drop(engine.update_subscription(tenant, id, update, Sealable::default(), meta).await)
+                }
                 (None, Some(Command::Delete { .. })) => drop(engine.delete_subscription(tenant, id, None, meta).await),
                 (None, Some(Command::Restore(_))) => drop(engine.restore_subscription(tenant, id, meta).await),
                 (None, Some(command)) => drop(engine.subscription(tenant, id, command, meta).await),

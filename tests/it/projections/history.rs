@@ -239,6 +239,7 @@ impl History {
             ordered: false,
             headers: None,
             retry_policy: None,
+            recipients: None,
         };
         self.command(subscription, Command::Create(created)).await;
         subscription

@@ -33,6 +33,13 @@ pub(crate) fn ca_pem() -> String {
     AUTHORITY.pem()
 }
 
+/// A certificate that the authority has signed for these names, and its key, in PEM.
+pub(crate) fn signed_pem(names: &[&str]) -> (String, String) {
+    let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, &AUTHORITY).unwrap().pem(), key.serialize_pem())
+}
+
 /// A TLS server configuration for `identity` that speaks the ALPN protocols given.
 pub(crate) fn server_config(identity: Identity, alpn: &[&str]) -> Arc<ServerConfig> {
     let names: &[&str] = match identity {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidings::actors::{
-    self, Candidates, Done, Engine, EngineError, NewSubscription, Ports, Published, Retention, Running,
+    self, Candidates, Done, Engine, EngineError, NewSubscription, Ports, Published, Retention, Running, Sealable,
 };
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
@@ -17,6 +17,7 @@ use tidings::domain::filter::Filter;
 use tidings::domain::header::GivenHeaders;
 use tidings::domain::id::{SubscriptionId, TenantId};
 use tidings::domain::message::{self, Publish};
+use tidings::domain::notice::GivenRecipients;
 use tidings::domain::outcome::{Exchange, Failure, FailureCode, Response};
 use tidings::domain::subscription::{Command, Update};
 use tidings::domain::time::Timestamp;
@@ -396,7 +397,7 @@ impl World {
 
     pub(crate) async fn move_to(&self, id: SubscriptionId, url: &str) {
         let update = Update { url: Some(url.into()), ..Update::default() };
-        self.engine.update_subscription(self.tenant, id, update, None, Meta::system()).await.unwrap();
+        self.engine.update_subscription(self.tenant, id, update, Sealable::default(), Meta::system()).await.unwrap();
     }
 
     /// What the log says of the subscription's deliveries.
@@ -472,6 +473,7 @@ pub(crate) fn new_subscription(url: &str, filters: &[&str]) -> NewSubscription {
         ordered: false,
         headers: GivenHeaders::default(),
         retry_policy: None,
+        recipients: GivenRecipients::default(),
     }
 }
 
