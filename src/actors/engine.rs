@@ -121,7 +121,9 @@ impl EngineError {
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
             Self::Vault(error) => error.code(),
             Self::Append(AppendError::Full(_)) => ErrorCode::StorageFull,
-            Self::Append(AppendError::Unavailable(_)) | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => ErrorCode::StorageUnavailable,
+            Self::Append(AppendError::Unavailable(_)) | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => {
+                ErrorCode::StorageUnavailable
+            }
             Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
             Self::Load(_) => ErrorCode::Internal,
         }

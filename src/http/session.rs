@@ -75,7 +75,9 @@ fn failed(code: ErrorCode, error: &dyn std::error::Error) -> Response {
     tracing::error!("a login or logout failed: {error}");
     let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     match code.retry_after_s() {
-        Some(seconds) => to_be_repeated(refused(status, code, "this cannot be done for now; try again"), seconds.into()),
+        Some(seconds) => {
+            to_be_repeated(refused(status, code, "this cannot be done for now; try again"), seconds.into())
+        }
         None => refused(status, code, "something failed on our side"),
     }
 }

@@ -160,7 +160,8 @@ impl OperatorKeys {
             return Ok(());
         }
         let dispensable = rotation::dispensable(store).await?;
-        let missed = |(id, rows): (KeyId, u64)| (id, rows - dispensable.get(&id).copied().unwrap_or_default().min(rows));
+        let missed =
+            |(id, rows): (KeyId, u64)| (id, rows - dispensable.get(&id).copied().unwrap_or_default().min(rows));
         match unknown.into_iter().map(missed).find(|(_, rows)| *rows > 0) {
             Some((id, rows)) => Err(VaultError::UnknownKey { id, rows, configured: self.ids() }),
             None => Ok(()),

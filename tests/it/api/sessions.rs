@@ -82,7 +82,8 @@ pub(super) const VIEWER: &str =
     "{ viewer { name apiKeyId scopes actor { kind } authenticatedAt stepUpValidUntil expiresAt tenant { slug } } }";
 const ROTATE: &str =
     "mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }";
-pub(super) const STEP_UP: &str = "mutation($totp: String!) { stepUp(input: { totp: $totp }) { validUntil userErrors { code } } }";
+pub(super) const STEP_UP: &str =
+    "mutation($totp: String!) { stepUp(input: { totp: $totp }) { validUntil userErrors { code } } }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_logs_in_and_out() {
@@ -381,7 +382,8 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
 
 pub(super) const CREATE_USER: &str = "mutation($input: CreateUserInput!) { createUser(input: $input) {
     user { id name scopes createdAt disabledAt } authenticatorUri position userErrors { code path } } }";
-pub(super) const RESET_USER: &str = "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
+pub(super) const RESET_USER: &str =
+    "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
     user { name disabledAt } authenticatorUri position userErrors { code path } } }";
 pub(super) const OTHER_PASSWORD: &str = "another horse, another staple";
 
