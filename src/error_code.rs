@@ -113,7 +113,7 @@ error_codes! {
     Overloaded = "OVERLOADED", 503;
     /// The disk of the log is full: nothing is accepted, everything can be read; try again after the time in `Retry-After`.
     StorageFull = "STORAGE_FULL", 503;
-    /// The database of the log cannot be reached: nothing is accepted, lists can be read; try again after the time in `Retry-After`.
+    /// The database of the log, or that of the key store, cannot be reached: nothing is accepted, lists can be read; try again after the time in `Retry-After`.
     StorageUnavailable = "STORAGE_UNAVAILABLE", 503;
     /// Something failed on our side; the request id finds it in the logs.
     Internal = "INTERNAL", 500;

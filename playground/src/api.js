@@ -3,7 +3,7 @@
 import { createClient } from 'graphql-sse';
 import { getOperationAST, parse } from 'graphql';
 
-import { fill, notice, unfilled } from './placeholders.js';
+import { fill, forget, notice, unfilled } from './placeholders.js';
 
 const GRAPHQL = '../graphql';
 const KEY = 'tidings.key';
@@ -12,7 +12,10 @@ const KEY = 'tidings.key';
 export const keptKey = () => sessionStorage.getItem(KEY) ?? '';
 export const keepKey = (key) => sessionStorage.setItem(KEY, key);
 /** With everything that was asked and answered with it: the next key may be that of another tenant. */
-export const forgetAll = () => sessionStorage.clear();
+export const forgetAll = () => {
+  sessionStorage.clear();
+  forget();
+};
 
 const headersFor = (key) => ({ authorization: `Bearer ${key}` });
 

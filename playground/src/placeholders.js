@@ -22,6 +22,12 @@ export function notice(text) {
   sessionStorage.setItem(SEEN, JSON.stringify([...seen]));
 }
 
+/** Knows no id any more: the next answers may be those of another tenant. */
+export function forget() {
+  seen.clear();
+  sessionStorage.removeItem(SEEN);
+}
+
 /** The variables with everything in place that is known. */
 export function fill(value) {
   if (Array.isArray(value)) return value.map(fill);

@@ -40,7 +40,6 @@ use crate::error_code::ErrorCode;
 use crate::event_store::{Append, AppendError, Claim, Position, ReadError};
 use crate::execute::vault::{Binding, VaultError};
 use crate::execute::{self, LoadError, Meta, contents};
-use crate::key_store::KeyStoreError;
 use crate::outbound::{Gate, UrlRefusal};
 
 pub use depths::Depth;
@@ -128,14 +127,13 @@ impl EngineError {
             Self::Headers(_) => ErrorCode::WebhookHeaderInvalid,
             Self::Recipients(_) => ErrorCode::NotificationEmailInvalid,
             Self::SecretNotSupplied(_) => ErrorCode::InvalidInput,
-            Self::Append(AppendError::Full(_)) | Self::Vault(VaultError::Store(KeyStoreError::Full(_))) => {
-                ErrorCode::StorageFull
+            Self::Vault(error) => error.code(),
+            Self::Append(AppendError::Full(_)) => ErrorCode::StorageFull,
+            Self::Append(AppendError::Unavailable(_)) | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => {
+                ErrorCode::StorageUnavailable
             }
-            Self::Append(AppendError::Unavailable(_))
-            | Self::Vault(VaultError::Store(KeyStoreError::Unavailable(_)))
-            | Self::Load(LoadError::Read(ReadError::Unavailable(_))) => ErrorCode::StorageUnavailable,
             Self::Overloaded | Self::Unknown(_) | Self::Append(_) => ErrorCode::Overloaded,
-            Self::Load(_) | Self::Vault(_) => ErrorCode::Internal,
+            Self::Load(_) => ErrorCode::Internal,
         }
     }
 }

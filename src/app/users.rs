@@ -13,7 +13,7 @@ use crate::domain::event::{Event, UserAdded, UserCredentialsReset};
 use crate::domain::id::{TenantId, UserId};
 use crate::domain::scope::Scope;
 use crate::domain::secret::Secret;
-use crate::domain::tenant::{self, Command};
+use crate::domain::tenant::{self, Command, Refusal};
 use crate::event_store::{Append, AppendError, Claim, Lifetime, Log, StreamWrite};
 use crate::execute::vault::Vault;
 use crate::execute::{self, Meta};
@@ -101,16 +101,17 @@ impl Opened {
         let owner =
             owner.with_context(|| format!("there is no tenant '{slug}'; the first start of the server makes one"))?;
         let tenant: TenantId = owner.parse()?;
-        let user = self.claim_name(name, tenant).await?;
+        let user = self.user_of_name(name, tenant).await?;
         let (credentials, Sealed { password, totp }) = self.credentials(tenant, user, name, chosen).await?;
+        // A claim is for ever. What was sealed for a name that is refused now is left to the janitor.
+        self.claim_name(name, tenant, user).await?;
         let added = UserAdded { user, name: name.to_owned(), scopes, password, totp };
-        match self.decide(tenant, Command::AddUser(added)).await {
-            Ok(()) => Ok(credentials),
-            Err(error) => {
-                enrolment::destroy(&self.vault, (tenant, user), Sealed { password, totp }).await?;
-                Err(error)
-            }
+        let decided = self.decide(tenant, Command::AddUser(added)).await;
+        // What was refused is nobody's; of what failed in another way it may be somebody's.
+        if decided.as_ref().is_err_and(|error| error.is::<Refusal>()) {
+            enrolment::destroy(&self.vault, (tenant, user), Sealed { password, totp }).await?;
         }
+        decided.map(|()| credentials)
     }
 
     async fn reset(&self, name: &str, chosen: Option<Secret>) -> anyhow::Result<Credentials> {
@@ -124,20 +125,28 @@ impl Opened {
         Ok(credentials)
     }
 
+    /// Who is to have the name: somebody new, or for whom it was claimed when a crash came between.
+    async fn user_of_name(&self, name: &str, tenant: TenantId) -> anyhow::Result<UserId> {
+        if self.claimed(&execute::user_claim(name)).await?.is_none() {
+            return Ok(self.clock.user_id());
+        }
+        let (owner, user) = self.owner(name).await?;
+        let (state, _) = execute::load_tenant(&self.log, tenant).await?;
+        ensure!(owner == tenant && !state.users.contains_key(&user), "there is a user '{name}' already");
+        Ok(user)
+    }
+
     /// Names are unique in the whole log, so that one is claimed before it is used. A crash between the two leaves a claim
     /// that the same command completes.
-    async fn claim_name(&self, name: &str, tenant: TenantId) -> anyhow::Result<UserId> {
-        let proposed = self.clock.user_id();
-        let claim = Claim { key: execute::user_claim(name), value: format!("{tenant}/{proposed}"), bucket: None };
+    async fn claim_name(&self, name: &str, tenant: TenantId, user: UserId) -> anyhow::Result<()> {
+        let claim = Claim { key: execute::user_claim(name), value: format!("{tenant}/{user}"), bucket: None };
         let append = Append { claims: vec![claim], ..Append::default() };
         match self.log.append(execute::SLUG_SHARD, append).await {
-            Ok(_) => Ok(proposed),
             Err(AppendError::ClaimTaken { .. }) => {
-                let (owner, user) = self.owner(name).await?;
-                ensure!(owner == tenant, "there is a user '{name}' already");
-                Ok(user)
+                ensure!(self.owner(name).await? == (tenant, user), "there is a user '{name}' already");
+                Ok(())
             }
-            Err(error) => Err(error.into()),
+            appended => Ok(appended.map(drop)?),
         }
     }
 

@@ -76,7 +76,8 @@ pub async fn seal(
 /// Destroys what proves a user no more.
 pub async fn destroy(vault: &Vault, (tenant, user): (TenantId, UserId), sealed: Sealed) -> Result<(), VaultError> {
     vault.destroy(&Binding::password(tenant, user, sealed.password)).await?;
-    vault.destroy(&Binding::one_time_codes(tenant, user, sealed.totp)).await
+    vault.destroy(&Binding::one_time_codes(tenant, user, sealed.totp)).await?;
+    vault.destroy(&Binding::used_code(tenant, user, sealed.totp)).await
 }
 
 impl Logins {
@@ -90,14 +91,23 @@ impl Logins {
         meta: Meta,
     ) -> Result<Enrolled, EnrolmentError> {
         check_password(&password)?;
-        let user = self.engine().claim_user_name(tenant, name, &scopes).await?;
+        let known = self.engine().user_of_name(tenant, name, &scopes).await?;
+        let user = known.unwrap_or_else(|| self.clock().user_id());
         let (authenticator, sealed) = self.seal((tenant, user), name, password).await?;
+        // Behind all that can fail for long, since a claim is for ever.
+        if let Err(error) = self.engine().claim_user_name(tenant, name, user).await {
+            self.discard((tenant, user), sealed, &error).await;
+            return Err(error.into());
+        }
         let added = UserAdded { user, name: name.to_owned(), scopes, password: sealed.password, totp: sealed.totp };
         let done = self.record((tenant, user), Command::AddUser(added), sealed, meta).await?;
         Ok(Enrolled { user, authenticator, done })
     }
 
     /// Gives a user another password and other one-time codes, and lets them log in again if they were disabled.
+    ///
+    /// The new ones are sealed before the log refers to them, and the old ones destroyed behind that: at every moment what
+    /// the log refers to is there. Until the read models show the new ones, neither lets anybody in.
     pub(super) async fn reset(
         &self,
         before: &UserRow,
@@ -128,7 +138,6 @@ impl Logins {
         Ok(seal(self.vault(), self.clock(), whose, name, password).await?)
     }
 
-    /// What was sealed for a refused command is nobody's. Of one whose outcome is unknown it may be somebody's.
     async fn record(
         &self,
         whose: (TenantId, UserId),
@@ -136,16 +145,21 @@ impl Logins {
         sealed: Sealed,
         meta: Meta,
     ) -> Result<Done, EngineError> {
-        let error = match self.engine().tenant(whose.0, command, meta).await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        if matches!(error, EngineError::Tenant(_) | EngineError::Overloaded) {
-            // The janitor finds it too.
-            if let Err(error) = destroy(self.vault(), whose, sealed).await {
-                tracing::warn!("what was sealed for a refused command cannot be destroyed for now: {error}");
-            }
+        let done = self.engine().tenant(whose.0, command, meta).await;
+        if let Err(error) = &done {
+            self.discard(whose, sealed, error).await;
         }
-        Err(error)
+        done
+    }
+
+    /// What was sealed for a refused command is nobody's. Of one whose outcome is unknown it may be somebody's.
+    async fn discard(&self, whose: (TenantId, UserId), sealed: Sealed, error: &EngineError) {
+        if !matches!(error, EngineError::Tenant(_) | EngineError::Overloaded) {
+            return;
+        }
+        // The janitor finds it too.
+        if let Err(error) = destroy(self.vault(), whose, sealed).await {
+            tracing::warn!("what was sealed for a refused command cannot be destroyed for now: {error}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::domain::id::{ApiKeyId, RequestId, TenantId, UserId};
 use crate::domain::scope::Scope;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
+use crate::error_code::ErrorCode;
 use crate::execute::Meta;
 use crate::execute::vault::{KeyBytes, Vault, VaultError};
 use crate::outbound::Fetch;
@@ -45,6 +46,20 @@ pub enum NotAuthenticated {
     /// Keys cannot be looked up.
     #[error("credentials cannot be looked up")]
     Unavailable(#[source] Arc<QueryError>),
+    /// Whether a session is still kept cannot be told.
+    #[error("sessions cannot be looked up")]
+    Sessions(#[from] VaultError),
+}
+
+impl NotAuthenticated {
+    /// Clients match on it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid => ErrorCode::Unauthenticated,
+            Self::Unavailable(_) => ErrorCode::Internal,
+            Self::Sessions(error) => error.code(),
+        }
+    }
 }
 
 impl From<QueryError> for NotAuthenticated {
@@ -198,7 +213,7 @@ impl KeyRing {
     /// As [`Self::authenticate`].
     pub async fn session(&self, token: &SessionToken) -> Result<Arc<Principal>, NotAuthenticated> {
         let id = self.sessions.id_of(token);
-        let session = self.sessions.touch(id, self.clock.now()).ok_or(NotAuthenticated::Invalid)?;
+        let session = self.sessions.touch(id, self.clock.now()).await?.ok_or(NotAuthenticated::Invalid)?;
         // One that is not known yet, since the read models are behind, may be soon.
         let user = self.read_models.user(&session.kept.name).await?.ok_or(NotAuthenticated::Invalid)?;
         // Disabled or given other credentials meanwhile, here or elsewhere.
@@ -232,10 +247,10 @@ impl KeyRing {
         Ok((token, ends_at))
     }
 
-    /// Ends a session; whether there was one does not matter.
+    /// Ends a session, here and wherever else it is known; whether there was one does not matter.
     ///
     /// # Errors
-    /// It has ended here, but a restart could bring it back.
+    /// It goes on.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), VaultError> {
         let ended = self.sessions.end(self.sessions.id_of(token)).await;
         self.ended.notify_waiters();
@@ -327,14 +342,15 @@ impl KeyRing {
                 Ok(row) => row.is_some_and(|row| self.works(&row)),
                 Err(_) => true,
             },
-            Credential::Session { session, .. } => match self.sessions.peek(*session, now) {
-                Some(session) => match self.read_models.user(&session.kept.name).await {
+            Credential::Session { session, .. } => match self.sessions.find(*session, now).await {
+                Ok(Some(session)) => match self.read_models.user(&session.kept.name).await {
                     Ok(user) => user.is_some_and(|user: UserRow| {
                         user.disabled_at.is_none() && user.password == session.kept.password
                     }),
                     Err(_) => true,
                 },
-                None => false,
+                Ok(None) => false,
+                Err(_) => true,
             },
             Credential::Token { .. } => !matches!(self.is_erased(principal.tenant).await, Ok(true)),
         }

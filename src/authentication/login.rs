@@ -7,6 +7,9 @@
 //! - Only codes behind the right password are counted for the user alone: who has the password could guess codes from
 //!   many networks. That refusal is worded as any other, so that it does not say that the password was right.
 //! - Each network has a budget for all names together.
+//!
+//! Tries are in memory: nobody who guesses can bring a restart about, and keeping them would let strangers write to disk.
+//! Codes that counted are kept ([`Vault::use_code`]).
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,11 +22,12 @@ use super::{password, totp};
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::domain::event::{Occasion, UserAuthenticationFailed};
-use crate::domain::id::{RequestId, UserId};
+use crate::domain::id::{RequestId, SecretId};
 use crate::domain::secret::Secret;
 use crate::domain::tenant::{self, Command};
 use crate::domain::time::Timestamp;
-use crate::execute::vault::{Binding, Vault};
+use crate::error_code::ErrorCode;
+use crate::execute::vault::{Binding, Vault, VaultError};
 use crate::execute::{Actor, ActorKind, Meta};
 use crate::projections::ReadModels;
 use crate::projections::rows::UserRow;
@@ -34,7 +38,7 @@ const TRIES: usize = 5;
 const RECORDED: usize = 20;
 /// Passwords that are hashed at one time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
-/// Users whose last code is remembered.
+/// Users whose last code is remembered, should there be no room to keep it.
 const REMEMBERED_CODES: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// Somebody who wants to begin a session.
@@ -63,9 +67,21 @@ pub enum LoginRefused {
         /// When there will be another try, in seconds from now.
         retry_after_s: u64,
     },
+    /// The key store cannot be asked for now.
+    #[error("what proves users cannot be read for now: {0}")]
+    Unavailable(String),
     /// Users or their secrets cannot be read.
     #[error("users cannot be looked up: {0}")]
-    Unavailable(String),
+    Failed(String),
+}
+
+impl From<VaultError> for LoginRefused {
+    fn from(error: VaultError) -> Self {
+        match error.code() == ErrorCode::StorageUnavailable {
+            true => Self::Unavailable(error.to_string()),
+            false => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// What is counted apart: names that anybody may invent take no room from those of users who are logged in.
@@ -111,8 +127,8 @@ pub(super) struct Logins {
     tries_per_address: usize,
     hashing: Arc<Semaphore>,
     tries: Mutex<Tries>,
-    /// The last step whose code each user has used.
-    used: Mutex<LruCache<UserId, u64>>,
+    /// The last step whose code counted, by the secret of the codes: for when there is no room to keep it.
+    used: Mutex<LruCache<SecretId, u64>>,
 }
 
 impl Logins {
@@ -137,29 +153,22 @@ impl Logins {
         self.tries().take(&by_name, &by_address, self.tries_per_address, now)?;
         let user = if known_form { self.user(&attempt.username).await? } else { None };
         let stored = match &user {
-            Some(user) => Some((self.password(user).await?, self.codes(user).await?)),
+            Some(user) => self.password(user).await?.zip(self.codes(user).await?),
             None => None,
         };
         let (hash, codes) = stored.unzip();
         let right_password = self.password_matches(attempt.password, hash).await;
         let nobodys = totp::secret(&[0; totp::SECRET_BYTES]);
         let step = totp::matching_step(codes.as_ref().unwrap_or(&nobodys), &attempt.totp, seconds(now));
-        match (user, step) {
-            (Some(user), step)
-                if right_password && user.disabled_at.is_none() && self.code_counts(user.id, step, now) =>
-            {
-                let mut tries = self.tries();
-                tries.names.forget(&by_name);
-                tries.addresses.give_back(&by_address);
-                Ok(user)
-            }
-            (user, _) => {
-                if let Some(user) = user {
-                    self.remember_failure(&user, Occasion::Login, attempt.request, attempt.ip);
-                }
-                Err(LoginRefused::Wrong)
-            }
+        let Some(user) = user else { return Err(LoginRefused::Wrong) };
+        if right_password && user.disabled_at.is_none() && self.code_counts(&user, step, now).await? {
+            let mut tries = self.tries();
+            tries.names.forget(&by_name);
+            tries.addresses.give_back(&by_address);
+            return Ok(user);
         }
+        self.remember_failure(&user, Occasion::Login, attempt.request, attempt.ip);
+        Err(LoginRefused::Wrong)
     }
 
     /// Whether the code is the user's, and counts now for the first time.
@@ -174,8 +183,8 @@ impl Logins {
         let user = self.user(name).await?.ok_or(LoginRefused::Wrong)?;
         self.tries().proofs.take(name, TRIES, now).map_err(|_| LoginRefused::Wrong)?;
         let codes = self.codes(&user).await?;
-        let step = totp::matching_step(&codes, code, seconds(now));
-        if step.is_some_and(|step| self.use_step(user.id, step)) {
+        let step = codes.and_then(|codes| totp::matching_step(&codes, code, seconds(now)));
+        if self.use_step(&user, step).await? {
             self.tries().proofs.forget(name);
             return Ok(());
         }
@@ -194,16 +203,16 @@ impl Logins {
     }
 
     /// Whether the code behind the right password is good. Each is a try, however it ends.
-    fn code_counts(&self, user: UserId, step: Option<u64>, now: Timestamp) -> bool {
-        let by_user = user.to_string();
+    async fn code_counts(&self, user: &UserRow, step: Option<u64>, now: Timestamp) -> Result<bool, LoginRefused> {
+        let by_user = user.id.to_string();
         if self.tries().codes.take(&by_user, now).is_err() {
-            return false;
+            return Ok(false);
         }
-        let counts = step.is_some_and(|step| self.use_step(user, step));
+        let counts = self.use_step(user, step).await?;
         if counts {
             self.tries().codes.forget(&by_user);
         }
-        counts
+        Ok(counts)
     }
 
     /// Behind the answer, which takes the same time for somebody whom nobody knows.
@@ -240,27 +249,50 @@ impl Logins {
     }
 
     async fn user(&self, name: &str) -> Result<Option<UserRow>, LoginRefused> {
-        self.read_models.user(name).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
+        self.read_models.user(name).await.map_err(|error| LoginRefused::Failed(error.to_string()))
     }
 
-    async fn password(&self, user: &UserRow) -> Result<Secret, LoginRefused> {
+    async fn password(&self, user: &UserRow) -> Result<Option<Secret>, LoginRefused> {
         self.secret(&Binding::password(user.tenant, user.id, user.password)).await
     }
 
-    async fn codes(&self, user: &UserRow) -> Result<Secret, LoginRefused> {
+    async fn codes(&self, user: &UserRow) -> Result<Option<Secret>, LoginRefused> {
         self.secret(&Binding::one_time_codes(user.tenant, user.id, user.totp)).await
     }
 
-    async fn secret(&self, binding: &Binding) -> Result<Secret, LoginRefused> {
-        self.vault.secret(binding).await.map_err(|error| LoginRefused::Unavailable(error.to_string()))
+    /// `None` if it is gone: what replaced it is not known to the read models for a moment.
+    async fn secret(&self, binding: &Binding) -> Result<Option<Secret>, LoginRefused> {
+        match self.vault.secret(binding).await {
+            Ok(secret) => Ok(Some(secret)),
+            Err(error @ VaultError::Missing(_)) => {
+                tracing::warn!("a login was refused, since what proves the user was replaced or is lost: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A code counts once, and none before it any more.
-    fn use_step(&self, user: UserId, step: u64) -> bool {
+    async fn use_step(&self, user: &UserRow, step: Option<u64>) -> Result<bool, LoginRefused> {
+        let Some(step) = step else { return Ok(false) };
+        let binding = Binding::used_code(user.tenant, user.id, user.totp);
+        let counts = match self.vault.use_code(&binding, step, &*self.clock).await {
+            Err(error) if error.code() == ErrorCode::StorageFull => {
+                // Whoever is to make room may have to log in for it.
+                tracing::warn!("a code that was used cannot be kept, and could be used again after a restart: {error}");
+                true
+            }
+            counts => counts?,
+        };
+        Ok(counts && self.take_step(user.totp, step))
+    }
+
+    /// Whether nothing here has taken the step, or a later one, before.
+    fn take_step(&self, codes: SecretId, step: u64) -> bool {
         let mut used = self.used.lock().expect("no holder of this lock can panic");
-        let is_new = used.get(&user).is_none_or(|last| *last < step);
+        let is_new = used.get(&codes).is_none_or(|last| *last < step);
         if is_new {
-            used.put(user, step);
+            used.put(codes, step);
         }
         is_new
     }
@@ -270,8 +302,6 @@ impl Logins {
         let mut tries = self.tries();
         tries.codes.forget(&user.id.to_string());
         tries.proofs.forget(&user.name);
-        drop(tries);
-        self.used.lock().expect("no holder of this lock can panic").pop(&user.id);
     }
 
     fn tries(&self) -> MutexGuard<'_, Tries> {

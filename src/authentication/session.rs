@@ -4,6 +4,8 @@
 //!   under a keyed hash of the token, so that nothing a database thief has is a session.
 //! - One is kept before its holder has the token, and kept no more before its end is confirmed. When it was used last is
 //!   written once in a while: a crash makes it look idle for longer than it was, never for less.
+//! - While the log passes from one process to another, both know the sessions that the later one took up. So one that the
+//!   vault keeps no more has ended, wherever that was, and one that is not known here may be kept all the same.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use tokio::sync::Mutex as Turn;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -73,6 +76,8 @@ pub(super) struct Session {
     pub(super) kept: Kept,
     /// When it was last used, as far as that is written.
     written_at: Timestamp,
+    /// Whether the vault has it: a full disk lets nobody down who comes to make room.
+    is_kept: bool,
 }
 
 /// What is kept of it beside whose it is.
@@ -92,7 +97,7 @@ impl Session {
     fn begun(tenant: TenantId, user: UserId, name: &str, password: SecretId, now: Timestamp, max_ms: u64) -> Self {
         let (name, ends_at) = (name.to_owned(), now.plus_ms(max_ms));
         let kept = Kept { name, password, authenticated_at: now, ends_at, seen_at: now };
-        Self { tenant, user, kept, written_at: now }
+        Self { tenant, user, kept, written_at: now, is_kept: false }
     }
 
     /// Ends by `latest` at the latest: the longest time may have been made shorter meanwhile.
@@ -101,7 +106,7 @@ impl Session {
         let mut kept: Kept = serde_json::from_slice(plain).ok()?;
         kept.ends_at = kept.ends_at.min(latest);
         let written_at = kept.seen_at;
-        Some((SessionId(hash), Self { tenant, user, kept, written_at }))
+        Some((SessionId(hash), Self { tenant, user, kept, written_at, is_kept: true }))
     }
 
     fn binding(&self, id: SessionId) -> Binding {
@@ -118,6 +123,8 @@ pub(super) struct Sessions {
     idle_ms: u64,
     max_ms: u64,
     open: Mutex<HashMap<SessionId, Session>>,
+    /// Who looks for a session that is not known here: one at a time, since anybody may ask for it.
+    looking: Turn<()>,
     pepper: KeyBytes,
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
@@ -127,7 +134,7 @@ impl Sessions {
     pub(super) fn new(idle_minutes: u64, max_minutes: u64, vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let ms = |minutes: u64| minutes.saturating_mul(MINUTE_MS);
         let (idle_ms, max_ms, pepper) = (ms(idle_minutes), ms(max_minutes), vault.session_pepper());
-        Self { idle_ms, max_ms, open: Mutex::new(HashMap::new()), pepper, vault, clock }
+        Self { idle_ms, max_ms, open: Mutex::default(), looking: Turn::default(), pepper, vault, clock }
     }
 
     /// Takes up the sessions of before the start; those that have ended are kept no more.
@@ -158,11 +165,12 @@ impl Sessions {
         password: SecretId,
     ) -> Timestamp {
         let (now, id) = (self.clock.now(), self.id_of(token));
-        let session = Session::begun(tenant, user, name, password, now, self.max_ms);
+        let mut session = Session::begun(tenant, user, name, password, now, self.max_ms);
         let (binding, text, ends_at) = (session.binding(id), session.text(), session.kept.ends_at);
-        if let Err(error) = self.vault.keep_session(&binding, &text, &*self.clock).await {
+        match self.vault.keep_session(&binding, &text, &*self.clock).await {
+            Ok(()) => session.is_kept = true,
             // Whoever is to make room, or to mend the database, may have to log in for it.
-            tracing::warn!("a session cannot be kept, and will end with a restart: {error}");
+            Err(error) => tracing::warn!("a session cannot be kept, and will end with a restart: {error}"),
         }
         let ended = make_room(&mut self.lock(), user, self.idle_ms, now);
         self.lock().insert(id, session);
@@ -171,8 +179,8 @@ impl Sessions {
     }
 
     /// The session, which is used by this.
-    pub(super) fn touch(&self, id: SessionId, now: Timestamp) -> Option<Session> {
-        let found = self.peek(id, now)?;
+    pub(super) async fn touch(&self, id: SessionId, now: Timestamp) -> Result<Option<Session>, VaultError> {
+        let Some(found) = self.find(id, now).await? else { return Ok(None) };
         let mut open = self.lock();
         if let Some(session) = open.get_mut(&id) {
             session.kept.seen_at = session.kept.seen_at.max(now);
@@ -181,11 +189,21 @@ impl Sessions {
                 self.write_behind(session.binding(id), session.text());
             }
         }
-        Some(found)
+        Ok(Some(found))
     }
 
-    /// The session, if it is open.
-    pub(super) fn peek(&self, id: SessionId, now: Timestamp) -> Option<Session> {
+    /// The session, if it is open and nobody has ended it elsewhere.
+    pub(super) async fn find(&self, id: SessionId, now: Timestamp) -> Result<Option<Session>, VaultError> {
+        let Some(session) = self.peek(id, now) else { return Ok(None) };
+        if session.is_kept && !self.vault.keeps_session(&session.binding(id)).await? {
+            self.lock().remove(&id);
+            return Ok(None);
+        }
+        Ok(Some(session))
+    }
+
+    /// The session, if it is open as far as is known here.
+    fn peek(&self, id: SessionId, now: Timestamp) -> Option<Session> {
         self.lock().get(&id).filter(|session| is_open(session, self.idle_ms, now)).cloned()
     }
 
@@ -202,10 +220,16 @@ impl Sessions {
         }
     }
 
-    /// Ends a session. After an error it goes on, as it would after a restart.
+    /// Ends a session, also one that is kept and not known here. After an error it goes on, as it would after a restart.
     pub(super) async fn end(&self, id: SessionId) -> Result<(), VaultError> {
-        let Some(binding) = self.lock().get(&id).map(|session| session.binding(id)) else { return Ok(()) };
-        self.vault.drop_sessions(&[binding]).await?;
+        let known = self.lock().get(&id).map(|session| session.binding(id));
+        match known {
+            Some(binding) => self.vault.drop_sessions(&[binding]).await?,
+            None => {
+                let _turn = self.looking.lock().await;
+                self.vault.drop_session_of(&id.0).await?;
+            }
+        }
         self.lock().remove(&id);
         Ok(())
     }

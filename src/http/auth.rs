@@ -57,7 +57,7 @@ pub(super) async fn authenticate(
 fn denied(error: NotAuthenticated) -> Denied {
     match error {
         NotAuthenticated::Invalid => Denied::Invalid,
-        NotAuthenticated::Unavailable(_) => Denied::Unavailable(error),
+        NotAuthenticated::Unavailable(_) | NotAuthenticated::Sessions(_) => Denied::Unavailable(error),
     }
 }
 

@@ -217,11 +217,23 @@ fn denied_response(denied: &Denied, request: RequestId, media_type: MediaType) -
     if let Denied::ForeignOrigin = denied {
         return answered(&Answer::refused(ErrorCode::Forbidden, auth::FOREIGN_ORIGIN), media_type);
     }
-    let Some(challenge) = challenge(denied) else { return answered(&Answer::internal(request), media_type) };
+    let Some(challenge) = challenge(denied) else {
+        return answered(&undecided(denied, request), media_type);
+    };
     let message = "a valid API key is needed: 'Authorization: Bearer tdk_…'";
     let mut response = answered(&Answer::refused(ErrorCode::Unauthenticated, message), media_type);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
+}
+
+/// Whether the credential is valid cannot be told.
+fn undecided(denied: &Denied, request: RequestId) -> Answer {
+    match denied {
+        Denied::Unavailable(error) if error.code() == ErrorCode::StorageUnavailable => {
+            Answer::refused(ErrorCode::StorageUnavailable, "sessions cannot be looked up for now; try again")
+        }
+        Denied::Unavailable(_) | Denied::Missing | Denied::Invalid | Denied::ForeignOrigin => Answer::internal(request),
+    }
 }
 
 fn answered(answer: &Answer, media_type: MediaType) -> Response {

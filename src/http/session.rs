@@ -62,15 +62,29 @@ async fn log_in(state: &AppState, parts: &Parts, login: Login) -> Response {
             refused(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, &error.to_string())
         }
         Err(error @ LoginRefused::Throttled { retry_after_s }) => {
-            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, &error.to_string());
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
-            response
+            let response = refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, &error.to_string());
+            to_be_repeated(response, retry_after_s)
         }
-        Err(error @ LoginRefused::Unavailable(_)) => {
-            tracing::error!("{error}");
-            refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
-        }
+        Err(error @ LoginRefused::Unavailable(_)) => failed(ErrorCode::StorageUnavailable, &error),
+        Err(error @ LoginRefused::Failed(_)) => failed(ErrorCode::Internal, &error),
     }
+}
+
+/// What is behind it is in the logs.
+fn failed(code: ErrorCode, error: &dyn std::error::Error) -> Response {
+    tracing::error!("a login or logout failed: {error}");
+    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    match code.retry_after_s() {
+        Some(seconds) => {
+            to_be_repeated(refused(status, code, "this cannot be done for now; try again"), seconds.into())
+        }
+        None => refused(status, code, "something failed on our side"),
+    }
+}
+
+fn to_be_repeated(mut response: Response, seconds: u64) -> Response {
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 fn begun(token: &SessionToken, ends_at: Timestamp, now: Timestamp) -> Response {
@@ -94,10 +108,7 @@ pub(super) async fn end(State(state): State<AppState>, request: Request) -> Resp
     match ended {
         Ok(()) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie("", 0))]).into_response(),
         // The cookie stays, so that it can be tried again.
-        Err(error) => {
-            tracing::error!("a session could not be ended: {error}");
-            refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something failed on our side")
-        }
+        Err(error) => failed(error.code(), &error),
     }
 }
 

@@ -233,7 +233,7 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
             let changes = none.to("name", &created.name).to("slug", &created.slug).to("profile", &created.profile);
             (Code::TenantCreated, changes)
         }
-        // Schemas and samples are too long to be told; another schema is another version.
+        // Schemas and samples are too long to be told: another schema is another version, and of a sample its size is told.
         TenantEvent::EventTypeRegistered(registered) => {
             let changes = none
                 .to("category", &registered.category)
@@ -247,6 +247,10 @@ fn tenant_changes(event: &TenantEvent) -> (Code, Changes) {
                 .change("description", updated.description.as_ref())
                 .change("version", updated.version.as_ref())
                 .change("deprecation_reason", updated.deprecation_reason.as_ref());
+            let changes = match &updated.example {
+                Some(example) => changes.to("example", json!({ "sizeBytes": example.to_string().len() })),
+                None => changes,
+            };
             (Code::EventTypeUpdated, changes)
         }
         TenantEvent::ApiKeyIssued(issued) => {

@@ -111,6 +111,26 @@ pub struct Draft<'a> {
     pub example: Value,
 }
 
+impl Draft<'_> {
+    /// The name, if that and everything else but schema and example keeps the rules: for a change of these words alone.
+    ///
+    /// # Errors
+    /// As [`Definition::check`].
+    pub fn check_words(&self) -> Result<EventType, InvalidDefinition> {
+        let name = EventType::parse(self.name).map_err(|error| Field::Name.invalid(error))?;
+        if name.is_reserved() {
+            return Err(Field::Name.invalid("names that begin with 'webhook.' are reserved"));
+        }
+        check_text(Field::Description, self.description, 0..=MAX_DESCRIPTION_CHARS)?;
+        check_text(Field::Category, self.category, 1..=MAX_CATEGORY_CHARS)?;
+        check_version(self.version)?;
+        if let Some(reason) = self.deprecation_reason {
+            check_text(Field::DeprecationReason, reason, 1..=MAX_DESCRIPTION_CHARS)?;
+        }
+        Ok(name)
+    }
+}
+
 impl Definition {
     /// A tenant's own event type, published from now on.
     ///
@@ -120,17 +140,8 @@ impl Definition {
     /// # Errors
     /// Names the first field that breaks a rule, and the rule.
     pub fn check(draft: Draft<'_>) -> Result<Self, InvalidDefinition> {
-        let Draft { name, description, category, version, deprecation_reason, schema, example } = draft;
-        let name = EventType::parse(name).map_err(|error| Field::Name.invalid(error))?;
-        if name.is_reserved() {
-            return Err(Field::Name.invalid("names that begin with 'webhook.' are reserved"));
-        }
-        check_text(Field::Description, description, 0..=MAX_DESCRIPTION_CHARS)?;
-        check_text(Field::Category, category, 1..=MAX_CATEGORY_CHARS)?;
-        check_version(version)?;
-        if let Some(reason) = deprecation_reason {
-            check_text(Field::DeprecationReason, reason, 1..=MAX_DESCRIPTION_CHARS)?;
-        }
+        let name = draft.check_words()?;
+        let Draft { name: _, description, category, version, deprecation_reason, schema, example } = draft;
         check_size(Field::Schema, &schema, MAX_SCHEMA_BYTES)?;
         check_size(Field::Example, &example, MAX_EXAMPLE_BYTES)?;
         let schema_parts = count_schema_parts(&schema)?;

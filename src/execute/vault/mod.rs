@@ -3,6 +3,7 @@
 //! ```text
 //! operator's keys ──seal──▶ root pepper ──derives──▶ fingerprints, hashes of API keys and sessions, keyed digests
 //!                 ├─seal──▶ signing secrets, custom headers, addresses for notices, what proves users, their sessions
+//!                 │         and the codes they used
 //!                 └─seal──▶ data keys, one for each tenant and month ──seal──▶ data of messages, in the log
 //! ```
 //!
@@ -16,6 +17,7 @@
 //!   for [`Vault::data_key_of`]. Neither asks the database while the tenant's keys are in memory (`data_keys.rs`).
 //! - A key store belongs to one log, and both say so (`installation.rs`).
 
+mod codes;
 mod data_keys;
 mod erasure;
 mod installation;
@@ -32,6 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::secret::Secret;
+use crate::error_code::ErrorCode;
 use crate::key_store::{KeyStore, KeyStoreError};
 use data_keys::DataKeys;
 pub use installation::{BindError, holds_events};
@@ -91,6 +94,23 @@ pub enum VaultError {
     Store(#[from] KeyStoreError),
 }
 
+impl VaultError {
+    /// Clients match on it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Store(KeyStoreError::Full(_)) => ErrorCode::StorageFull,
+            Self::Store(KeyStoreError::Unavailable(_)) => ErrorCode::StorageUnavailable,
+            Self::UnknownKey { .. }
+            | Self::Damaged(_)
+            | Self::Missing(_)
+            | Self::Taken(_)
+            | Self::Empty
+            | Self::Used { .. }
+            | Self::Foreign { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
 /// The operator's keys: one seals, all open.
 #[derive(Debug)]
 pub struct OperatorKeys {
@@ -129,14 +149,21 @@ impl OperatorKeys {
         key.open(binding, sealed).ok_or_else(damaged)
     }
 
-    /// Fails if a row is sealed under a key that is not among these.
+    /// Fails if a row is sealed under a key that is not among these, unless nobody misses it.
     pub async fn must_open_all(&self, store: &dyn KeyStore) -> Result<(), VaultError> {
         let census = Census::of(store).await?;
         if census.damaged > 0 {
             let rows = census.damaged;
             tracing::error!(rows, "rows of the key store are damaged: 'tidings keys verify' names them");
         }
-        match census.keys.into_iter().find(|(id, _)| self.find(*id).is_none()) {
+        let unknown: Vec<_> = census.keys.into_iter().filter(|(id, _)| self.find(*id).is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let dispensable = rotation::dispensable(store).await?;
+        let missed =
+            |(id, rows): (KeyId, u64)| (id, rows - dispensable.get(&id).copied().unwrap_or_default().min(rows));
+        match unknown.into_iter().map(missed).find(|(_, rows)| *rows > 0) {
             Some((id, rows)) => Err(VaultError::UnknownKey { id, rows, configured: self.ids() }),
             None => Ok(()),
         }

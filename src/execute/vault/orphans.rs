@@ -130,7 +130,9 @@ async fn standing(log: &Log, name: &str, now: Timestamp) -> Standing {
         (Some(purpose @ (Purpose::SigningSecret | Purpose::CustomHeaders | Purpose::Recipients)), Ok(id), _) => {
             of_subscription(log, purpose, id, secret, now).await
         }
-        (Some(Purpose::Password | Purpose::OneTimeCodes), _, Ok(id)) => of_user(log, tenant, id, secret).await,
+        (Some(Purpose::Password | Purpose::OneTimeCodes | Purpose::UsedCode), _, Ok(id)) => {
+            of_user(log, tenant, id, secret).await
+        }
         (Some(Purpose::ErasureSelector), _, _) => of_erasure(log, tenant, object).await,
         // Whoever stores those destroys them; a data key goes with what it sealed, and a session has no secret's id.
         (_, _, _) => Ok(Standing::Kept),

@@ -3,6 +3,11 @@
 //! A row is replaced only if it is still what was read, so nobody waits and nobody is overwritten; after a crash at any
 //! point each row is under one of the two keys, and whoever begins again passes over those that are done. Rows that are
 //! added meanwhile are under the current key.
+//!
+//! A process that still runs with the old key may seal under it behind all that. What is [`Purpose::is_dispensable`]
+//! hinders no start then: what cannot be opened of it is destroyed.
+
+use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
 
@@ -86,6 +91,10 @@ impl OperatorKeys {
                     let value = self.current.seal(&binding, &plain, clock);
                     piece.sealed += u64::from(store.replace(&row.name, &row.value, &value).await?);
                 }
+                Err(error @ (VaultError::Damaged(_) | VaultError::UnknownKey { .. })) if is_dispensable(&row.name) => {
+                    tracing::warn!("a row that nobody misses is destroyed, since it cannot be opened: {error}");
+                    store.destroy(&[row.name]).await?;
+                }
                 Err(VaultError::Damaged(_) | VaultError::UnknownKey { .. }) => piece.damaged.push(row.name),
                 Err(error) => return Err(error),
             }
@@ -111,10 +120,35 @@ impl OperatorKeys {
     }
 }
 
+/// What a row of that name is for.
+fn purpose_of(name: &str) -> Option<Purpose> {
+    Purpose::STORED.into_iter().find(|purpose| name.split('/').next() == Some(purpose.as_str()))
+}
+
+fn is_dispensable(name: &str) -> bool {
+    purpose_of(name).is_some_and(Purpose::is_dispensable)
+}
+
+/// How many rows that nobody misses are under which key.
+pub(super) async fn dispensable(store: &dyn KeyStore) -> Result<HashMap<KeyId, u64>, VaultError> {
+    let mut counts = HashMap::new();
+    for purpose in Purpose::STORED.into_iter().filter(|purpose| purpose.is_dispensable()) {
+        let (prefix, mut after) = (format!("{}/", purpose.as_str()), String::new());
+        loop {
+            let rows = store.rows(&prefix, &after, PIECE).await?;
+            let Some(last) = rows.last() else { break };
+            after.clone_from(&last.name);
+            for id in rows.iter().filter_map(|row| KeyId::of_sealed(&row.value)) {
+                *counts.entry(id).or_default() += 1;
+            }
+        }
+    }
+    Ok(counts)
+}
+
 /// Whether a row of that name may hold this.
 fn fits(name: &str, plain: &[u8]) -> bool {
-    let is = |purpose: &Purpose| name.split('/').next() == Some(purpose.as_str());
-    match Purpose::STORED.iter().find(|purpose| is(purpose)) {
+    match purpose_of(name) {
         Some(Purpose::DataKey | Purpose::Pepper) => key_bytes(plain).is_some(),
         Some(
             Purpose::SigningSecret
@@ -123,6 +157,7 @@ fn fits(name: &str, plain: &[u8]) -> bool {
             | Purpose::Password
             | Purpose::OneTimeCodes
             | Purpose::Session
+            | Purpose::UsedCode
             | Purpose::ErasureSelector
             | Purpose::Installation
             | Purpose::MessageData,

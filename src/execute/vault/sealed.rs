@@ -124,6 +124,8 @@ pub enum Purpose {
     OneTimeCodes,
     /// A session of a user, while it is open.
     Session,
+    /// Which of a user's one-time codes counted last.
+    UsedCode,
     /// Whom an erasure is about, while it looks for their messages.
     ErasureSelector,
     /// Seals the data of a tenant's messages of one month.
@@ -145,6 +147,7 @@ impl Purpose {
         Self::Password,
         Self::OneTimeCodes,
         Self::Session,
+        Self::UsedCode,
         Self::ErasureSelector,
         Self::DataKey,
         Self::Pepper,
@@ -160,12 +163,20 @@ impl Purpose {
             Self::Password => "password",
             Self::OneTimeCodes => "one-time-codes",
             Self::Session => "session",
+            Self::UsedCode => "used-code",
             Self::ErasureSelector => "erasure-selector",
             Self::DataKey => "data-key",
             Self::Pepper => "pepper",
             Self::Installation => "installation",
             Self::MessageData => "message-data",
         }
+    }
+}
+
+impl Purpose {
+    /// Whether nothing is lost with a row that cannot be opened: somebody logs in once more.
+    pub const fn is_dispensable(self) -> bool {
+        matches!(self, Self::Session | Self::UsedCode)
     }
 }
 
@@ -219,6 +230,11 @@ impl Binding {
     /// What a user's one-time codes are made of.
     pub fn one_time_codes(tenant: TenantId, user: UserId, secret: SecretId) -> Self {
         Self::of(Purpose::OneTimeCodes, &tenant, &user, &secret)
+    }
+
+    /// Which of the codes that are made of that secret counted last.
+    pub fn used_code(tenant: TenantId, user: UserId, secret: SecretId) -> Self {
+        Self::of(Purpose::UsedCode, &tenant, &user, &secret)
     }
 
     /// A session of a user, by the keyed hash of what its holder has.

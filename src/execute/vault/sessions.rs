@@ -1,4 +1,5 @@
-//! What is kept of sessions: read once, at the start, and written while they go on. So nothing of it is remembered here.
+//! What is kept of sessions: read at the start, written while they go on, and asked for with each use, since another
+//! process may have ended one while the log passes from it to this one. So nothing of it is remembered here.
 
 use zeroize::Zeroizing;
 
@@ -50,6 +51,21 @@ impl Vault {
                 }
             }
         }
+    }
+
+    /// Whether a session is kept still.
+    pub async fn keeps_session(&self, binding: &Binding) -> Result<bool, VaultError> {
+        Ok(self.store.get(binding.name()).await?.is_some())
+    }
+
+    /// Keeps the session of that hash no more, whosever it is. Looks through the names of all.
+    pub async fn drop_session_of(&self, hash: &[u8; 32]) -> Result<(), VaultError> {
+        let mut names = self.names_below(&format!("{}/", Purpose::Session.as_str())).await?;
+        names.retain(|name| Binding::named(name).of_session().is_some_and(|(_, _, of)| of == *hash));
+        if !names.is_empty() {
+            self.store.destroy(&names).await?;
+        }
+        Ok(())
     }
 
     /// Keeps these sessions no more.

@@ -253,3 +253,51 @@ async fn a_log_and_a_key_store_are_bound_to_each_other() {
     assert_eq!(refused(&older, &log().await).await, VaultError::Used { rows: 1 });
     assert!(older.bind(&own, &clock(7)).await.is_ok());
 }
+
+#[tokio::test]
+async fn what_nobody_misses_hinders_no_start_without_its_key() {
+    use crate::domain::id::UserId;
+
+    let store = Arc::new(MemoryKeys::default());
+    let first = vault(&store, 1, &[]).await.unwrap();
+    let second = vault(&store, 2, &[1]).await.unwrap();
+    let all = |piece: Piece| (piece.sealed, piece.damaged);
+    let (session, lost) = ([1, 2].map(|n| Binding::session(tenant(1), UserId::from_parts(1, 1), &[n; 32]))).into();
+    first.keep_session(&session, b"{}", &clock(3)).await.unwrap();
+    // They are sealed anew like everything else.
+    assert_eq!(all(second.rewrap("", &clock(4)).await.unwrap()), (2, vec![]));
+    // Behind that, somebody who still had the old key alone sealed more.
+    let used = Binding::used_code(tenant(1), UserId::from_parts(1, 1), SecretId::from_parts(1, 1));
+    first.keep_session(&lost, b"{}", &clock(5)).await.unwrap();
+    assert_eq!(first.use_code(&used, 7, &clock(5)).await, Ok(true));
+    let third = vault(&store, 2, &[]).await.unwrap();
+    let (kept, unknown) = third.sessions().await.unwrap();
+    assert_eq!((kept.len(), kept[0].0.clone(), unknown), (1, session, vec![lost.clone()]));
+    assert_eq!(all(third.rewrap("", &clock(6)).await.unwrap()), (0, vec![]));
+    assert_eq!(third.sessions().await.unwrap().1, []);
+    assert_eq!(store.get(used.name()).await, Ok(None));
+    assert_eq!(third.census().await.unwrap().beside(third.current_key()).1, 0);
+    // Everything else is missed, and counted without those.
+    first.keep_session(&lost, b"{}", &clock(7)).await.unwrap();
+    first.store(&binding(1), &Secret::generate(&[9; 32]), &clock(7)).await.unwrap();
+    let refused = vault(&store, 2, &[]).await.err().unwrap();
+    assert!(matches!(refused, VaultError::UnknownKey { rows: 1, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_code_counts_once_and_none_before_it_any_more() {
+    use crate::domain::id::UserId;
+
+    let store = Arc::new(MemoryKeys::default());
+    let (one, other) = (vault(&store, 1, &[]).await.unwrap(), vault(&store, 1, &[]).await.unwrap());
+    let of = |n| Binding::used_code(tenant(1), UserId::from_parts(1, 1), SecretId::from_parts(n, 1));
+    for (step, counts) in [(7, true), (7, false), (6, false), (8, true)] {
+        assert_eq!(one.use_code(&of(1), step, &clock(2)).await, Ok(counts), "{step}");
+        assert_eq!(other.use_code(&of(1), step, &clock(3)).await, Ok(false), "{step}");
+    }
+    assert_eq!(other.use_code(&of(2), 7, &clock(3)).await, Ok(true));
+    // What is no step keeps nobody out.
+    let before = store.get(of(1).name()).await.unwrap().unwrap();
+    assert!(store.replace(of(1).name(), &before, b"damaged").await.unwrap());
+    assert_eq!(one.use_code(&of(1), 8, &clock(4)).await, Ok(true));
+}

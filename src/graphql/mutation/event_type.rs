@@ -62,7 +62,8 @@ struct UpdateEventTypeInput {
     version: Option<String>,
     /// JSON Schema 2020-12 of a message's data, at most 64 KiB; absent: as before.
     schema: Option<Json>,
-    /// Data that conforms to the schema, a JSON object of at most 64 KiB; absent: as before.
+    /// Data that conforms to the schema, a JSON object of at most 64 KiB; absent: as before. Needed with another schema for an
+    /// event type that has none, since an old version registered it.
     example: Option<Json>,
     /// Why it will not be published for ever, and what to use instead, in 1 to 200 characters; absent: as before, null: it
     /// is deprecated no more.
@@ -148,18 +149,28 @@ fn merged(from: &OwnEventType, input: UpdateEventTypeInput) -> Result<OwnEventTy
         MaybeUndefined::Value(reason) => Some(reason.as_str()),
     };
     let given = |json: Option<Json>, field| json.map(|json| value(json, field)).transpose();
-    let checked = Definition::check(Draft {
+    let schema = given(schema, "schema")?.unwrap_or_else(|| from.schema.clone());
+    let example = given(example, "example")?.or_else(|| from.example.clone());
+    // Event types without an example were registered by old versions: they need none until there is another schema.
+    let stays_without = example.is_none() && schema == from.schema;
+    let draft = Draft {
         name: &name,
         description: description.as_ref().unwrap_or(&from.description),
         category: category.as_ref().unwrap_or(&from.category),
         version: version.as_ref().unwrap_or(&from.version),
         deprecation_reason,
-        schema: given(schema, "schema")?.unwrap_or_else(|| from.schema.clone()),
-        // Event types without one were registered by old versions; it is asked for now.
-        example: given(example, "example")?.or_else(|| from.example.clone()).unwrap_or_default(),
-    });
+        schema,
+        example: example.unwrap_or_default(),
+    };
+    if stays_without {
+        draft.check_words().map_err(invalid)?;
+        let Draft { description, category, version, deprecation_reason, schema, .. } = draft;
+        let (category, description, version) = (category.to_owned(), description.to_owned(), version.to_owned());
+        let deprecation_reason = deprecation_reason.map(str::to_owned);
+        return Ok(OwnEventType { category, description, version, schema, example: None, deprecation_reason });
+    }
     let Definition { category, description, version, schema, example, deprecation_reason, .. } =
-        checked.map_err(invalid)?;
+        Definition::check(draft).map_err(invalid)?;
     Ok(OwnEventType { category, description, version, schema, example: Some(example), deprecation_reason })
 }
 

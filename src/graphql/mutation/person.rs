@@ -88,7 +88,11 @@ async fn prove(ctx: &Context<'_>, input: StepUpInput) -> Result<StepUpPayload, F
             let message = "the code is wrong or was used, there were too many tries, or the caller has no session";
             Err(UserError::new(UserErrorCode::StepUpRejected, message, &["input", "totp"]).into())
         }
-        Err(error @ LoginRefused::Unavailable(_)) => Err(internal(&error).into()),
+        Err(error @ LoginRefused::Unavailable(_)) => {
+            tracing::warn!("a proof was turned away: {error}");
+            Err(fault(ErrorCode::StorageUnavailable, "codes cannot be checked for now; try again").into())
+        }
+        Err(error @ LoginRefused::Failed(_)) => Err(internal(&error).into()),
     }
 }
 

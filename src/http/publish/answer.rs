@@ -122,7 +122,7 @@ impl Problem {
             Refusal::Denied(denied, request) => Self {
                 challenge: graphql::challenge(&denied),
                 ..match denied {
-                    Denied::Unavailable(_) => Self::internal(),
+                    Denied::Unavailable(error) => Self::masked(error.code()),
                     Denied::Missing | Denied::Invalid => Self::masked(ErrorCode::Unauthenticated),
                     Denied::ForeignOrigin => Self::new(ErrorCode::Forbidden, auth::FOREIGN_ORIGIN),
                 }

@@ -7,8 +7,10 @@
 //!   reads only after it has written is served as well, as long as it writes no more than that. One that takes nothing
 //!   for [`IDLE_LIMIT`] is cut off.
 //! - The request ends when its credential does, or the server stops: with a line that says so, behind the answers to all
-//!   that was read. What the client writes on is read and dropped for [`LINGER`]: a connection that is closed with unread
-//!   bytes is reset, and a reset takes answers away that the client has not read yet.
+//!   that was read.
+//! - What the client writes on behind the end is read and dropped: a connection that is closed with unread bytes is reset,
+//!   and a reset takes answers away that the client has not read yet. Behind a line that ends the request that goes on
+//!   for [`DRAIN_LIMIT`], as long as more comes; otherwise for [`LINGER`] in all.
 //! - It takes one of the caller's seats for live streams, since it may last as long.
 
 use std::pin::pin;
@@ -19,10 +21,9 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::answer::{self, Problem};
@@ -40,20 +41,23 @@ const UNDER_WAY: usize = 100;
 const MAX_ANSWERS: usize = 10_000;
 /// How long to wait for more of the body.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// How long a client may go on writing when all is answered that it will be.
+/// How long a client may go on writing when all is answered that it will be, and how long it may rest meanwhile.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long it may go on behind a line that ended the request: enough for many who read only when they have written all.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers at once; publishes while the body comes in.
 pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, body: Body) -> Response {
     let (answers, taken) = mpsc::channel::<Bytes>(MAX_ANSWERS);
     let publishing = async move {
         let _seat = seat;
-        let lines = Arc::new(Mutex::new(lines(body.into_data_stream()).fuse().boxed()));
-        if answer(publisher, connection, &lines, &answers).await.is_ok() {
+        let lines = Arc::new(Mutex::new(Reading::of(body.into_data_stream())));
+        let stopped = Arc::new(OnceLock::new());
+        if answer(publisher, connection.clone(), &lines, &answers, &stopped).await.is_ok() {
             // The end of the answer.
             drop(answers);
-            let mut lines = lines.lock().await;
-            drop(timeout(LINGER, async { while lines.next().await.is_some() {} }).await);
+            let limit = if stopped.get().is_some() { LINGER } else { DRAIN_LIMIT };
+            drain(&lines, connection, limit).await;
         }
     };
     tokio::spawn(publishing.in_current_span());
@@ -64,7 +68,7 @@ pub(super) fn publish(publisher: Publisher, seat: Seat, connection: Connection, 
 }
 
 /// Where they are read, by one at a time.
-type Lines = Arc<Mutex<BoxStream<'static, Result<Bytes, Problem>>>>;
+type Lines = Arc<Mutex<Reading>>;
 
 /// The client takes no answers any more.
 struct Gone;
@@ -75,9 +79,9 @@ async fn answer(
     connection: Connection,
     lines: &Lines,
     answers: &mpsc::Sender<Bytes>,
+    stopped: &Arc<OnceLock<Problem>>,
 ) -> Result<(), Gone> {
-    let stopped = Arc::new(OnceLock::new());
-    let stop = stop(publisher.clone(), connection, Arc::clone(&stopped));
+    let stop = stop(publisher.clone(), connection, Arc::clone(stopped));
     let publications = paid(Arc::clone(lines), publisher.clone());
     // What was paid before is published and answered all the same.
     let publications = publications.take_until(Box::pin(stop)).enumerate();
@@ -105,7 +109,7 @@ async fn answer(
 /// What the lines say, each as soon as the caller has points for it. One by one, so that the log has them in their order.
 fn paid(lines: Lines, publisher: Publisher) -> impl Stream<Item = Result<Publish, Problem>> {
     stream::unfold((lines, publisher), |(lines, publisher)| async move {
-        let line = lines.lock().await.next().await?;
+        let line = lines.lock().await.line().await?;
         let publish = line.and_then(|line| item::plain(&line));
         if publish.is_ok() {
             publisher.turn().await;
@@ -128,17 +132,17 @@ async fn stop(publisher: Publisher, mut connection: Connection, stopped: Arc<Onc
     drop(stopped.set(problem));
 }
 
-/// The lines that are not empty; what ends the request is the last one.
-fn lines(body: BodyDataStream) -> impl Stream<Item = Result<Bytes, Problem>> {
-    let reading = Reading { body, buffer: BytesMut::new(), searched: 0, ended: false };
-    stream::unfold(reading, |mut reading| async {
-        loop {
-            let line = reading.next().await?;
-            if !line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
-                return Some((line, reading));
-            }
-        }
-    })
+/// Reads what still comes, for so long at most, and drops it. A server that stops waits no longer than it must.
+async fn drain(lines: &Lines, mut connection: Connection, limit: Duration) {
+    let mut lines = lines.lock().await;
+    let stopping = async {
+        connection.closing().await;
+        sleep(LINGER).await;
+    };
+    tokio::select! {
+        _ = timeout(limit, lines.drop_rest()) => {}
+        () = stopping => {}
+    }
 }
 
 struct Reading {
@@ -150,6 +154,26 @@ struct Reading {
 }
 
 impl Reading {
+    fn of(body: BodyDataStream) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0, ended: false }
+    }
+
+    /// The next line that is not empty; what ends the request is the last one.
+    async fn line(&mut self) -> Option<Result<Bytes, Problem>> {
+        loop {
+            let line = self.next().await?;
+            if !line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
+                return Some(line);
+            }
+        }
+    }
+
+    /// Until the body ends, or nothing comes for a while.
+    async fn drop_rest(&mut self) {
+        self.buffer = BytesMut::new();
+        while let Ok(Some(Ok(_))) = timeout(LINGER, self.body.next()).await {}
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, Problem>> {
         loop {
             if let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {

@@ -1,6 +1,9 @@
 //! The catalogue of a tenant: versions of event types, and those that are deprecated.
 
 use serde_json::{Value, json};
+use tidings::domain::event::EventTypeRegistered;
+use tidings::domain::filter::EventType;
+use tidings::domain::tenant::Command;
 
 use super::{Api, URL};
 
@@ -49,7 +52,8 @@ async fn another_schema_of_an_event_type_takes_another_version() {
     }
     let audit = "{ auditLog(filter: { codes: [TENANT_EVENT_TYPE_UPDATED] }) { nodes { target { id } changes } } }";
     let told = api.data(audit, json!({})).await["auditLog"]["nodes"].take();
-    let changes = json!({ "version": { "from": "1", "to": "2" } });
+    let changes = json!({ "version": { "from": "1", "to": "2" },
+        "example": { "from": null, "to": { "sizeBytes": 15 } } });
     assert_eq!(told, json!([{ "target": { "id": "ety_order.paid" }, "changes": changes }]));
 }
 
@@ -89,4 +93,39 @@ async fn a_deprecated_event_type_is_published_and_picked_by_filters_and_says_why
     assert_eq!((&back["stage"], &back["deprecationReason"]), (&json!("AVAILABLE"), &Value::Null));
     let refused = update(json!({ "deprecationReason": "" })).await;
     assert_eq!(refused["userErrors"], json!([{ "code": "INVALID_INPUT", "path": ["input", "deprecationReason"] }]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_type_without_an_example_is_deprecated_without_one() {
+    let api = Api::start().await;
+    // As old versions registered them.
+    let registered = EventTypeRegistered {
+        name: EventType::parse("order.paid").unwrap(),
+        category: "orders".into(),
+        description: "An order was paid.".into(),
+        version: "1".into(),
+        schema: json!({ "type": "object", "required": ["orderId"] }),
+        example: None,
+    };
+    api.command(api.tenant, Command::RegisterEventType(registered)).await;
+    let update = async |change: Value| {
+        let mut change = change;
+        change["name"] = json!("order.paid");
+        api.data(UPDATE, json!({ "input": change })).await["updateEventType"].take()
+    };
+    let changed = update(json!({ "deprecationReason": "use order.settled" })).await;
+    assert_eq!(
+        (&changed["userErrors"], &changed["eventType"]["stage"], &changed["eventType"]["example"]),
+        (&json!([]), &json!("DEPRECATED"), &Value::Null)
+    );
+    // Another schema is shown by data that conforms to it.
+    let refused = update(json!({ "schema": { "type": "object" }, "version": "2" })).await;
+    assert_eq!(refused["userErrors"], json!([{ "code": "INVALID_INPUT", "path": ["input", "example"] }]));
+    let refused = update(json!({ "example": {} })).await;
+    assert_eq!(refused["userErrors"], json!([{ "code": "INVALID_INPUT", "path": ["input", "example"] }]));
+    let changed = update(json!({ "example": { "orderId": "1" } })).await;
+    assert_eq!(changed["eventType"]["example"], json!({ "orderId": "1" }));
+    let audit = "{ auditLog(first: 1, filter: { codes: [TENANT_EVENT_TYPE_UPDATED] }) { nodes { changes } } }";
+    let told = api.data(audit, json!({})).await["auditLog"]["nodes"].take();
+    assert_eq!(told, json!([{ "changes": { "example": { "from": null, "to": { "sizeBytes": 15 } } } }]));
 }

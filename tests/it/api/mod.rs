@@ -19,6 +19,7 @@ mod operations;
 mod overview;
 mod publishing;
 mod rate_limits;
+mod session_faults;
 mod sessions;
 mod tokens;
 
@@ -43,7 +44,7 @@ use tidings::event_store::{self, EventStore, Log, MemoryStore, Options, Postgres
 use tidings::execute::Meta;
 use tidings::execute::ledger::Ledger;
 use tidings::execute::vault::{Binding, KeyBytes, OperatorKeys, Vault};
-use tidings::key_store::MemoryKeys;
+use tidings::key_store::{KeyStore, MemoryKeys};
 use tidings::outbound::{self, Fetch, HttpClient, Request, Transport};
 use tidings::projections::{Followers, ReadModels};
 use tidings::rate_limit::{self, RateLimits};
@@ -86,7 +87,8 @@ struct Api {
     key: String,
     _running: Running,
     _watchers: tokio::task::JoinSet<()>,
-    _followers: Followers,
+    /// Until a test lets the read models stand still.
+    followers: Option<Followers>,
     _folder: tempfile::TempDir,
     _log_folder: Option<tempfile::TempDir>,
     _database: Option<Fresh>,
@@ -102,11 +104,17 @@ struct Settings {
     limits: rate_limit::Config,
     /// `None`: every endpoint says 200.
     transport: Option<Arc<dyn Transport>>,
+    /// `None`: sealed rows in memory.
+    key_store: Option<Arc<dyn KeyStore>>,
 }
 
 /// Takes away what an answer says of its cost, which is not what most tests are about.
 fn without_cost(answer: &mut Value) {
     answer.as_object_mut().unwrap().remove("extensions");
+}
+
+fn operator_keys() -> OperatorKeys {
+    OperatorKeys::new(KeyBytes::new([7; 32]), [])
 }
 
 fn clock() -> Arc<dyn Clock> {
@@ -165,12 +173,12 @@ impl Api {
     }
 
     async fn build(store: Arc<dyn EventStore>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        let Settings { auth, fetch, live, limits, transport } = settings;
+        let Settings { auth, fetch, live, limits, transport, key_store } = settings;
         let nowhere = || Arc::new(HttpClient::new(&outbound::Config::default()).unwrap()) as Arc<dyn Fetch>;
         let fetch = fetch.unwrap_or_else(nowhere);
         let log = Log::start(store, event_store::Config::default()).await.unwrap();
-        let keys = OperatorKeys::new(KeyBytes::new([7; 32]), []);
-        let vault = Vault::open(Arc::new(MemoryKeys::default()), keys, &*clock).await.unwrap();
+        let key_store = key_store.unwrap_or_else(|| Arc::new(MemoryKeys::default()));
+        let vault = Vault::open(key_store, operator_keys(), &*clock).await.unwrap();
         let egress =
             outbound::Config { allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..outbound::Config::default() };
         let gate = HttpClient::new(&egress).unwrap().gate().clone();
@@ -228,7 +236,7 @@ impl Api {
             tenant,
             key: String::new(),
             _running: running,
-            _followers: followers,
+            followers: Some(followers),
             _watchers: watchers,
             _folder: folder,
             _log_folder: None,
@@ -271,6 +279,13 @@ impl Api {
     async fn command(&self, tenant: TenantId, command: Command) {
         let done = self.engine.tenant(tenant, command, Meta::system()).await.unwrap();
         assert!(self.read_models.wait_for(done.position.unwrap(), std::time::Duration::from_secs(30)).await);
+    }
+
+    /// From now on the read models show how things were.
+    async fn hold_read_models(&mut self) {
+        if let Some(followers) = self.followers.take() {
+            followers.stop().await;
+        }
     }
 
     fn url(&self, path: &str) -> String {

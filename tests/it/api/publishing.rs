@@ -202,6 +202,46 @@ async fn a_line_without_end_ends_the_request_and_nothing_before_it_is_lost() {
     assert_eq!((answers.len(), &answers[1]["error"]["code"]), (2, &json!("QUERY_TOO_LARGE")));
 }
 
+/// A client that reads nothing before it has written everything.
+async fn written_and_then_read(api: &Api, body: &[&[u8]]) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut connection = tokio::net::TcpStream::connect(api.address).await?;
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: tidings\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+         Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n",
+        api.key
+    );
+    connection.write_all(head.as_bytes()).await?;
+    for part in body {
+        connection.write_all(part).await?;
+    }
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_writes_on_behind_a_line_that_is_too_long_reads_every_answer() {
+    let api = Api::start().await;
+    let (before, behind) = (format!("{ONE}\n").repeat(200), format!("{ONE}\n").repeat(1_000));
+    let too_long = [b"x".repeat(3 * 1024 * 1024), b"\n".to_vec()].concat();
+    // More than what the buffers of a connection hold.
+    let mut body = vec![before.as_bytes(), too_long.as_slice()];
+    body.extend(std::iter::repeat_n(behind.as_bytes(), 1_000));
+    let answer = written_and_then_read(&api, &body).await.unwrap();
+    assert!(answer.ends_with("\r\n0\r\n\r\n"), "it ends as it should");
+    let told: Vec<Value> = answer
+        .lines()
+        .filter(|line| line.starts_with("{\"line\""))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let accepted = told.iter().take_while(|answer| answer["message"]["id"].is_string()).count();
+    assert_eq!((told.len(), accepted), (201, 200));
+    assert_eq!((&told[200]["line"], &told[200]["error"]["code"]), (&json!(201), &json!("QUERY_TOO_LARGE")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cloud_events_are_taken_in_all_their_modes() {
     let api = Api::start().await;

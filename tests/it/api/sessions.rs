@@ -44,22 +44,22 @@ async fn steered() -> (Api, Arc<Steered>) {
 }
 
 impl Api {
-    fn code(&self, codes: &Secret) -> String {
+    pub(super) fn code(&self, codes: &Secret) -> String {
         totp::code_at(codes, self.clock.now().as_seconds() as u64).unwrap()
     }
 
-    fn origin(&self) -> String {
+    pub(super) fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    async fn login(&self, username: &str, password: &str, totp: &str) -> reqwest::Response {
+    pub(super) async fn login(&self, username: &str, password: &str, totp: &str) -> reqwest::Response {
         let body = json!({ "username": username, "password": password, "totp": totp }).to_string();
         let request = self.client.post(self.url("/session")).header("content-type", "application/json");
         request.body(body).send().await.unwrap()
     }
 
     /// The cookie of a login that must succeed.
-    async fn cookie(&self, username: &str, totp: &str) -> String {
+    pub(super) async fn cookie(&self, username: &str, totp: &str) -> String {
         let answer = self.login(username, PASSWORD, totp).await;
         assert_eq!(answer.status(), 200);
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
@@ -67,22 +67,23 @@ impl Api {
     }
 
     /// A POST of a page of our own.
-    fn with_cookie(&self, cookie: &str, query: &str, variables: &Value) -> reqwest::RequestBuilder {
+    pub(super) fn with_cookie(&self, cookie: &str, query: &str, variables: &Value) -> reqwest::RequestBuilder {
         let body = json!({ "query": query, "variables": variables }).to_string();
         self.anonymous(body).header("cookie", cookie).header("origin", self.origin())
     }
 
-    async fn by_cookie(&self, cookie: &str, query: &str, variables: Value) -> Value {
+    pub(super) async fn by_cookie(&self, cookie: &str, query: &str, variables: Value) -> Value {
         let answer = self.with_cookie(cookie, query, &variables).send().await.unwrap();
         serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
     }
 }
 
-const VIEWER: &str =
+pub(super) const VIEWER: &str =
     "{ viewer { name apiKeyId scopes actor { kind } authenticatedAt stepUpValidUntil expiresAt tenant { slug } } }";
 const ROTATE: &str =
     "mutation($id: ID!) { rotateWebhookSecret(input: { webhookId: $id }) { secret userErrors { code } } }";
-const STEP_UP: &str = "mutation($totp: String!) { stepUp(input: { totp: $totp }) { validUntil userErrors { code } } }";
+pub(super) const STEP_UP: &str =
+    "mutation($totp: String!) { stepUp(input: { totp: $totp }) { validUntil userErrors { code } } }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_logs_in_and_out() {
@@ -180,7 +181,7 @@ fn from_elsewhere(last: u8) -> reqwest::Client {
 }
 
 /// Status, code and `Retry-After` of a login that is refused.
-async fn refusal(answer: reqwest::Response) -> (u16, Value, Option<u64>) {
+pub(super) async fn refusal(answer: reqwest::Response) -> (u16, Value, Option<u64>) {
     assert!(!answer.headers().contains_key("set-cookie"));
     let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
     let status = answer.status().as_u16();
@@ -379,13 +380,14 @@ async fn a_key_acts_unattended_only_where_somebody_allowed_it() {
     assert_eq!(api.data(late, json!({})).await["m"]["userErrors"], expected);
 }
 
-const CREATE_USER: &str = "mutation($input: CreateUserInput!) { createUser(input: $input) {
+pub(super) const CREATE_USER: &str = "mutation($input: CreateUserInput!) { createUser(input: $input) {
     user { id name scopes createdAt disabledAt } authenticatorUri position userErrors { code path } } }";
-const RESET_USER: &str = "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
+pub(super) const RESET_USER: &str =
+    "mutation($input: ResetUserCredentialsInput!) { resetUserCredentials(input: $input) {
     user { name disabledAt } authenticatorUri position userErrors { code path } } }";
-const OTHER_PASSWORD: &str = "another horse, another staple";
+pub(super) const OTHER_PASSWORD: &str = "another horse, another staple";
 
-fn codes_of(uri: &Value) -> Secret {
+pub(super) fn codes_of(uri: &Value) -> Secret {
     let secret = uri.as_str().unwrap().split_once("secret=").unwrap().1.split('&').next().unwrap();
     Secret::stored(secret.to_owned())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod candidates;
 pub(crate) mod certificates;
 pub(crate) mod delivery;
+pub(crate) mod failing_keys;
 pub(crate) mod hostile;
 pub(crate) mod name_server;
 pub(crate) mod receiver;
