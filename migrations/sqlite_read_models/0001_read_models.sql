@@ -224,6 +224,8 @@ CREATE TABLE attempt (
     preview TEXT,
     truncated INTEGER,
     retry_after_s INTEGER,
+    body_bytes INTEGER,
+    headers TEXT,
     class TEXT,
     revision INTEGER NOT NULL,
     PRIMARY KEY (delivery, number)

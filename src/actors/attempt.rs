@@ -249,6 +249,7 @@ async fn post(context: &Context, request: Request, custom: &CustomHeaders) -> Ex
     let mut exchange = context.transport.post(request).await;
     if let Ok(response) = &mut exchange.result {
         custom.redact(&mut response.preview);
+        response.headers.iter_mut().for_each(|(_, value)| custom.redact(value));
     }
     exchange
 }

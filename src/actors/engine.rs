@@ -209,6 +209,8 @@ pub struct NewSubscription {
 pub struct TestReport {
     /// Whether the profile counts the answer as success.
     pub verified: bool,
+    /// Where to; `None` if nothing could be sent.
+    pub url: Option<String>,
     /// Names and values that were sent, those of custom headers hidden; none if nothing could be.
     pub headers: Vec<(String, String)>,
     /// The bytes that were sent.
@@ -391,11 +393,12 @@ impl Engine {
             latency_ms: exchange.latency_ms,
         };
         let done = self.subscription(tenant, id, Command::RecordTest(sent), meta).await?;
+        let url = request.as_ref().map(|request| request.url.clone());
         let (mut headers, body) = request.map_or_else(Default::default, |request| (request.headers, request.body));
         if let Some(custom) = &settings.headers {
             custom.mask(&mut headers);
         }
-        Ok(TestReport { verified, headers, body, exchange, position: done.position })
+        Ok(TestReport { verified, url, headers, body, exchange, position: done.position })
     }
 
     /// Lets a subscription try again whose circuit breaker tripped: one probe, then slowly more. Nothing changes where it

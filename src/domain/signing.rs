@@ -9,8 +9,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::filter::EventType;
+use super::header::MASK;
 use super::id::MessageId;
-use super::profile::{Algorithm, Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, SignedContent};
+use super::profile::{
+    Algorithm, Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, Signature, SignedContent,
+};
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -83,18 +86,7 @@ pub fn headers(
 ) -> Vec<(String, String)> {
     let timestamp = attempted_at.as_seconds().to_string();
     let id = content.message.to_string();
-    let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
-    headers.extend(profile.headers.iter().filter_map(|header| {
-        let value = match &header.value {
-            HeaderValue::MessageId => id.clone(),
-            HeaderValue::Type => content.event_type.to_string(),
-            HeaderValue::AttemptedAt => timestamp.clone(),
-            HeaderValue::Sequence => content.sequence?.to_string(),
-            HeaderValue::Text(text) => text.clone(),
-        };
-        Some((header.name.clone(), value))
-    }));
-    headers.extend(profile.signatures.iter().map(|scheme| {
+    headers_with(profile, content, attempted_at, |scheme| {
         let signers = if scheme.overlap { secrets } else { &secrets[..secrets.len().min(1)] };
         let signature = |secret: &Secret| {
             let bytes = match scheme.algorithm {
@@ -107,12 +99,54 @@ pub fn headers(
                     .expect("a webhook whose profile signs by Ed25519 gets no other secret"),
             };
             match scheme.encoding {
-                Encoding::Hex => format!("{}{}", scheme.prefix, hex::encode(bytes)),
-                Encoding::Base64 => format!("{}{}", scheme.prefix, STANDARD.encode(bytes)),
+                Encoding::Hex => hex::encode(bytes),
+                Encoding::Base64 => STANDARD.encode(bytes),
             }
         };
+        signers.iter().map(signature).collect()
+    })
+}
+
+/// The headers as [`headers`] makes them for so many secrets, with [`MASK`] in place of what was signed: to show an earlier
+/// attempt.
+pub fn masked_headers(
+    profile: &Profile,
+    content: &Content<'_>,
+    secrets: usize,
+    attempted_at: Timestamp,
+) -> Vec<(String, String)> {
+    headers_with(profile, content, attempted_at, |scheme| {
+        let signatures = if scheme.overlap { secrets } else { secrets.min(1) };
+        vec![MASK.to_owned(); signatures]
+    })
+}
+
+/// `signatures` makes those of one header, encoded and without their prefix.
+fn headers_with(
+    profile: &Profile,
+    content: &Content<'_>,
+    attempted_at: Timestamp,
+    signatures: impl Fn(&Signature) -> Vec<String>,
+) -> Vec<(String, String)> {
+    let timestamp = attempted_at.as_seconds().to_string();
+    let id = content.message.to_string();
+    let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+    headers.extend(profile.headers.iter().filter_map(|header| {
+        let value = match &header.value {
+            HeaderValue::MessageId => id.clone(),
+            HeaderValue::Type => content.event_type.to_string(),
+            HeaderValue::AttemptedAt => timestamp.clone(),
+            HeaderValue::Sequence => content.sequence?.to_string(),
+            HeaderValue::Text(text) => text.clone(),
+        };
+        Some((header.name.clone(), value))
+    }));
+    headers.extend(profile.signatures.iter().map(|scheme| {
         let value = scheme.value.fill(|place| match place {
-            Place::Signatures => signers.iter().map(signature).collect::<Vec<_>>().join(&scheme.separator),
+            Place::Signatures => {
+                let prefixed = signatures(scheme).into_iter().map(|signature| scheme.prefix.clone() + &signature);
+                prefixed.collect::<Vec<_>>().join(&scheme.separator)
+            }
             Place::AttemptedAt => timestamp.clone(),
             Place::MessageId => id.clone(),
         });
@@ -304,6 +338,31 @@ mod tests {
                     assert_eq!(value.split(' ').count(), 2, "{}", profile.name);
                 } else if name.ends_with("Signature") {
                     assert_eq!(value.split(' ').count(), 1, "{}", profile.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masked_headers_are_those_that_were_sent_but_for_what_was_signed() {
+        let event_type = EventType::parse("user.created").unwrap();
+        let content = content(&event_type, "ws_a8", "{}");
+        let secrets = [secret(), Secret::generate(&[9; 32])];
+        for profile in built_in() {
+            let body = body(profile, &content);
+            for count in [1, 2] {
+                let sent = headers(profile, &content, &body, &secrets[..count], AT);
+                let shown = masked_headers(profile, &content, count, AT);
+                assert_eq!(sent.len(), shown.len());
+                for ((name, sent), (shown_name, shown)) in sent.into_iter().zip(shown) {
+                    assert_eq!(name, shown_name);
+                    match profile.signatures.iter().find(|scheme| scheme.header == name) {
+                        Some(scheme) => {
+                            let signatures = sent.split(' ').count();
+                            assert_eq!(shown, vec![format!("{}***", scheme.prefix); signatures].join(" "));
+                        }
+                        None => assert_eq!(shown, sent, "{name}"),
+                    }
                 }
             }
         }

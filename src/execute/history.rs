@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{LoadError, Meta, PAGE, deliveries_stream, subscription_stream};
 use crate::codec::{self, DecodeError};
 use crate::domain::circuit::CircuitState;
-use crate::domain::event::{Event, SubscriptionEvent};
+use crate::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
 use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::subscription::{self, Backlog, History, Subscription, Version};
 use crate::domain::time::Timestamp;
@@ -326,6 +326,24 @@ pub async fn versions(
     })
     .await?;
     Ok(exists.then(|| (found.into_iter().rev().collect(), has_more)))
+}
+
+/// The subscription's version when the delivery was scheduled that the event there tells of; `None` if it tells of none.
+pub async fn scheduled_under(
+    reader: &dyn EventReader,
+    position: Position,
+    budget: &Budget,
+) -> Result<Option<u64>, HistoryError> {
+    budget.page()?;
+    let before = Position { seq: position.seq.saturating_sub(1), ..position };
+    let events = reader.read_log(before, 1).await?;
+    budget.spend(events.len());
+    let Some(recorded) = events.first().filter(|recorded| recorded.position == position) else { return Ok(None) };
+    Ok(match codec::decode(recorded)? {
+        Event::Delivery(DeliveryEvent::Scheduled(scheduled)) => Some(scheduled.revision),
+        Event::Delivery(DeliveryEvent::Backfilled(backfilled)) => Some(backfilled.revision),
+        Event::Delivery(_) | Event::Message(_) | Event::Subscription(_) | Event::Tenant(_) => None,
+    })
 }
 
 /// How the tenant's subscription was set where a message stands in the log, and what its circuit breaker made of that

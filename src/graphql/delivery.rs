@@ -4,6 +4,7 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, Result};
 
 use super::caller::{authorise, own_tenant};
 use super::event_type;
+use super::exchange::{HttpRequest, HttpResponse, REQUEST_COST};
 use super::failure::{internal, nullable};
 use super::loader::load;
 use super::message::Message;
@@ -374,6 +375,19 @@ impl DeliveryAttempt {
     /// Whether the answer's body was longer than the preview.
     async fn response_truncated(&self) -> bool {
         self.0.response.as_ref().is_some_and(|response| response.truncated)
+    }
+
+    /// What it sent, or would have sent where no connection came about; null if that is not known any more. Needs the scopes
+    /// `DELIVERIES_READ` and `WEBHOOKS_READ`. Fails with `LIMIT_EXCEEDED` if more than 100000 events would have to be read for
+    /// one request.
+    #[graphql(complexity = "REQUEST_COST + child_complexity")]
+    async fn request(&self, ctx: &Context<'_>) -> Option<Result<HttpRequest>> {
+        nullable(HttpRequest::of(ctx, &self.0)).await
+    }
+
+    /// What the endpoint answered; null if there was no answer.
+    async fn response(&self) -> Option<HttpResponse> {
+        self.0.response.as_ref().map(HttpResponse::from)
     }
 
     /// The webhook's version that it was sent under.

@@ -10,18 +10,31 @@ use async_graphql::{Context, Result};
 
 use super::event_type::{self, EventType};
 use super::failure::internal;
+use super::{SchemaContext, snapshot};
 use crate::domain::id::{ApiKeyId, DeliveryId, MessageId, SubscriptionId, TenantId};
+use crate::domain::subscription::Settings;
 use crate::domain::time::Timestamp;
+use crate::event_store::Log;
+use crate::execute::history::{self, AsOf, Budget, HistoryError};
 use crate::projections::rows::{ApiKeyRow, DeliveryRow, MessageRow, TenantRow, WebhookRow};
 use crate::projections::{DeliveryCounts, QueryError, ReadModels, Tally, TenantScope};
 
-/// Reads rows by id and tenant.
-pub(super) struct Rows(ReadModels);
+/// Reads rows by id and tenant, and versions of webhooks from the log.
+pub(super) struct Rows(ReadModels, Past);
+
+/// What is read of the log for one request.
+struct Past {
+    log: Log,
+    budget: Arc<Budget>,
+}
 
 pub(super) type Rowloader = DataLoader<Rows, HashMapCache>;
 
-pub(super) fn loader(read_models: ReadModels) -> Rowloader {
-    DataLoader::with_cache(Rows(read_models), TokioSpawner::current(), TokioTimer::default(), HashMapCache::default())
+/// A loader for one request, which may read so much of the log.
+pub(super) fn loader(context: &SchemaContext, budget: &Arc<Budget>) -> Rowloader {
+    let past = Past { log: context.log.clone(), budget: Arc::clone(budget) };
+    let rows = Rows(context.read_models.clone(), past);
+    DataLoader::with_cache(rows, TokioSpawner::current(), TokioTimer::default(), HashMapCache::default())
 }
 
 /// The row of that key, read together with others that are asked for at the same time.
@@ -131,6 +144,35 @@ impl Loader<RecentOf> for Rows {
         }
         Ok(found)
     }
+}
+
+/// A version of a webhook's settings, also of one that was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct VersionOf {
+    pub(super) tenant: TenantId,
+    pub(super) subscription: SubscriptionId,
+    pub(super) version: u64,
+}
+
+impl Loader<VersionOf> for Rows {
+    type Value = Arc<Settings>;
+    type Error = HistoryError;
+
+    async fn load(&self, keys: &[VersionOf]) -> Result<HashMap<VersionOf, Arc<Settings>>, HistoryError> {
+        let Past { log, budget } = &self.1;
+        let mut found = HashMap::with_capacity(keys.len());
+        for key in keys {
+            let as_of = AsOf::Version(key.version);
+            let snapshot = history::snapshot(log.reader(), key.tenant, key.subscription, as_of, budget).await?;
+            found.extend(snapshot.map(|(then, _)| (*key, Arc::new(then.version.settings))));
+        }
+        Ok(found)
+    }
+}
+
+/// How the webhook was set in that version; `None`: the tenant has and had no such webhook.
+pub(super) async fn settings_of(ctx: &Context<'_>, key: VersionOf) -> Result<Option<Arc<Settings>>> {
+    ctx.data_unchecked::<Rowloader>().load_one(key).await.map_err(snapshot::failed)
 }
 
 /// A tenant's catalogue: what every tenant has, and its own.

@@ -33,6 +33,7 @@ mod erasure;
 mod event_type;
 mod profile;
 mod deleted_webhook;
+mod exchange;
 mod delivery;
 mod message;
 mod timers;

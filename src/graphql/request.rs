@@ -244,9 +244,10 @@ impl Schema {
             }
         };
         let bill = self.bill(&prepared, &caller);
-        let loader = loader::loader(self.context().read_models.clone());
+        let budget = Arc::new(Budget::default());
+        let loader = loader::loader(self.context(), &budget);
         let chosen = number::Chosen(prepared.request.operation_name.clone());
-        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default())).data(chosen);
+        let request = prepared.request.data(caller).data(loader).data(budget).data(chosen);
         let request = request.data(Arc::clone(&bill.charge));
         match tokio::time::timeout(limit, self.0.execute(request)).await {
             Ok(response) => bill.settle(response),
@@ -266,11 +267,12 @@ impl Schema {
     /// Answers a subscription, until the answers are dropped. An answer that is refused is the last one.
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Answer> {
         let bill = self.bill(&prepared, &caller);
-        let loader = loader::loader(self.context().read_models.clone());
+        let budget = Arc::new(Budget::default());
+        let loader = loader::loader(self.context(), &budget);
         // An item shows how things stand when it comes, not how they stood at an earlier one.
         loader.enable_all_cache(false);
         let chosen = number::Chosen(prepared.request.operation_name.clone());
-        let request = prepared.request.data(caller).data(loader).data(Arc::new(Budget::default())).data(chosen);
+        let request = prepared.request.data(caller).data(loader).data(budget).data(chosen);
         let clock = ItemClock::new();
         let request = request.data(Arc::clone(&bill.charge)).data(Arc::clone(&clock));
         let items = item::bounded(self.0.execute_stream(request), clock, Arc::clone(&bill.charge));

@@ -16,7 +16,7 @@ use super::policy::EgressPolicy;
 use super::preview::Preview;
 use super::resolver::GuardedResolver;
 use super::url::{EndpointHost, EndpointUrl, UrlRefusal};
-use super::{Config, ConfigError, retry_after, tls};
+use super::{Config, ConfigError, answer_headers, retry_after, tls};
 use crate::domain::outcome::{Exchange, Failure, FailureCode, Response};
 
 /// Idle connections kept for each host: as many as one subscription uses at a time, since between two of its attempts
@@ -231,11 +231,16 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 async fn read(mut answer: reqwest::Response) -> Result<Response, Failure> {
     let status = answer.status().as_u16();
     let retry_after_s = retry_after::seconds(answer.headers());
+    let headers = answer_headers::kept(answer.headers());
+    // Asked later, it would be what is left to read.
+    let announced_bytes = answer.content_length();
     let mut preview = Preview::default();
     loop {
         match answer.chunk().await {
             Ok(Some(chunk)) if preview.push(&chunk) => {}
-            Ok(Some(_) | None) => return Ok(preview.into_response(status, retry_after_s)),
+            Ok(Some(_) | None) => {
+                return Ok(Response { headers, ..preview.into_response(status, retry_after_s, announced_bytes) });
+            }
             Err(_) => return Err(failure(FailureCode::Body, "the answer broke off")),
         }
     }

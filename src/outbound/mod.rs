@@ -19,7 +19,9 @@ mod resolver;
 mod dial;
 mod tls;
 mod failure;
+mod excerpt;
 mod preview;
+mod answer_headers;
 mod retry_after;
 mod client;
 

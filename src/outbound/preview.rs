@@ -1,14 +1,15 @@
 //! The beginning of an answer, as text that is safe to store and to show.
 
-use crate::domain::outcome::Response;
+use super::excerpt::excerpt;
+use crate::domain::outcome::{MAX_BODY_PREVIEW_BYTES, Response};
 
-/// Most bytes of text in a preview.
-const MAX_PREVIEW_BYTES: usize = 1024;
 /// Most bytes of an answer's body that are read; what follows is dropped with its connection.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The longest body that an announcement is believed of.
+const MAX_ANNOUNCED_BYTES: u64 = i32::MAX.unsigned_abs() as u64;
 /// Bytes kept for the preview: every byte becomes at least one byte of text, so a character that does not end within
 /// these no longer fits.
-const MAX_KEPT_BYTES: usize = MAX_PREVIEW_BYTES + 4;
+const MAX_KEPT_BYTES: usize = MAX_BODY_PREVIEW_BYTES + 4;
 
 /// Collects a body chunk by chunk and keeps no more than its beginning.
 #[derive(Default)]
@@ -26,41 +27,20 @@ impl Preview {
         self.read_bytes < MAX_BODY_BYTES
     }
 
-    /// The answer as it is kept.
-    pub(super) fn into_response(self, status: u16, retry_after_s: Option<u64>) -> Response {
-        let (preview, whole) = escape(&self.kept);
+    /// The answer as it is kept, without its headers. `announced_bytes` is how long the body was said to be, which counts
+    /// where it was not read to its end.
+    pub(super) fn into_response(
+        self,
+        status: u16,
+        retry_after_s: Option<u64>,
+        announced_bytes: Option<u64>,
+    ) -> Response {
+        let (preview, whole) = excerpt(&self.kept, MAX_BODY_PREVIEW_BYTES);
         let truncated = !whole || self.read_bytes > self.kept.len();
-        Response { status, preview, truncated, retry_after_s }
+        let announced_bytes = announced_bytes.unwrap_or_default().min(MAX_ANNOUNCED_BYTES);
+        let body_bytes = Some(announced_bytes.max(self.read_bytes as u64));
+        Response { status, preview, truncated, retry_after_s, body_bytes, headers: vec![] }
     }
-}
-
-/// The text, at most [`MAX_PREVIEW_BYTES`] long, and whether it is all of `bytes`.
-fn escape(bytes: &[u8]) -> (String, bool) {
-    let mut text = String::new();
-    for chunk in bytes.utf8_chunks() {
-        let valid = chunk.valid().chars().map(escape_character);
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        for piece in valid.chain(invalid) {
-            if text.len() + piece.len() > MAX_PREVIEW_BYTES {
-                return (text, false);
-            }
-            text.push_str(&piece);
-        }
-    }
-    (text, true)
-}
-
-fn escape_character(character: char) -> String {
-    if character.is_control() || reorders_text(character) {
-        character.escape_default().to_string()
-    } else {
-        character.to_string()
-    }
-}
-
-/// Invisible characters that break lines or turn the direction of the text around them, wherever it is shown.
-fn reorders_text(character: char) -> bool {
-    matches!(character, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -68,11 +48,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::outbound::excerpt::is_plain;
 
     fn preview(body: &[u8]) -> Response {
         let mut preview = Preview::default();
         preview.push(body);
-        preview.into_response(200, None)
+        preview.into_response(200, None, None)
     }
 
     #[test]
@@ -95,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_body_exactly_as_long_as_the_preview_is_whole() {
-        assert!(!preview(&[b'a'; MAX_PREVIEW_BYTES]).truncated);
-        assert!(preview(&[b'a'; MAX_PREVIEW_BYTES + 1]).truncated);
+        assert!(!preview(&[b'a'; MAX_BODY_PREVIEW_BYTES]).truncated);
+        assert!(preview(&[b'a'; MAX_BODY_PREVIEW_BYTES + 1]).truncated);
     }
 
     #[test]
@@ -104,7 +85,20 @@ mod tests {
         let mut preview = Preview::default();
         assert!(preview.push(&[b'a'; MAX_BODY_BYTES - 1]));
         assert!(!preview.push(b"a"));
-        assert!(preview.into_response(200, None).truncated);
+        let response = preview.into_response(200, None, None);
+        assert_eq!((response.truncated, response.body_bytes), (true, Some(65_536)));
+    }
+
+    #[test]
+    fn how_long_a_body_was_is_what_was_read_or_announced() {
+        let mut preview = Preview::default();
+        preview.push(b"\xff\n");
+        assert_eq!(preview.into_response(200, None, Some(2)).body_bytes, Some(2));
+        let mut preview = Preview::default();
+        preview.push(&[b'a'; MAX_BODY_BYTES]);
+        assert_eq!(preview.into_response(200, None, Some(10_000_000)).body_bytes, Some(10_000_000));
+        assert_eq!(Preview::default().into_response(200, None, Some(u64::MAX)).body_bytes, Some(2_147_483_647));
+        assert_eq!(Preview::default().into_response(204, None, None).body_bytes, Some(0));
     }
 
     proptest! {
@@ -116,9 +110,9 @@ mod tests {
             for chunk in &chunks {
                 collected.push(chunk);
             }
-            let response = collected.into_response(200, None);
-            prop_assert!(response.preview.len() <= MAX_PREVIEW_BYTES);
-            prop_assert!(!response.preview.contains(|c: char| c.is_control() || reorders_text(c)));
+            let response = collected.into_response(200, None, None);
+            prop_assert!(response.preview.len() <= MAX_BODY_PREVIEW_BYTES);
+            prop_assert!(response.preview.chars().all(is_plain));
             prop_assert_eq!(response, preview(&chunks.concat()));
         }
     }

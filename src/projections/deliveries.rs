@@ -54,8 +54,8 @@ static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
 static INSERT_ATTEMPTS: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         "INSERT INTO attempt (delivery, number, started_at_ms, latency_ms, failure, detail, status, preview, \
-         truncated, retry_after_s, class, revision) VALUES ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         truncated, retry_after_s, body_bytes, headers, class, revision) VALUES ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
 });
@@ -370,23 +370,20 @@ impl Rows {
         .await?;
         INSERT_ATTEMPTS
             .write(connection, self.attempts.into_iter(), |values, (position, row)| {
-                let retry_after_s = row.response.as_ref().and_then(|response| response.retry_after_s);
-                let (preview, status, truncated) = match row.response {
-                    Some(response) => {
-                        (Some(response.preview), Some(i64::from(response.status)), Some(response.truncated))
-                    }
-                    None => (None, None, None),
-                };
                 values.position(position)?;
                 values.add(i64::from(row.number))?;
                 values.add(row.started_at.as_ms())?;
                 values.number(row.latency_ms)?;
                 values.add(row.failure.map(word_text))?;
                 values.add(row.detail)?;
-                values.add(status)?;
-                values.add(preview)?;
-                values.add(truncated)?;
-                values.optional_number(retry_after_s)?;
+                let (status, answer) = (row.response.as_ref().map(|response| response.status), row.response);
+                let answer = answer.unwrap_or_default();
+                values.add(status.map(i64::from))?;
+                values.add(status.map(|_| answer.preview))?;
+                values.add(status.map(|_| answer.truncated))?;
+                values.optional_number(answer.retry_after_s)?;
+                values.optional_number(answer.body_bytes)?;
+                values.add((!answer.headers.is_empty()).then(|| json_text(&answer.headers)))?;
                 values.add(row.class.map(word_text))?;
                 values.number(row.revision)
             })

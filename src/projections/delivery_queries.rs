@@ -94,6 +94,8 @@ pub(super) const TO_FOLD: &str = concat!(select!(), " WHERE id IN (SELECT unhex(
 pub(super) const BY_IDS: &str =
     concat!(select!(), " WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND +tenant = $2");
 
+pub(super) const POSITION: &str = "SELECT position FROM delivery WHERE id = $1 AND +tenant = $2";
+
 /// What is looked for on a walk.
 macro_rules! looked_for {
     () => {
@@ -137,7 +139,7 @@ pub(super) const BY_POSITIONS: &str =
 macro_rules! select_attempts {
     () => {
         "SELECT number, started_at_ms, latency_ms, failure, detail, status, preview, truncated, \
-         retry_after_s, class, revision FROM attempt"
+         retry_after_s, body_bytes, headers, class, revision FROM attempt"
     };
 }
 
@@ -153,6 +155,13 @@ impl ReadModels {
     /// A delivery; also of a subscription that was deleted.
     pub async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRow>, QueryError> {
         Ok(self.deliveries_by_ids(scope, &[id]).await?.pop())
+    }
+
+    /// Where the event stands that scheduled the delivery.
+    pub async fn delivery_position(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<Position>, QueryError> {
+        let query = sqlx::query(POSITION).bind(bytes(id)).bind(bytes(scope.0));
+        let found = query.fetch_optional(&self.inner.database.readers).await?;
+        Ok(found.map(|row| Columns::of(&row).position()).transpose()?)
     }
 
     /// Those of the deliveries that there are, in no order.
@@ -372,10 +381,15 @@ fn response(columns: &mut Columns<'_>) -> Result<Option<Response>, sqlx::Error> 
     let preview: Option<String> = columns.get()?;
     let truncated: Option<bool> = columns.get()?;
     let retry_after_s = columns.optional_number()?;
+    let body_bytes = columns.optional_number()?;
+    let headers: Option<String> = columns.get()?;
+    let headers = headers.map(|text| serde_json::from_str(&text)).transpose().map_err(damaged)?;
     Ok(status.map(|status| Response {
         status,
         preview: preview.unwrap_or_default(),
         truncated: truncated.unwrap_or_default(),
         retry_after_s,
+        body_bytes,
+        headers: headers.unwrap_or_default(),
     }))
 }

@@ -104,6 +104,7 @@ async fn attempts_are_a_range_of_their_key() {
     assert_eq!(list_plan(&delivery_queries::ATTEMPTS).await, [attempts, delivery]);
     let attempt = "SEARCH attempt USING PRIMARY KEY (delivery=? AND number=?)";
     assert_eq!(plan(delivery_queries::ATTEMPT).await, [attempt, delivery]);
+    assert_eq!(plan(delivery_queries::POSITION).await, [delivery]);
     let earlier = "SEARCH earlier USING INDEX sqlite_autoindex_delivery_1 (id=?)";
     let later = "SEARCH later EXISTS USING INDEX delivery_by_message (message=?)";
     assert_eq!(plan(delivery_queries::DELIVERED_SINCE).await, [earlier, later]);

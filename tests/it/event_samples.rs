@@ -197,9 +197,18 @@ fn id_parts() -> impl Strategy<Value = (u64, u128)> {
 }
 
 fn response() -> impl Strategy<Value = Response> {
-    let retry_after_s = prop::option::of(any::<u64>());
-    (any::<u16>(), any::<String>(), any::<bool>(), retry_after_s)
-        .prop_map(|(status, preview, truncated, retry_after_s)| Response { status, preview, truncated, retry_after_s })
+    let numbers = (prop::option::of(any::<u64>()), prop::option::of(any::<u64>()));
+    let headers = prop::collection::vec(any::<(String, String)>(), 0..=16);
+    (any::<u16>(), any::<String>(), any::<bool>(), numbers, headers).prop_map(
+        |(status, preview, truncated, (retry_after_s, body_bytes), headers)| Response {
+            status,
+            preview,
+            truncated,
+            retry_after_s,
+            body_bytes,
+            headers,
+        },
+    )
 }
 
 fn failed() -> impl Strategy<Value = Event> {

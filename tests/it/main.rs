@@ -20,6 +20,7 @@ mod erasure;
 mod event_samples;
 mod event_store;
 mod event_streams;
+mod exchange;
 mod explain;
 mod faulty_endpoints;
 mod first_start;

@@ -68,7 +68,8 @@ async fn a_post_arrives_with_its_headers_in_order_and_its_exact_bytes() {
 
     let answer = response(client_for(&receiver).post(Request { headers, ..request(receiver.url("/hook?x=1")) }).await);
 
-    assert_eq!(answer, Response { status: 202, preview: "thanks".into(), ..Response::default() });
+    let expected = Response { status: 202, preview: "thanks".into(), body_bytes: Some(6), ..Response::default() };
+    assert_eq!(answer, expected);
     let [received] = &receiver.requests()[..] else { panic!("one request") };
     assert_eq!((received.method.as_str(), received.target.as_str()), ("POST", "/hook?x=1"));
     assert_eq!(received.body, b"{\"a\":1}");
@@ -160,7 +161,9 @@ async fn an_endless_answer_counts_by_its_status() {
     let receiver = Receiver::start().await;
     receiver.on("/", Script::endless());
     let answer = response(post(&client_for(&receiver), receiver.url("/")).await);
-    assert_eq!(answer, Response { status: 200, preview: "x".repeat(1024), truncated: true, retry_after_s: None });
+    assert_eq!((answer.status, answer.preview, answer.truncated), (200, "x".repeat(1024), true));
+    let read = answer.body_bytes.unwrap();
+    assert!(read >= 64 * 1024, "{read}");
 }
 
 #[tokio::test]
@@ -230,6 +233,19 @@ async fn what_an_endpoint_answers_is_kept_as_harmless_text() {
     receiver.on("/", Script::answer(500, b"caf\xc3\xa9\x1b[2J\n\xff".as_slice()));
     let answer = response(post(&client_for(&receiver), receiver.url("/")).await);
     assert_eq!(answer.preview, "caf\u{e9}\\u{1b}[2J\\n\\xff");
+    assert_eq!(answer.body_bytes, Some(11));
+}
+
+#[tokio::test]
+async fn of_an_answers_headers_those_are_kept_that_explain_it() {
+    // A34
+    let receiver = Receiver::start().await;
+    let answer = Script::answer(503, vec![b'x'; 2_000]).header("Set-Cookie", "session=1").header("X-Powered-By", "PHP");
+    receiver.on("/", answer.header("Server", "nginx").header("X-Request-Id", "r-1").header("X-Api-Key", "k"));
+    let answer = response(post(&client_for(&receiver), receiver.url("/")).await);
+    let kept: Vec<_> = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(kept, [("x-request-id", "r-1"), ("server", "nginx"), ("x-powered-by", "PHP")]);
+    assert_eq!((answer.truncated, answer.body_bytes), (true, Some(2_000)));
 }
 
 #[tokio::test]

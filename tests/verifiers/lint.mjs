@@ -52,8 +52,8 @@ rules['@graphql-eslint/naming-convention'] = [
 const values = [
   'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'ErasureRemainder', 'FilterHint',
-  'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
-  'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'RetryPolicy', 'SequenceReport', 'StatsBucket',
+  'FilterPreview', 'HttpHeader', 'HttpRequest', 'HttpResponse', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop',
+  'PublishMessageResult', 'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'RetryPolicy', 'SequenceReport', 'StatsBucket',
   'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];

@@ -38,7 +38,7 @@ fn succeed(state: &Subscription, finished: Finished) -> Vec<Event> {
     let Finished { delivery, number, revision, started_at, exchange, .. } = finished;
     let latency_ms = exchange.latency_ms;
     // A profile counts nothing but an answer as success.
-    let response = exchange.result.unwrap_or_else(|_| Response::default());
+    let response = exchange.result.unwrap_or_else(|_| Response::default()).of_success();
     let mut circuit = state.circuit.clone();
     circuit.succeed(started_at);
     let closed = circuit.has_recovered().then(|| life(SubscriptionEvent::CircuitClosed(CircuitClosed {})));
@@ -57,7 +57,8 @@ fn fail(
     let Finished { delivery, number, revision, started_at, ended_at, exchange, random } = finished;
     let (code, detail, response) = match exchange.result {
         Ok(response) => {
-            (FailureCode::Status, format!("the endpoint answered with status {}", response.status), Some(response))
+            let detail = format!("the endpoint answered with status {}", response.status);
+            (FailureCode::Status, detail, Some(response.of_failure()))
         }
         Err(failure) => (failure.code, failure.detail, None),
     };

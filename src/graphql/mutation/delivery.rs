@@ -14,6 +14,7 @@ use crate::domain::{json, message};
 use crate::error_code::ErrorCode;
 use crate::graphql::caller::{authorise, caller};
 use crate::graphql::delivery::{AttemptOutcome, Delivery};
+use crate::graphql::exchange::{self, HttpHeader, HttpResponse};
 use crate::graphql::failure::{Failure, UserError, UserErrorCode, internal, payload};
 use crate::graphql::scalar::{Json, int};
 use crate::graphql::state;
@@ -62,24 +63,21 @@ struct TestDeliveryResult {
     error: Option<String>,
     /// What was sent, for whoever looks for why a signature is not accepted.
     request: TestDeliveryRequest,
+    /// What the endpoint answered; null if there was no answer.
+    response: Option<HttpResponse>,
 }
 
 /// What a test delivery sent, byte for byte.
 #[derive(SimpleObject)]
 struct TestDeliveryRequest {
+    /// Where to; null if nothing could be sent.
+    url: Option<String>,
     /// The headers, in the order in which they were sent; empty if nothing could be sent.
     headers: Vec<HttpHeader>,
     /// The body, whose bytes are what was signed.
     body: String,
-}
-
-/// A header of an HTTP request.
-#[derive(SimpleObject)]
-struct HttpHeader {
-    /// Its name.
-    name: String,
-    /// Its value; of a custom header of the webhook, which nobody is shown, `***`.
-    value: String,
+    /// How long the body was, in bytes.
+    body_bytes: i32,
 }
 
 /// Which delivery to make again.
@@ -205,31 +203,31 @@ fn test_code(code: FailureCode) -> ErrorCode {
 }
 
 impl From<TestReport> for TestDeliveryResult {
-    fn from(TestReport { verified, headers, body, exchange, .. }: TestReport) -> Self {
-        let latency_ms = int(exchange.latency_ms);
-        let headers = headers.into_iter().map(|(name, value)| HttpHeader { name, value }).collect();
-        let request = TestDeliveryRequest { headers, body: String::from_utf8_lossy(&body).into_owned() };
-        match exchange.result {
-            Ok(response) => Self {
-                verified,
-                outcome: if verified { AttemptOutcome::Succeeded } else { AttemptOutcome::BadStatus },
-                status_code: Some(i32::from(response.status)),
-                latency_ms,
-                body_preview: Some(response.preview),
-                body_truncated: response.truncated,
-                error: None,
-                request,
+    fn from(TestReport { verified, url, headers, body, exchange, .. }: TestReport) -> Self {
+        let (response, failure) = match exchange.result {
+            Ok(response) => (Some(response), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let outcome = match &failure {
+            Some(failure) => failure.code.into(),
+            None if verified => AttemptOutcome::Succeeded,
+            None => AttemptOutcome::BadStatus,
+        };
+        Self {
+            verified,
+            outcome,
+            status_code: response.as_ref().map(|response| i32::from(response.status)),
+            latency_ms: int(exchange.latency_ms),
+            body_preview: response.as_ref().map(|response| response.preview.clone()),
+            body_truncated: response.as_ref().is_some_and(|response| response.truncated),
+            error: failure.map(|failure| failure.detail),
+            request: TestDeliveryRequest {
+                url,
+                headers: exchange::shown(headers),
+                body_bytes: int(body.len() as u64),
+                body: String::from_utf8_lossy(&body).into_owned(),
             },
-            Err(failure) => Self {
-                verified,
-                outcome: failure.code.into(),
-                status_code: None,
-                latency_ms,
-                body_preview: None,
-                body_truncated: false,
-                error: Some(failure.detail),
-                request,
-            },
+            response: response.as_ref().map(HttpResponse::from),
         }
     }
 }

@@ -30,7 +30,8 @@ const CREATE_KEY: &str = "mutation($input: CreateApiKeyInput!) { createApiKey(in
 const LIVE: &str = "subscription { deliveryUpdates { cursor delivery { id status message { id } attempts { nodes {
     responsePreview error } } } } }";
 const SETTLED: &str = "query($id: ID!) { deliveries(filter: { webhookId: $id }, first: 50) { nodes {
-    status attemptCount attempts { nodes { outcome error responsePreview } } } } }";
+    status attemptCount attempts { nodes { outcome error responsePreview request { headers { name value } }
+        response { headers { name value } bodyPreview } } } } } }";
 
 /// Values of custom headers.
 const HEADER: &str = "canary header value \"one\"";
