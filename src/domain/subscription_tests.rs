@@ -19,6 +19,8 @@ mod order;
 pub(crate) mod properties;
 #[path = "subscription_timers_tests.rs"]
 mod timers;
+#[path = "subscription_trial_tests.rs"]
+mod trial;
 
 use super::*;
 use crate::domain::event::{
@@ -465,6 +467,7 @@ mod change {
             status: Some(200),
             failure: None,
             latency_ms: 5,
+            revision: None,
         };
         let past = [created(), disabled(), enabled(), rotated(2, None)];
         let state = given(past)

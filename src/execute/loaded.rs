@@ -20,12 +20,12 @@ use crate::domain::header::SealedHeaders;
 use crate::domain::id::{DeliveryId, EventId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
 use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::outcome::FailureCode;
-use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
+use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription, Trial};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 6;
+const STATE_VERSION: u32 = 7;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -458,6 +458,7 @@ fn samples() -> [Saved; 3] {
             circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
             job: Some(job.clone()),
             blocked_at: Some(at),
+            trial: Trial { url_since: 1, stood: Some(1) },
         },
     })
 }

@@ -7,6 +7,7 @@ use async_graphql::{Enum, Error, ErrorExtensions, Result, SimpleObject};
 use super::caller::MissingScope;
 use crate::actors::EngineError;
 use crate::domain::header::{InvalidHeader, InvalidHeaders, Place};
+use crate::domain::subscription::Untested;
 use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
 use crate::event_store::ReadError;
@@ -224,6 +225,8 @@ user_error_codes! {
     WebhookCircuitOpen
     /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
     WebhookNotRestorable
+    /// The webhook's profile wants a test of its present URL that succeeded, before it is enabled.
+    WebhookTestRequired
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable
     /// The delivery has ended, or an attempt of it is under way.
@@ -259,7 +262,10 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             | subscription::Refusal::Succeeded(..)
             | subscription::Refusal::Ended(_)
             | subscription::Refusal::UnderWay(_) => &["input", "deliveryId"],
-            subscription::Refusal::NotRestorable(_) => &["input", "webhookId"],
+            subscription::Refusal::TestRequired { untested: Untested::Creation, .. } => &["input", "enabled"],
+            subscription::Refusal::TestRequired { untested: Untested::UrlChange, .. } => &["input", "url"],
+            subscription::Refusal::TestRequired { untested: Untested::Enabling, .. }
+            | subscription::Refusal::NotRestorable(_) => &["input", "webhookId"],
             subscription::Refusal::NotFound
             | subscription::Refusal::Exists
             | subscription::Refusal::Disabled

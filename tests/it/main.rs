@@ -43,6 +43,7 @@ mod ractor_contract;
 mod restoring;
 mod retention;
 mod stopping;
+mod switches;
 mod support;
 mod tools;
 mod transfer;

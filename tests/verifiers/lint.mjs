@@ -52,9 +52,9 @@ rules['@graphql-eslint/naming-convention'] = [
 const values = [
   'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
   'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'ErasureRemainder', 'FilterHint',
-  'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop', 'PublishMessageResult',
+  'FilterPreview', 'HttpHeader', 'Ledger', 'NotRedelivered', 'PageInfo', 'ProfileLabels', 'Projection', 'ProjectionStop', 'PublishMessageResult',
   'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'SequenceReport', 'StatsBucket',
-  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
+  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UnmatchedFilter', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
   'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];
 rules['@graphql-eslint/strict-id-in-types'] = [

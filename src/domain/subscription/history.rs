@@ -272,6 +272,7 @@ mod tests {
             status: Some(200),
             failure: None,
             latency_ms: 7,
+            revision: None,
         })
     }
 
