@@ -82,6 +82,7 @@ async fn a_webhook_is_enabled_only_after_a_test_of_the_url_that_it_has() {
     assert_eq!(error(&enable().await, "send a test"), refused(&["input", "webhookId"]));
     assert_eq!(test().await, json!(true));
     // What was proven is recorded.
+    server.kill();
     server.restart();
     let enabled = server.data(ENABLE, json!({ "id": id })).await;
     assert_eq!(enabled["enableWebhook"]["webhook"]["enabled"], json!(true), "{enabled}");
