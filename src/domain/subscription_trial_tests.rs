@@ -64,7 +64,9 @@ fn where_a_test_is_required_nothing_is_enabled_before_its_url_has_stood_one() {
     begun([sent(1)]).when(Command::Enable).then([enabled()]);
     // Whoever stood one goes on without another, also after it was disabled.
     let disabled = SubscriptionEvent::Disabled(SubscriptionDisabled { reason: None, cause: None });
-    begun([sent(1), SubscriptionEvent::Enabled(SubscriptionEnabled {}), disabled]).when(Command::Enable).then([enabled()]);
+    begun([sent(1), SubscriptionEvent::Enabled(SubscriptionEnabled {}), disabled])
+        .when(Command::Enable)
+        .then([enabled()]);
     // Events from before it was recorded under which revision a test was sent prove nothing.
     begun([SubscriptionEvent::TestSent(test_sent(None, true))])
         .when(Command::Enable)

@@ -20,10 +20,10 @@ use super::statistics::{self, DeliveryCounts, DeliveryStats, STATS_COST, StatsWi
 use super::timers::{self, WebhookTimers};
 use crate::domain::circuit;
 use crate::domain::filter::{self, narrow_star_hint};
-use crate::domain::suggestion;
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::KnownSecret;
+use crate::domain::suggestion;
 use crate::error_code::ErrorCode;
 use crate::projections::rows::{SecretRow, WebhookRow};
 use crate::projections::{self, TenantScope};

@@ -117,7 +117,8 @@ async fn a_last_star_takes_the_rest_where_the_profile_says_so() {
     let received = receiver.wait_for(1).await;
     assert_eq!(received[0].target, "/open");
 
-    let preview = "query($profile: String) { filterPreview(filters: [\"platform.saml.*\", \"usr.created\"], profile: $profile) {
+    let preview =
+        "query($profile: String) { filterPreview(filters: [\"platform.saml.*\", \"usr.created\"], profile: $profile) {
         filters hints { filter } unmatchedFilters { filter didYouMean } eventTypes { name } messagesMatched } }";
     let as_switched = server.data(preview, json!({ "profile": "switched-v1" })).await["filterPreview"].take();
     assert_eq!(as_switched["filters"], json!(["platform.saml.*.**", "usr.created"]));
