@@ -75,6 +75,8 @@ error_codes! {
     WebhookCircuitOpen = "WEBHOOK_CIRCUIT_OPEN", 409;
     /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
     WebhookNotRestorable = "WEBHOOK_NOT_RESTORABLE", 409;
+    /// The webhook's profile wants a test of its present URL that succeeded, before it is enabled.
+    WebhookTestRequired = "WEBHOOK_TEST_REQUIRED", 409;
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable = "NOT_REDELIVERABLE", 409;
     /// The delivery has ended, or an attempt of it is under way.
@@ -152,6 +154,7 @@ impl ErrorCode {
             | Self::LimitExceeded
             | Self::WebhookCircuitOpen
             | Self::WebhookNotRestorable
+            | Self::WebhookTestRequired
             | Self::NotRedeliverable
             | Self::DeliveryNotWaiting
             | Self::InvalidInput

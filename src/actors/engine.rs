@@ -367,7 +367,7 @@ impl Engine {
     }
 
     /// Sends a test delivery and waits for its end. Works while the subscription is disabled; changes nothing but the
-    /// audit log (S27, S29).
+    /// audit log (S27, S29), and whether it may be enabled where the profile wants a test (C12).
     pub async fn test_subscription(
         &self,
         tenant: TenantId,
@@ -391,6 +391,7 @@ impl Engine {
             status: exchange.result.as_ref().ok().map(|response| response.status),
             failure: exchange.result.as_ref().err().map(|failure| failure.code),
             latency_ms: exchange.latency_ms,
+            revision: Some(settings.revision),
         };
         let done = self.subscription(tenant, id, Command::RecordTest(sent), meta).await?;
         let url = request.as_ref().map(|request| request.url.clone());

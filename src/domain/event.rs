@@ -350,7 +350,8 @@ pub struct SecretRotated {
     pub public_key: Option<String>,
 }
 
-/// A test delivery was sent. It changes nothing (S27).
+/// A test delivery was sent. It changes nothing (S27); where the profile wants one, it lets the subscription be enabled
+/// (C12).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TestSent {
     /// The event type that it pretended to tell of.
@@ -365,6 +366,9 @@ pub struct TestSent {
     pub failure: Option<FailureCode>,
     /// How long it took.
     pub latency_ms: u64,
+    /// The subscription's revision that it was sent under; absent in events from before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
 }
 
 /// Somebody asked for a delivery again.

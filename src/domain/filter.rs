@@ -33,6 +33,17 @@ pub struct EventType(Arc<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Filter(Arc<str>);
 
+/// What `*` means at the end of a filter that somebody writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrailingStar {
+    /// One segment, as anywhere else.
+    #[default]
+    One,
+    /// One segment or more: `platform.saml.*` also picks `platform.saml.provider.enabled` (S11).
+    Rest,
+}
+
 /// One part of a filter between two dots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment<'a> {
@@ -174,6 +185,20 @@ impl Filter {
                 (pattern, name) = (behind.clone(), rest.clone());
             }
         }
+    }
+
+    /// This filter in words that mean the same everywhere: where a last `*` takes the rest, `**` follows it. So whoever
+    /// reads it later need not know how it was meant.
+    ///
+    /// # Errors
+    /// It is too long for that.
+    pub fn meant(self, star: TrailingStar) -> Result<Self, InvalidFilter> {
+        let takes_rest = star == TrailingStar::Rest && self.segments().last() == Some(Segment::One);
+        // No name has more segments than that: there is no rest.
+        if !takes_rest || self.segments().count() == MAX_SEGMENTS {
+            return Ok(self);
+        }
+        Self::parse(&format!("{self}.**"))
     }
 
     /// This filter with `**` for its last `*`, if `*` is its last segment: the reading that the AxisSynapse document
@@ -381,6 +406,29 @@ mod tests {
         assert!(event_type("webhook.test").is_reserved());
         assert!(EventType::webhook_test().is_reserved());
         assert!(!event_type("webhooks.test").is_reserved());
+    }
+
+    #[test]
+    fn where_a_last_star_takes_the_rest_it_is_written_out() {
+        // S11
+        let meant = |text: &str, star| filter(text).meant(star).map(|filter| filter.to_string());
+        for (text, rest) in [
+            ("platform.saml.*", "platform.saml.*.**"),
+            ("*", "*.**"),
+            ("*.created", "*.created"),
+            ("platform.**", "platform.**"),
+            ("platform.saml.*.**", "platform.saml.*.**"),
+            ("user.created", "user.created"),
+            ("a.a.a.a.a.a.a.a.a.*", "a.a.a.a.a.a.a.a.a.*"),
+        ] {
+            assert_eq!(meant(text, TrailingStar::One).unwrap(), text);
+            assert_eq!(meant(text, TrailingStar::Rest).unwrap(), rest);
+        }
+        assert!(picks("platform.saml.*.**", "platform.saml.enabled"));
+        assert!(picks("platform.saml.*.**", "platform.saml.provider.enabled"));
+        assert!(!picks("platform.saml.*.**", "platform.saml"));
+        let long = format!("{}.*", "a".repeat(MAX_BYTES - 2));
+        assert_eq!(meant(&long, TrailingStar::Rest).unwrap_err().code(), ErrorCode::WebhookFilterInvalid);
     }
 
     #[test]

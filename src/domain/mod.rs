@@ -6,6 +6,7 @@
 pub mod time;
 pub mod id;
 pub mod filter;
+pub mod suggestion;
 pub mod json;
 pub mod catalogue;
 pub mod outcome;

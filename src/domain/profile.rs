@@ -8,11 +8,13 @@ mod check;
 mod definition;
 mod envelope;
 mod notify;
+mod labels;
 mod registry;
 mod wire;
 
 pub use definition::{Definition, Problem};
 pub use envelope::{Envelope, Field, FieldValue, Literal};
+pub use labels::Labels;
 pub use notify::Occurrence;
 pub use registry::{DEFAULT, NameTaken, UnknownProfile, add, all, built_in, find};
 pub use wire::{
@@ -22,7 +24,7 @@ pub use wire::{
 
 use serde::Deserialize;
 
-use super::filter::Filter;
+use super::filter::{Filter, InvalidFilter, TrailingStar};
 use super::outcome::{Failure, FailureClass, FailureCode, Response};
 use super::time::Timestamp;
 
@@ -61,6 +63,9 @@ pub struct Profile {
     pub test_timeout_ms: u64,
     /// Whether a new subscription sends at once when its creator does not say (C12).
     pub enabled_default: bool,
+    /// Whether a subscription is enabled only once a test of its present URL has succeeded (C12); absent: it is not.
+    #[serde(default)]
+    pub require_test: bool,
     /// What filters a subscription may have (C13).
     pub filters: FilterRules,
     /// Whether the creator may bring a secret of their own (C10).
@@ -83,6 +88,9 @@ pub struct Profile {
     /// What the owner of a subscription is told of by e-mail (C19); absent: nothing.
     #[serde(default)]
     pub notify: Vec<Occurrence>,
+    /// What a page for people calls things (C21).
+    #[serde(default)]
+    pub labels: Labels,
 }
 
 /// Which statuses end a delivery well.
@@ -219,6 +227,9 @@ pub struct FilterRules {
     pub globs: bool,
     /// Whether none at all is accepted, which delivers nothing (S5).
     pub empty: bool,
+    /// What `*` means at the end of a filter (S11); absent: one segment.
+    #[serde(default)]
+    pub trailing_star: TrailingStar,
 }
 
 /// What headers of its own a subscription may have.
@@ -256,6 +267,9 @@ pub enum FiltersRefused {
     /// More than a subscription may have.
     #[error("at most {MAX_FILTERS} filters are allowed")]
     TooMany,
+    /// Too long to be written out as it is meant.
+    #[error(transparent)]
+    TooLong(#[from] InvalidFilter),
 }
 
 /// The most filters that a subscription may have.
@@ -274,6 +288,15 @@ impl Profile {
             Some(filter) => Err(FiltersRefused::Glob { profile: self.name.clone(), filter: filter.to_string() }),
             None => Ok(()),
         }
+    }
+
+    /// The filters as they are recorded, in words that mean the same under every profile.
+    ///
+    /// # Errors
+    /// The profile's rules do not accept them.
+    pub fn recorded_filters(&self, filters: Vec<Filter>) -> Result<Vec<Filter>, FiltersRefused> {
+        self.check_filters(&filters)?;
+        filters.into_iter().map(|filter| Ok(filter.meant(self.filters.trailing_star)?)).collect()
     }
 
     /// Whether an answer ends the delivery well.

@@ -24,6 +24,7 @@ mod job;
 mod refusal;
 mod settings;
 mod timers;
+mod trial;
 
 pub use backlog::{Backlog, Passage};
 pub use command::{Command, Finished, Match, Matches, Redeliver, Reschedule, Update};
@@ -34,6 +35,7 @@ pub use job::{Candidate, StartJob, Step};
 pub use refusal::Refusal;
 pub use settings::{SecretVersion, Settings};
 pub use timers::{MAX_RESCHEDULE_MS, Timer, Timers, Wait};
+pub use trial::{Trial, Untested};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,9 @@ pub struct Subscription {
     /// When it was last recorded that the operator's rules kept an attempt from being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_at: Option<Timestamp>,
+    /// How its URL has stood the tests that were sent to it.
+    #[serde(default)]
+    pub trial: Trial,
 }
 
 /// From nothing to gone.
@@ -103,10 +108,7 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
     match command {
         Command::Create(created) => create(state, created),
         Command::Update(update) => change(state.settings()?, update),
-        Command::Enable => Ok(match state.settings()?.enabled {
-            true => vec![],
-            false => vec![subscription(SubscriptionEvent::Enabled(SubscriptionEnabled {}))],
-        }),
+        Command::Enable => enable(state),
         Command::Disable { reason } => Ok(match state.settings()?.enabled {
             true => vec![subscription(SubscriptionEvent::Disabled(SubscriptionDisabled { reason, cause: None }))],
             false => vec![],
@@ -158,30 +160,50 @@ fn subscription(event: SubscriptionEvent) -> Event {
     Event::Subscription(event)
 }
 
-fn create(state: &Subscription, created: SubscriptionCreated) -> Result<Vec<Event>, Refusal> {
+fn create(state: &Subscription, mut created: SubscriptionCreated) -> Result<Vec<Event>, Refusal> {
     match state.life {
         Life::Absent => {}
         Life::Live(_) | Life::Deleted(_) => return Err(Refusal::Exists),
     }
-    profile::find(&created.profile)?.check_filters(&created.filters)?;
+    let profile = profile::find(&created.profile)?;
+    created.filters = profile.recorded_filters(created.filters)?;
+    if created.enabled {
+        trial::require(profile, Untested::Creation)?;
+    }
     check_description(created.description.as_deref())?;
     check_rate_limit(created.rate_limit_per_s)?;
     created.retry_policy.as_ref().map_or(Ok(()), RetryPolicy::check)?;
     Ok(vec![subscription(SubscriptionEvent::Created(created))])
 }
 
+fn enable(state: &Subscription) -> Result<Vec<Event>, Refusal> {
+    let settings = state.settings()?;
+    if settings.enabled {
+        return Ok(vec![]);
+    }
+    if !state.trial.succeeded() {
+        trial::require(settings.profile()?, Untested::Enabling)?;
+    }
+    Ok(vec![subscription(SubscriptionEvent::Enabled(SubscriptionEnabled {}))])
+}
+
 fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
     check_revision(settings, update.expected_revision)?;
-    if let Some(filters) = &update.filters {
-        profile::find(&settings.profile)?.check_filters(filters)?;
+    let filters = match update.filters {
+        Some(filters) => Some(settings.profile()?.recorded_filters(filters)?),
+        None => None,
+    };
+    let url = difference(&settings.url, update.url);
+    if settings.enabled && url.is_some() {
+        trial::require(settings.profile()?, Untested::UrlChange)?;
     }
     check_description(update.description.as_ref().and_then(|description| description.as_deref()))?;
     check_rate_limit(update.rate_limit_per_s.flatten())?;
     update.retry_policy.iter().flatten().try_for_each(RetryPolicy::check)?;
     let event = SubscriptionUpdated {
-        url: difference(&settings.url, update.url),
+        url,
         description: difference(&settings.description, update.description),
-        filters: difference(&settings.filters, update.filters),
+        filters: difference(&settings.filters, filters),
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
         ordered: difference(&settings.ordered, update.ordered),
         retry_policy: difference(&settings.retry_policy, update.retry_policy),
@@ -437,12 +459,15 @@ impl Subscription {
             SubscriptionEvent::EgressBlocked(_) => self.blocked_at = Some(at),
             SubscriptionEvent::JobStarted(started) => self.start_job(started, at),
             SubscriptionEvent::JobEnded(_) => self.job = None,
-            SubscriptionEvent::Updated(updated) if updated.url.is_some() => self.circuit.forget_run(),
+            SubscriptionEvent::Updated(updated) if updated.url.is_some() => {
+                self.circuit.forget_run();
+                self.trial.begin_anew(self.settings().map_or(0, |before| before.revision + 1));
+            }
+            SubscriptionEvent::TestSent(sent) => self.trial.remember(sent),
             SubscriptionEvent::Enabled(_) => self.circuit.forget_run(),
             SubscriptionEvent::Updated(_)
             | SubscriptionEvent::Disabled(_)
             | SubscriptionEvent::SecretRotated(_)
-            | SubscriptionEvent::TestSent(_)
             | SubscriptionEvent::HoldChanged(_)
             | SubscriptionEvent::RedeliveryRequested(_)
             | SubscriptionEvent::RescheduleRequested(_)

@@ -163,10 +163,11 @@ impl History {
             },
             Step::Test => Command::RecordTest(TestSent {
                 event_type: EventType::parse("webhook.test").unwrap(),
-                verified: false,
-                status: None,
-                failure: Some(FailureCode::Timeout),
+                verified: true,
+                status: Some(200),
+                failure: None,
                 latency_ms: 1,
+                revision: Some(self.state.kept_settings().map_or(1, |settings| settings.revision)),
             }),
             Step::Match { gap, steps } => {
                 let seen = self.state.deliveries.matched_through;

@@ -21,6 +21,8 @@ mod policy;
 pub(crate) mod properties;
 #[path = "subscription_timers_tests.rs"]
 mod timers;
+#[path = "subscription_trial_tests.rs"]
+mod trial;
 
 use super::*;
 use crate::domain::event::{
@@ -476,6 +478,7 @@ mod change {
             status: Some(200),
             failure: None,
             latency_ms: 5,
+            revision: None,
         };
         let past = [created(), disabled(), enabled(), rotated(2, None)];
         let state = given(past)

@@ -22,7 +22,7 @@ use crate::domain::job::{Ended, Job, JobStarted, Selection, Source};
 use crate::domain::notice::SealedRecipients;
 use crate::domain::outcome::FailureCode;
 use crate::domain::retry_policy::{RetryPolicy, SuccessRule};
-use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription};
+use crate::domain::subscription::{self, Deleted, Deliveries, Life, SecretVersion, Settings, Subscription, Trial};
 use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
@@ -467,6 +467,7 @@ fn samples() -> [Saved; 3] {
             circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
             job: Some(job.clone()),
             blocked_at: Some(at),
+            trial: Trial { url_since: 1, stood: Some(1) },
         },
     })
 }

@@ -9,6 +9,7 @@ use crate::actors::EngineError;
 use crate::domain::header::{InvalidHeader, InvalidHeaders, Place};
 use crate::domain::notice::{InvalidRecipient, InvalidRecipients};
 use crate::domain::retry_policy::{InvalidPolicy, PolicyProblem};
+use crate::domain::subscription::Untested;
 use crate::domain::{subscription, tenant};
 use crate::error_code::ErrorCode;
 use crate::event_store::ReadError;
@@ -256,6 +257,8 @@ user_error_codes! {
     WebhookCircuitOpen
     /// The deleted webhook is gone for good: its profile lets none be restored, or it is too late.
     WebhookNotRestorable
+    /// The webhook's profile wants a test of its present URL that succeeded, before it is enabled.
+    WebhookTestRequired
     /// The delivery cannot be sent again as things stand.
     NotRedeliverable
     /// The delivery has ended, or an attempt of it is under way.
@@ -293,7 +296,10 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             | subscription::Refusal::Succeeded(..)
             | subscription::Refusal::Ended(_)
             | subscription::Refusal::UnderWay(_) => &["input", "deliveryId"],
-            subscription::Refusal::NotRestorable(_) => &["input", "webhookId"],
+            subscription::Refusal::TestRequired { untested: Untested::Creation, .. } => &["input", "enabled"],
+            subscription::Refusal::TestRequired { untested: Untested::UrlChange, .. } => &["input", "url"],
+            subscription::Refusal::TestRequired { untested: Untested::Enabling, .. }
+            | subscription::Refusal::NotRestorable(_) => &["input", "webhookId"],
             subscription::Refusal::NotFound
             | subscription::Refusal::Exists
             | subscription::Refusal::Disabled

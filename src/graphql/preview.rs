@@ -12,12 +12,13 @@ use super::message::Message;
 use super::page::items;
 use super::scalar::int;
 use super::state;
-use super::webhook::{self, FilterHint};
-use crate::domain::filter;
+use super::webhook::{self, FilterHint, UnmatchedFilter};
+use crate::domain::filter::{self, Filter};
+use crate::domain::profile;
 use crate::domain::scope::Scope;
 use crate::error_code::ErrorCode;
 use crate::projections::rows::MessageRow;
-use crate::projections::{MessageFilter, Page};
+use crate::projections::{MessageFilter, Page, TenantScope};
 
 /// What a preview costs beside its fields: it may look at a thousand messages.
 pub(super) const PREVIEW_COST: usize = 100;
@@ -30,7 +31,9 @@ const SHOWN_MESSAGES: usize = 20;
 
 pub(super) struct FilterPreview {
     event_types: Vec<EventType>,
+    filters: Vec<Filter>,
     hints: Vec<FilterHint>,
+    unmatched: Vec<UnmatchedFilter>,
     looked_at: usize,
     matched: usize,
     messages: Vec<MessageRow>,
@@ -39,6 +42,11 @@ pub(super) struct FilterPreview {
 /// What filters pick, by the rule that deliveries go by. Nothing is stored.
 #[Object]
 impl FilterPreview {
+    /// The filters as a webhook of the profile would have them recorded.
+    async fn filters(&self) -> Vec<&str> {
+        self.filters.iter().map(Filter::as_str).collect()
+    }
+
     /// Event types of the catalogue that the filters pick, by name.
     #[graphql(complexity = "items(100, child_complexity)")]
     async fn event_types(&self) -> &[EventType] {
@@ -49,6 +57,12 @@ impl FilterPreview {
     #[graphql(complexity = "items(10, child_complexity)")]
     async fn hints(&self) -> &[FilterHint] {
         &self.hints
+    }
+
+    /// Filters that pick no event type of the catalogue.
+    #[graphql(complexity = "items(10, child_complexity)")]
+    async fn unmatched_filters(&self) -> &[UnmatchedFilter] {
+        &self.unmatched
     }
 
     /// How many messages were looked at: `lastMessages`, or fewer if there are no more.
@@ -73,10 +87,16 @@ impl FilterPreview {
 }
 
 impl FilterPreview {
-    /// What the filters pick of the caller's catalogue and of its last messages.
-    pub(super) async fn of(ctx: &Context<'_>, globs: &[String], last_messages: i32) -> Result<Self> {
+    /// What the filters pick of the caller's catalogue and of its last messages, as that profile reads them, or the
+    /// tenant's.
+    pub(super) async fn of(
+        ctx: &Context<'_>,
+        globs: &[String],
+        profile: Option<String>,
+        last_messages: i32,
+    ) -> Result<Self> {
         let scope = own_tenant(ctx, Scope::WebhooksRead)?;
-        let filters = event_type::parse(globs)?;
+        let filters = meant(ctx, scope, event_type::parse(globs)?, profile).await?;
         let limit = match usize::try_from(last_messages) {
             Ok(count @ 1..=MAX_MESSAGES) => count,
             Ok(_) | Err(_) => {
@@ -99,14 +119,33 @@ impl FilterPreview {
         messages.truncate(SHOWN_MESSAGES);
         Ok(Self {
             hints: webhook::hints(&filters, &catalogue),
+            unmatched: webhook::unmatched(&filters, &catalogue),
             event_types: catalogue
                 .iter()
                 .filter(|event_type| filter::matches_any(&filters, &event_type.name))
                 .cloned()
                 .collect(),
+            filters,
             looked_at,
             matched,
             messages,
         })
     }
+}
+
+/// The filters as a webhook of that profile would have them recorded; of the tenant's, if none is named.
+async fn meant(
+    ctx: &Context<'_>,
+    scope: TenantScope,
+    filters: Vec<Filter>,
+    profile: Option<String>,
+) -> Result<Vec<Filter>> {
+    let profile = match profile {
+        Some(name) => Some(name),
+        None => load(ctx, scope.0).await?.map(|tenant| tenant.profile),
+    };
+    let Some(name) = profile else { return Ok(filters) };
+    let profile = profile::find(&name).map_err(|error| fault(ErrorCode::InvalidInput, error.to_string()))?;
+    let meant = filters.into_iter().map(|filter| filter.meant(profile.filters.trailing_star));
+    meant.collect::<Result<_, _>>().map_err(|error| fault(error.code(), error.to_string()))
 }

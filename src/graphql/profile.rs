@@ -1,10 +1,11 @@
 //! Delivery profiles, for people who choose one.
 
-use async_graphql::{Enum, Object};
+use async_graphql::{Enum, Object, SimpleObject};
 
 use super::scalar::{Long, int};
+use crate::domain::filter::TrailingStar;
 use crate::domain::profile::{
-    self, Algorithm, Breaker, Jitter, Occurrence, Profile, Redelivery, Retry, Success, UrlAsOf,
+    self, Algorithm, Breaker, Jitter, Labels, Occurrence, Profile, Redelivery, Retry, Success, UrlAsOf,
 };
 
 #[derive(Clone, Copy)]
@@ -117,6 +118,32 @@ impl CircuitBreakerRule {
     }
 }
 
+/// What a page for people calls things. Codes and statuses are the same under every profile; these are the words for them.
+#[derive(SimpleObject)]
+pub(super) struct ProfileLabels {
+    /// A webhook.
+    webhook: String,
+    /// Several of them: the title of their list.
+    webhooks: String,
+    /// The title of a webhook's list of deliveries.
+    deliveries: String,
+    /// The status `SUCCEEDED`.
+    succeeded: String,
+    /// The status `FAILED`.
+    failed: String,
+    /// The status `PENDING`.
+    pending: String,
+    /// The status `CANCELLED`.
+    cancelled: String,
+}
+
+impl From<&Labels> for ProfileLabels {
+    fn from(labels: &Labels) -> Self {
+        let Labels { webhook, webhooks, deliveries, succeeded, failed, pending, cancelled } = labels.clone();
+        Self { webhook, webhooks, deliveries, succeeded, failed, pending, cancelled }
+    }
+}
+
 /// How a kind of receiver wants its webhooks: body, headers, signature, retries and rules.
 #[Object]
 impl DeliveryProfile {
@@ -199,9 +226,21 @@ impl DeliveryProfile {
         self.0.enabled_default
     }
 
+    /// Whether a webhook is enabled, and an enabled one goes to another URL, only after a test of that URL has succeeded:
+    /// otherwise `WEBHOOK_TEST_REQUIRED`.
+    async fn test_required(&self) -> bool {
+        self.0.require_test
+    }
+
     /// Whether event filters may be patterns; exact event types otherwise.
     async fn pattern_filters(&self) -> bool {
         self.0.filters.globs
+    }
+
+    /// Whether `*` at the end of an event filter stands for one segment or more. Such a filter is recorded, and shown from
+    /// then on, as `platform.saml.*.**`, which means that everywhere.
+    async fn trailing_star_takes_rest(&self) -> bool {
+        self.0.filters.trailing_star == TrailingStar::Rest
     }
 
     /// Whether a webhook may have no event filter, which sends nothing.
@@ -242,6 +281,11 @@ impl DeliveryProfile {
     /// For how long a deleted webhook can be restored, in seconds; 0: a deletion is for ever.
     async fn restore_window_seconds(&self) -> i32 {
         int(self.0.restore_window_s)
+    }
+
+    /// What a page for people calls things.
+    async fn labels(&self) -> ProfileLabels {
+        (&self.0.labels).into()
     }
 
     /// Which URL an attempt goes to when the webhook's has changed since its delivery was triggered.

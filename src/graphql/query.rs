@@ -237,14 +237,19 @@ impl Query {
         ctx: &Context<'_>,
         #[graphql(desc = "Event filters such as `user.*` or `account.**`, at most 50; none picks nothing.")]
         filters: Vec<String>,
+        #[graphql(desc = "Name of the delivery profile that says what `*` at the end means; absent: the tenant's.")]
+        profile: Option<String>,
         #[graphql(
             default_with = "Some(DEFAULT_MESSAGES)",
             desc = "How many of the messages that were published last are looked at, 1 to 1000."
         )]
         last_messages: Option<i32>,
     ) -> Option<Result<FilterPreview>> {
-        nullable(async { FilterPreview::of(ctx, &filters, last_messages.unwrap_or(DEFAULT_MESSAGES)).await.map(Some) })
-            .await
+        nullable(async {
+            let last_messages = last_messages.unwrap_or(DEFAULT_MESSAGES);
+            FilterPreview::of(ctx, &filters, profile, last_messages).await.map(Some)
+        })
+        .await
     }
 
     /// A delivery. Needs the scope `DELIVERIES_READ`.

@@ -24,6 +24,7 @@ use crate::domain::filter::{self, narrow_star_hint};
 use crate::domain::id::SubscriptionId;
 use crate::domain::scope::Scope;
 use crate::domain::subscription::KnownSecret;
+use crate::domain::suggestion;
 use crate::error_code::ErrorCode;
 use crate::projections::rows::{SecretRow, WebhookRow};
 use crate::projections::{self, TenantScope};
@@ -130,6 +131,15 @@ pub(super) struct FilterHint {
     suggestion: String,
     /// The event types that it misses.
     missed_event_types: Vec<String>,
+}
+
+/// A filter that picks no event type of the catalogue.
+#[derive(SimpleObject)]
+pub(super) struct UnmatchedFilter {
+    /// The filter: misspelt, or for event types that are not registered yet.
+    filter: String,
+    /// Filters next to it that do pick some, the nearest first, at most 3.
+    did_you_mean: Vec<String>,
 }
 
 pub(super) struct Webhook(pub(super) WebhookRow);
@@ -290,6 +300,16 @@ impl Webhook {
         .await
     }
 
+    /// Filters that pick no event type of the catalogue.
+    #[graphql(complexity = "items(10, child_complexity)")]
+    async fn unmatched_filters(&self, ctx: &Context<'_>) -> Option<Result<Vec<UnmatchedFilter>>> {
+        nullable(async {
+            let catalogue = load(ctx, CatalogueOf(self.0.tenant)).await?.unwrap_or_default();
+            Ok(Some(unmatched(&self.0.filters, &catalogue)))
+        })
+        .await
+    }
+
     /// Event types of the catalogue that its filters pick, by name.
     #[graphql(complexity = "cost(first, last, child_complexity)")]
     async fn matching_event_types(
@@ -383,6 +403,17 @@ impl Webhook {
 /// Those of the filters that may be narrower than they were meant.
 pub(super) fn hints(filters: &[filter::Filter], catalogue: &[EventType]) -> Vec<FilterHint> {
     filters.iter().filter_map(|filter| hint(filter, catalogue)).collect()
+}
+
+/// Those of the filters that pick nothing of the catalogue.
+pub(super) fn unmatched(filters: &[filter::Filter], catalogue: &[EventType]) -> Vec<UnmatchedFilter> {
+    let names = || catalogue.iter().map(|event_type| &event_type.name);
+    let nothing = filters.iter().filter(|filter| suggestion::picks_nothing(filter, names()));
+    let told = |filter: &filter::Filter| UnmatchedFilter {
+        filter: filter.to_string(),
+        did_you_mean: suggestion::nearest(filter, names()).iter().map(ToString::to_string).collect(),
+    };
+    nothing.map(told).collect()
 }
 
 fn hint(filter: &filter::Filter, catalogue: &[EventType]) -> Option<FilterHint> {

@@ -130,6 +130,7 @@ fn tested() -> Event {
         status: Some(200),
         failure: None,
         latency_ms: 7,
+        revision: None,
     }))
 }
 

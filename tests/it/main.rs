@@ -46,6 +46,7 @@ mod restoring;
 mod retention;
 mod retry_policy;
 mod stopping;
+mod switches;
 mod support;
 mod tools;
 mod transfer;

@@ -50,12 +50,12 @@ rules['@graphql-eslint/naming-convention'] = [
 
 // Values, which belong to what they stand in or are known by something else: whoever adds a thing to `Node` gives it an id.
 const values = [
-  'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts',
-  'DeliveryExplanation', 'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'ErasureRemainder', 'FilterHint',
-  'FilterPreview', 'HttpHeader', 'HttpRequest', 'HttpResponse', 'Ledger', 'NotRedelivered', 'PageInfo', 'Projection', 'ProjectionStop',
-  'PublishMessageResult', 'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'RetryPolicy', 'SequenceReport', 'StatsBucket',
-  'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UserError', 'Viewer', 'WebhookChange', 'WebhookHeader', 'WebhookSecret',
-  'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
+  'Alert', 'BackfillPreview', 'Circuit', 'CircuitBreakerRule', 'CircuitTrip', 'DeletedWebhook', 'DeliveryCounts', 'DeliveryExplanation',
+  'DeliveryProfile', 'DeliveryStats', 'DeliveryTimer', 'DeliveryUpdate', 'ErasureRemainder', 'FilterHint', 'FilterPreview', 'HttpHeader',
+  'HttpRequest', 'HttpResponse', 'Ledger', 'NotRedelivered', 'PageInfo', 'ProfileLabels', 'Projection', 'ProjectionStop',
+  'PublishMessageResult', 'QuarantineEntry', 'RateLimit', 'RedeliverDeliveriesResult', 'RedeliveryPreview', 'RetryPolicy', 'SequenceReport',
+  'StatsBucket', 'TestDeliveryRequest', 'TestDeliveryResult', 'UndeliveredSequence', 'UnmatchedFilter', 'UserError', 'Viewer',
+  'WebhookChange', 'WebhookHeader', 'WebhookSecret', 'WebhookSnapshot', 'WebhookSummary', 'WebhookTimers', 'WebhookUpdate',
 ];
 rules['@graphql-eslint/strict-id-in-types'] = [
   'error',

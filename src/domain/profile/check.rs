@@ -8,6 +8,7 @@ use super::{
     Algorithm, Breaker, Classes, Envelope, Field, FieldValue, Header, HeaderValue, Jitter, KeyForm, MAX_DISTINCT,
     Piece, Place, Profile, Retry, RetryAfter, Signature, SignedContent, Success, Template, built_in,
 };
+use crate::domain::filter::TrailingStar;
 
 /// Headers that belong to the connection or to this program (in lower case).
 const RESERVED_HEADERS: [&str; 15] = [
@@ -29,6 +30,7 @@ const RESERVED_HEADERS: [&str; 15] = [
 ];
 const MAX_NAME_CHARS: usize = 64;
 const MAX_DESCRIPTION_CHARS: usize = 200;
+const MAX_LABEL_CHARS: usize = 40;
 /// Of a header's name, and of a field's.
 const MAX_KEY_CHARS: usize = 64;
 const MAX_VALUE_CHARS: usize = 1_024;
@@ -72,6 +74,10 @@ pub(super) fn check(profile: &Profile) -> Vec<Problem> {
     problems.within("timeout_ms", profile.timeout_ms, TIMEOUT_MS);
     problems.within("test_timeout_ms", profile.test_timeout_ms, TIMEOUT_MS);
     problems.rotation(profile);
+    problems.beginning(profile);
+    for (key, label) in profile.labels.all() {
+        problems.text(&format!("labels.{key}"), label, MAX_LABEL_CHARS);
+    }
     problems.within("custom_headers.max", profile.custom_headers.max, CUSTOM_HEADERS);
     let different: HashSet<_> = profile.notify.iter().collect();
     problems.expect(different.len() == profile.notify.len(), "notify", "each word stands there once");
@@ -331,6 +337,14 @@ impl Problems {
             }
             (Jitter::None | Jitter::Full | Jitter::Equal | Jitter::Additive | Jitter::Decorrelated, _) => {}
         }
+    }
+
+    fn beginning(&mut self, profile: &Profile) {
+        let reason = "with require_test a webhook begins disabled: it must be false";
+        self.expect(!(profile.require_test && profile.enabled_default), "enabled_default", reason);
+        let reason = "filters without patterns have no '*': it must be \"one\" or absent";
+        let means = profile.filters.globs || profile.filters.trailing_star == TrailingStar::One;
+        self.expect(means, "filters.trailing_star", reason);
     }
 
     fn rotation(&mut self, profile: &Profile) {

@@ -95,6 +95,19 @@ fn each_problem_says_what_is_allowed() {
             "breaker.deliveries: 17 is not within 1 and 16",
         ),
         (|p| p["jitter"] = json!({"proportional": 101}), "jitter.proportional: 101 is not within 1 and 100"),
+        (|p| p["labels"] = json!({"failed": ""}), "labels.failed: it must have 1 to 40 characters"),
+        (
+            |p| p["require_test"] = json!(true),
+            "enabled_default: with require_test a webhook begins disabled: it must be false",
+        ),
+        (
+            |p| p["filters"] = json!({"globs": false, "empty": false, "trailing_star": "rest"}),
+            "filters.trailing_star: filters without patterns have no '*': it must be \"one\" or absent",
+        ),
+        (
+            |p| p["filters"]["trailing_star"] = json!("all"),
+            "filters.trailing_star: unknown variant `all`, expected `one` or `rest`",
+        ),
         (
             |p| {
                 p["jitter"] = json!("decorrelated");

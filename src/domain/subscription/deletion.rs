@@ -126,6 +126,7 @@ impl Subscription {
         if let Life::Deleted(Deleted { settings: Some(settings), .. }) = &mut self.life {
             let mut settings = settings.clone();
             settings.evolve(&SubscriptionEvent::Restored(event.clone()));
+            self.trial.begin_anew(settings.revision);
             self.life = Life::Live(settings);
             self.deliveries.pass_over(Some(event.matched_through));
         }

@@ -284,6 +284,7 @@ mod tests {
             status: Some(200),
             failure: None,
             latency_ms: 7,
+            revision: None,
         })
     }
 

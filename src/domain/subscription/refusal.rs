@@ -1,7 +1,7 @@
 //! Why a subscription refuses what it is asked to do.
 
 use super::deletion::NotRestorable;
-use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S};
+use super::{MAX_DESCRIPTION_CHARS, MAX_RATE_LIMIT_PER_S, Untested};
 use crate::domain::id::{DeliveryId, JobId};
 use crate::domain::profile::{FiltersRefused, UnknownProfile};
 use crate::domain::retry_policy::InvalidPolicy;
@@ -47,6 +47,14 @@ pub enum Refusal {
         profile: String,
         /// What it allows.
         max_s: u64,
+    },
+    /// The profile wants a test of the URL first.
+    #[error("profile '{profile}' wants its webhooks tested: {untested}")]
+    TestRequired {
+        /// The profile.
+        profile: String,
+        /// What is refused, and what to do first.
+        untested: Untested,
     },
     /// The delivery has not ended.
     #[error("delivery {0} is still under way")]
@@ -132,6 +140,7 @@ impl Refusal {
             Self::JobRunning(_) => ErrorCode::LimitExceeded,
             Self::NotRestorable(_) => ErrorCode::WebhookNotRestorable,
             Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
+            Self::TestRequired { .. } => ErrorCode::WebhookTestRequired,
         }
     }
 }

@@ -140,7 +140,7 @@ pub enum Purpose {
 
 impl Purpose {
     /// Those of rows in the key store.
-    pub const STORED: [Self; 10] = [
+    pub const STORED: [Self; 11] = [
         Self::SigningSecret,
         Self::CustomHeaders,
         Self::Recipients,

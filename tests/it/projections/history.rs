@@ -371,6 +371,7 @@ impl History {
                 status: None,
                 failure: Some(FailureCode::Tls),
                 latency_ms: 3,
+                revision: None,
             }),
             98 if pick.is_multiple_of(4) => Command::Forget { at: Timestamp::from_ms(i64::MAX) },
             _ => Command::Delete { expected_revision: None },

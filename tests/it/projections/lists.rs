@@ -243,6 +243,7 @@ async fn the_audit_log_tells_of_every_change_and_never_of_a_delivery_or_a_secret
         status: Some(200),
         failure: None,
         latency_ms: 3,
+        revision: None,
     };
     history.command(subscription, Command::RecordTest(sent)).await;
     let key = history.api_key(tenant).await;
