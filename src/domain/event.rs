@@ -3,6 +3,7 @@
 //! A recorded event is a fact and stays readable for ever: a field may be added if it is optional; anything else is a
 //! new schema version with an upcaster in `codec`. When an event happened and who caused it stand beside the payload.
 
+mod circuit;
 mod deletion;
 mod egress;
 mod erasure;
@@ -12,6 +13,7 @@ mod period;
 mod user;
 mod waiting;
 
+pub use circuit::{CircuitClosed, CircuitProbing, CircuitReenabled, CircuitTripped, MatchesLost, ReenableMode};
 pub use deletion::{SecretsDestroyed, SubscriptionDeleted, SubscriptionRestored};
 pub use egress::{ConfigChanged, EgressBlocked};
 pub use erasure::{ErasureAdvanced, ErasureCompleted, ErasureScope, ErasureStarted, PayloadErased};
@@ -25,7 +27,6 @@ pub use waiting::{CancellationRequested, DeliveryRescheduled, LastFailure, Resch
 
 use serde::{Deserialize, Serialize};
 
-use super::circuit::TripCause;
 use super::filter::{EventType, Filter};
 use super::header::SealedHeaders;
 use super::id::{ApiKeyId, DeliveryId, JobId, MessageId, SecretId, SubscriptionId, TenantId};
@@ -381,77 +382,6 @@ pub struct RedeliveryRequested {
     /// Of this message.
     pub message: MessageId,
 }
-
-/// The circuit breaker tripped: nothing is sent any more, and everything waits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CircuitTripped {
-    /// Why.
-    pub cause: TripCause,
-    /// How many failures counted.
-    pub failures: u32,
-    /// The delivery whose attempt was the last of them.
-    pub delivery: DeliveryId,
-    /// Why that attempt failed.
-    pub code: FailureCode,
-    /// The same in a sentence.
-    pub detail: String,
-    /// Messages behind this number wait in the log, none of them scheduled yet.
-    pub matched_through: u64,
-    /// When it is tried again by itself; absent if somebody has to say so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe_at: Option<Timestamp>,
-    /// How often it has tried by itself in vain since it was last well.
-    #[serde(default)]
-    pub failed_probes: u32,
-}
-
-/// Somebody let a subscription try again whose circuit breaker had tripped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CircuitReenabled {
-    /// What becomes of everything that waited.
-    pub mode: ReenableMode,
-    /// Messages that waited, up to this number, are not delivered; absent if all are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped_through: Option<u64>,
-    /// How many deliveries were cancelled with them.
-    #[serde(default)]
-    pub cancelled: u64,
-    /// Messages that waited, up to this number, were older than messages are kept; absent if none was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_through: Option<u64>,
-}
-
-/// What becomes of everything that waited. The words are stored in events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReenableMode {
-    /// Everything is delivered.
-    Drain,
-    /// What came before a moment is not delivered.
-    SkipBefore,
-    /// Nothing is delivered of what waited.
-    Discard,
-}
-
-/// A subscription tries again by itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CircuitProbing {
-    /// As in [`CircuitReenabled`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_through: Option<u64>,
-}
-
-/// Messages that matched and waited in the log are older than messages are kept, and gone with their bucket: they went
-/// after the circuit was left, and before they were scheduled.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MatchesLost {
-    /// Up to this number of the shard's log.
-    pub through: u64,
-}
-
-/// The endpoint is well again: everything is sent as before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CircuitClosed {}
 
 /// What happens to a delivery.
 #[derive(Clone, Debug, PartialEq)]
