@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::id::SecretId;
+use super::outcome::MASK;
 use super::profile::Profile;
 use super::secret::Secret;
 
@@ -21,9 +22,6 @@ pub const MAX_NAME_BYTES: usize = 100;
 pub const MAX_VALUE_BYTES: usize = 1_024;
 /// The most bytes of all names and values together.
 pub const MAX_TOTAL_BYTES: usize = 8 * 1_024;
-
-/// What stands in place of a value wherever one would be shown.
-pub const MASK: &str = "***";
 
 /// Names that nobody may choose, in lower case; one that ends in `*` stands for all that begin so.
 const RESERVED: [&str; 44] = [

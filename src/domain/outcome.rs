@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::header::MASK;
+/// What stands in place of a value wherever one would be shown.
+pub const MASK: &str = "***";
 
 /// Most bytes of a body's beginning, wherever one is kept or shown.
 pub const MAX_BODY_PREVIEW_BYTES: usize = 1024;

@@ -9,8 +9,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::filter::EventType;
-use super::header::MASK;
 use super::id::MessageId;
+use super::outcome::MASK;
 use super::profile::{
     Algorithm, Encoding, Envelope, Field, FieldValue, HeaderValue, Place, Profile, Signature, SignedContent,
 };

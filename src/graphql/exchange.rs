@@ -11,7 +11,7 @@ use super::failure::{internal, nullable};
 use super::loader::{VersionOf, load, settings_of};
 use super::scalar::int;
 use super::{snapshot, state};
-use crate::domain::header::MASK;
+use crate::domain::outcome::MASK;
 use crate::domain::outcome::{MAX_BODY_PREVIEW_BYTES, Response};
 use crate::domain::profile::{Profile, UrlAsOf};
 use crate::domain::scope::Scope;

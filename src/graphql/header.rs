@@ -2,7 +2,8 @@
 
 use async_graphql::{InputObject, SimpleObject};
 
-use crate::domain::header::{GivenHeaders, MASK, SealedHeaders};
+use crate::domain::header::{GivenHeaders, SealedHeaders};
+use crate::domain::outcome::MASK;
 
 /// A header that a webhook sends beside those of its profile.
 #[derive(InputObject)]

@@ -10,7 +10,7 @@
 use reqwest::header::HeaderMap;
 
 use super::excerpt::excerpt;
-use crate::domain::header::MASK;
+use crate::domain::outcome::MASK;
 
 /// Most header lines that are kept.
 const MAX_HEADERS: usize = 16;
