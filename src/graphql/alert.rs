@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_graphql::{Context, Enum, ID, Object, Result};
 
 use super::failure::{internal, nullable};
-use super::loader::load;
+use super::loader::{load, load_all};
 use super::scalar::DateTime;
 use super::state;
 use super::webhook::Webhook;
@@ -17,8 +17,8 @@ use crate::execute;
 use crate::projections::rows::{CircuitRow, DeliveryStatus};
 use crate::projections::{self, Page, TenantScope};
 
-/// The most open circuits that are shown.
-const MOST_OPEN: usize = 100;
+/// The most alerts, and open circuits among them, that are shown.
+pub(super) const MOST: usize = 100;
 /// The newest failed deliveries that are looked at.
 const FAILURES: usize = 500;
 /// So many times that are looked at where those of before were all made good since.
@@ -103,6 +103,7 @@ pub(super) async fn all(ctx: &Context<'_>, scope: TenantScope) -> Result<Vec<Ale
         scope,
     }));
     alerts.sort_by_key(|alert| std::cmp::Reverse(alert.since));
+    alerts.truncate(MOST);
     Ok(alerts)
 }
 
@@ -112,7 +113,7 @@ async fn open_circuits(ctx: &Context<'_>, scope: TenantScope) -> Result<Vec<Aler
         ..projections::WebhookFilter::default()
     };
     let order = projections::WebhookOrder::default();
-    let found = state(ctx).read_models.webhooks(scope, &filter, order, &Page::first(MOST_OPEN)).await;
+    let found = state(ctx).read_models.webhooks(scope, &filter, order, &Page::first(MOST)).await;
     let rows = found.map_err(|error| internal(&error))?.map_or_else(Vec::new, |slice| slice.rows);
     let alert = |(_, row): (_, projections::rows::WebhookRow)| match row.circuit {
         CircuitRow::Open(trip) => Some(Alert {
@@ -154,21 +155,16 @@ async fn failures(ctx: &Context<'_>, scope: TenantScope, but: &[SubscriptionId])
         }
         page.after = Some(last);
     }
-    let mut alerts = Vec::new();
-    for (id, (count, since)) in failed {
-        if but.contains(&id) || load(ctx, (scope.0, id)).await?.is_none() {
-            continue;
-        }
-        let message = format!("{count} of the deliveries that failed last were to this webhook");
-        alerts.push(Alert {
-            kind: AlertKind::DeliveriesFailed,
-            since: Some(since),
-            message,
-            subscription: Some(id),
-            scope,
-        });
-    }
-    Ok(alerts)
+    let there = load_all(ctx, failed.keys().map(|id| (scope.0, *id))).await?;
+    failed.retain(|id, _| there.contains_key(&(scope.0, *id)) && !but.contains(id));
+    let alert = |(id, (count, since))| Alert {
+        kind: AlertKind::DeliveriesFailed,
+        since: Some(since),
+        message: format!("{count} of the deliveries that failed last were to this webhook"),
+        subscription: Some(id),
+        scope,
+    };
+    Ok(failed.into_iter().map(alert).collect())
 }
 
 /// `None` if it is of somebody else.

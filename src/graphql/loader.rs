@@ -46,6 +46,18 @@ where
     ctx.data_unchecked::<Rowloader>().load_one(key).await.map_err(|error| internal(&*error))
 }
 
+/// The rows of those keys that there are, by key.
+pub(super) async fn load_all<K>(
+    ctx: &Context<'_>,
+    keys: impl Iterator<Item = K>,
+) -> Result<HashMap<K, <Rows as Loader<K>>::Value>>
+where
+    K: Send + Sync + Hash + Eq + Clone + 'static,
+    Rows: Loader<K, Error = Arc<QueryError>>,
+{
+    ctx.data_unchecked::<Rowloader>().load_many(keys).await.map_err(|error| internal(&*error))
+}
+
 macro_rules! rows_by_id {
     ($($id:ident -> $row:ident by $query:ident;)*) => {$(
         impl Loader<(TenantId, $id)> for Rows {

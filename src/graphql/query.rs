@@ -202,8 +202,8 @@ impl Query {
         .await
     }
 
-    /// What needs somebody's attention in the tenant, the newest first: at most one entry for a webhook and a reason. Empty
-    /// if all is well. Needs the scope `WEBHOOKS_READ`.
+    /// What needs somebody's attention in the tenant, the newest first: at most one entry for a webhook and a reason, and
+    /// the newest 100 of all. Empty if all is well. Needs the scope `WEBHOOKS_READ`.
     #[graphql(complexity = "STATS_COST + items(20, child_complexity)")]
     async fn alerts(&self, ctx: &Context<'_>) -> Option<Result<Vec<Alert>>> {
         nullable(async {

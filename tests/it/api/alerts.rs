@@ -102,3 +102,29 @@ async fn failed_deliveries_are_an_alert_until_they_are_made_good_old_or_of_no_we
     api.data(DELETE, id).await;
     api.until_alerts(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_very_many_alerts_the_newest_hundred_are_told() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let (clock, endpoint) = (Steered::new(), Arc::new(Chosen(AtomicU16::new(410))));
+    let settings = Settings { transport: Some(endpoint as _), ..Settings::default() };
+    let api = Api::build(Arc::new(MemoryStore::new(1)), Arc::clone(&clock) as _, settings).await;
+    let create = "mutation($url: String!) { createWebhook(input: { url: $url, eventFilters: [\"**\"], enabled: true }) {
+        webhook { id } } }";
+    for _ in 0..100 {
+        api.data(create, json!({ "url": URL })).await;
+    }
+    api.data(PUBLISH, json!({})).await;
+    api.until_alerts(100).await;
+    clock.pass(1);
+    let last = api.data(create, json!({ "url": URL })).await["createWebhook"]["webhook"]["id"].take();
+    api.data(PUBLISH, json!({})).await;
+    loop {
+        let alerts = api.alerts().await;
+        assert_eq!(alerts.len(), 100);
+        if alerts[0]["webhookId"] == last {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
