@@ -36,7 +36,7 @@ use crate::event_store::{Position, ReadError};
 use crate::execute::contents;
 use crate::execute::history::{self, AsOf, Budget, HistoryError};
 use crate::execute::vault::{Binding, VaultError};
-use crate::outbound::Request;
+use crate::outbound::{Request, without_access};
 
 /// Where and how to send: what an attempt needs of a subscription's settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -249,7 +249,10 @@ async fn post(context: &Context, request: Request, custom: &CustomHeaders) -> Ex
     let mut exchange = context.transport.post(request).await;
     if let Ok(response) = &mut exchange.result {
         custom.redact(&mut response.preview);
-        response.headers.iter_mut().for_each(|(_, value)| custom.redact(value));
+        for (_, value) in &mut response.headers {
+            custom.redact(value);
+            *value = without_access(value);
+        }
     }
     exchange
 }

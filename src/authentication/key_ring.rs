@@ -252,9 +252,9 @@ impl KeyRing {
     /// # Errors
     /// It goes on.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), VaultError> {
-        let ended = self.sessions.end(self.sessions.id_of(token)).await;
+        self.sessions.end(self.sessions.id_of(token)).await?;
         self.ended.notify_waiters();
-        ended
+        Ok(())
     }
 
     /// Ends the session of somebody who may log in no more; what a restart brings back ends in the same way.

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::domain::id::{SecretId, TenantId, UserId};
 use crate::domain::time::Timestamp;
 use crate::execute::vault::{Binding, KeyBytes, Vault, VaultError};
+use crate::key_store::KeyStoreError;
 
 /// Sessions of one user at one time; a further login ends the oldest.
 const MAX_PER_USER: usize = 10;
@@ -221,12 +222,14 @@ impl Sessions {
     }
 
     /// Ends a session, also one that is kept and not known here. After an error it goes on, as it would after a restart.
+    /// One that is not known is looked for by one caller at a time, and others are told to come again: anybody may ask.
     pub(super) async fn end(&self, id: SessionId) -> Result<(), VaultError> {
         let known = self.lock().get(&id).map(|session| session.binding(id));
         match known {
             Some(binding) => self.vault.drop_sessions(&[binding]).await?,
             None => {
-                let _turn = self.looking.lock().await;
+                let busy = |_| KeyStoreError::Unavailable("another session is looked for".into());
+                let _turn = self.looking.try_lock().map_err(busy)?;
                 self.vault.drop_session_of(&id.0).await?;
             }
         }

@@ -79,8 +79,8 @@ pub struct Response {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes: Option<u64>,
     /// Names and values of header lines that may explain a failure, the telling ones first: at most 16, and 1 KiB of them.
-    /// Escaped as the preview is, and no credentials. Of failed attempts alone, since they would be most of the record of a
-    /// success.
+    /// Escaped as the preview is, and no credentials. Of failed attempts alone: successes are most of what is
+    /// recorded, and need no explanation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
 }

@@ -46,7 +46,7 @@ pub(super) enum ErasureRemainderKind {
     Backups,
     /// In free space of the database's files.
     FreeSpace,
-    /// In the beginnings of what endpoints answered, which may repeat what they were sent.
+    /// In the beginnings of what endpoints answered, and in headers of it, which may repeat what they were sent.
     ResponsePreviews,
     /// In the record that there was a message: its id, type, times, size, idempotency key and salted digest.
     Metadata,
@@ -165,8 +165,8 @@ fn remains(row: &ErasureRow, retention: &Config) -> Vec<ErasureRemainder> {
     remains.push(ErasureRemainder {
         kind: ErasureRemainderKind::ResponsePreviews,
         until: at(events_end),
-        explanation: "The beginning of what endpoints answered is kept with their attempts, and may repeat what they \
-                      were sent. It goes with the deliveries.",
+        explanation: "The beginning of what endpoints answered, and headers of failures, are kept with their attempts, \
+                      and may repeat what they were sent. They go with the deliveries.",
     });
     remains.push(ErasureRemainder {
         kind: ErasureRemainderKind::Metadata,

@@ -201,10 +201,11 @@ impl Webhook {
     }
 
     /// Who is told by e-mail of what its profile says (`notices`), if the server sends any; null, with an error, if
-    /// they cannot be opened.
+    /// they cannot be opened. Needs the scope `WEBHOOKS_READ`.
     #[graphql(complexity = "2")]
     async fn notification_emails(&self, ctx: &Context<'_>) -> Option<Result<Vec<String>>> {
         nullable(async {
+            authorise(ctx, Scope::WebhooksRead)?;
             let Some(sealed) = &self.0.recipients else { return Ok(Some(vec![])) };
             let found = state(ctx).engine.recipients(self.0.tenant, self.0.id, sealed).await;
             let recipients = found.map_err(|error| internal(&error))?;

@@ -204,7 +204,9 @@ impl Measured {
         let counts = self.notices.counts();
         let name = "tidings_notices_total";
         text.family(name, "counter", "Mails to owners of webhooks since the start, by outcome.");
-        for (outcome, count) in [("sent", counts.sent), ("refused", counts.refused), ("expired", counts.expired)] {
+        let of_sent = [("sent", counts.sent), ("refused", counts.refused)];
+        let of_unsent = [("expired", counts.expired), ("limited", counts.limited)];
+        for (outcome, count) in of_sent.into_iter().chain(of_unsent) {
             text.sample(name, &[("outcome", outcome)], count);
         }
         let help = "Mails to owners of webhooks that are still to be sent.";

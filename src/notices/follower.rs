@@ -11,7 +11,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::queue::{Line, Queue};
+use super::queue::{Hour, Line, Queue};
 use super::server::Refused;
 use super::{READER, Shared};
 use crate::codec;
@@ -76,6 +76,7 @@ pub(super) struct Follower {
     saved_at: Instant,
     /// When failed deliveries were last told.
     failures: LruCache<SubscriptionId, Timestamp>,
+    hour: Hour,
 }
 
 /// What a step led to.
@@ -89,7 +90,16 @@ enum Step {
 impl Follower {
     pub(super) fn new(shared: Arc<Shared>, shard: u16, from: u64) -> Self {
         let failures = LruCache::new(FAILURES_KNOWN);
-        Self { shared, shard, queue: Queue::default(), read: from, saved: from, saved_at: Instant::now(), failures }
+        Self {
+            shared,
+            shard,
+            queue: Queue::default(),
+            read: from,
+            saved: from,
+            saved_at: Instant::now(),
+            failures,
+            hour: Hour::default(),
+        }
     }
 
     /// Follows the shard until the log is gone.
@@ -204,12 +214,16 @@ impl Follower {
         if is_failure && told.is_some() {
             self.failures.put(id, notice.at);
         }
-        let Some((_, recipients)) = told else { return Ok(0) };
+        let Some((settings, recipients)) = told else { return Ok(0) };
         if notice.at < self.worth_telling() {
             return Ok(recipients.addresses().len());
         }
         let notice = Arc::new(notice);
         for to in recipients.addresses() {
+            if !self.hour.may_have(settings.tenant, notice.at, self.shared.per_tenant_per_hour) {
+                self.shared.counters.limited.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             let line = Line { subscription: id, to: to.clone() };
             self.queue.push(line, recorded.position.seq, Arc::clone(&notice));
         }

@@ -51,8 +51,11 @@ pub struct Config {
     pub url: String,
     /// The address that mails come from. Default: empty, which `url` does not allow.
     pub from: String,
-    /// How long the handing over of one mail may take, in milliseconds, 100 to 300000. Default: 30000.
+    /// How long the mail server may take until it knows who sends, in milliseconds, 100 to 300000. Default: 30000.
     pub timeout_ms: u64,
+    /// How many mails are sent for one tenant of what happens in one hour, 1 to 1000000; further ones are not sent. Whoever
+    /// makes webhooks chooses their addresses. Default: 500.
+    pub per_tenant_per_hour: u32,
     /// File with further authorities, in PEM, that the mail server's certificate may be issued by. Default: empty, which
     /// means none.
     pub ca_file: PathBuf,
@@ -60,7 +63,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { url: String::new(), from: String::new(), timeout_ms: 30_000, ca_file: PathBuf::new() }
+        Self {
+            url: String::new(),
+            from: String::new(),
+            timeout_ms: 30_000,
+            per_tenant_per_hour: 500,
+            ca_file: PathBuf::new(),
+        }
     }
 }
 
@@ -72,6 +81,7 @@ impl fmt::Debug for Config {
             .field("url", &format_args!("{scheme}://***"))
             .field("from", &self.from)
             .field("timeout_ms", &self.timeout_ms)
+            .field("per_tenant_per_hour", &self.per_tenant_per_hour)
             .field("ca_file", &self.ca_file)
             .finish()
     }
@@ -82,6 +92,9 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         if !(100..=300_000).contains(&self.timeout_ms) {
             return Err("mail.timeout_ms: must be 100 to 300000".into());
+        }
+        if !(1..=1_000_000).contains(&self.per_tenant_per_hour) {
+            return Err("mail.per_tenant_per_hour: must be 1 to 1000000".into());
         }
         self.route().map(|_| ())
     }
@@ -120,6 +133,8 @@ pub struct Counts {
     pub refused: u64,
     /// Not sent, since they were older than a day.
     pub expired: u64,
+    /// Not sent, since the tenant had too many in an hour.
+    pub limited: u64,
     /// Still to be sent, as far as the log was read.
     pub waiting: usize,
 }
@@ -129,6 +144,7 @@ struct Counters {
     sent: AtomicU64,
     refused: AtomicU64,
     expired: AtomicU64,
+    limited: AtomicU64,
     /// By shard.
     waiting: Vec<AtomicUsize>,
 }
@@ -140,6 +156,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     server: MailServer,
     counters: Arc<Counters>,
+    per_tenant_per_hour: u32,
     turn: Semaphore,
     outage: Mutex<Outage>,
 }
@@ -179,6 +196,7 @@ impl Notices {
             clock: Arc::clone(clock),
             server,
             counters: Arc::clone(&counters),
+            per_tenant_per_hour: config.per_tenant_per_hour,
             turn: Semaphore::new(CONNECTIONS),
             outage: Mutex::default(),
         });
@@ -196,6 +214,7 @@ impl Notices {
             sent: read(&self.counters.sent),
             refused: read(&self.counters.refused),
             expired: read(&self.counters.expired),
+            limited: read(&self.counters.limited),
             waiting: self.counters.waiting.iter().map(|shard| shard.load(Ordering::Relaxed)).sum(),
         }
     }

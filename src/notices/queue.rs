@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::id::SubscriptionId;
+use crate::domain::id::{SubscriptionId, TenantId};
 use crate::domain::mail::Notice;
 use crate::domain::notice::Address;
 use crate::domain::time::Timestamp;
@@ -110,6 +110,26 @@ impl Queue {
     }
 }
 
+/// How many mails each tenant has had of the newest hour that something happened in.
+#[derive(Debug, Default)]
+pub(super) struct Hour {
+    number: i64,
+    mails: HashMap<TenantId, u32>,
+}
+
+impl Hour {
+    /// Counts a mail of something that happened then; whether the tenant may have it.
+    pub(super) fn may_have(&mut self, tenant: TenantId, at: Timestamp, most: u32) -> bool {
+        let number = at.as_ms().div_euclid(3_600_000);
+        if number > self.number {
+            *self = Self { number, mails: HashMap::new() };
+        }
+        let mails = self.mails.entry(tenant).or_default();
+        *mails = mails.saturating_add(1);
+        *mails <= most
+    }
+}
+
 /// Twice as long after each failure, up to a limit.
 pub(super) fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << failures.min(16)).min(longest)
@@ -179,6 +199,16 @@ mod tests {
         assert_eq!((queue.first(), queue.len()), (Some(2), 2));
         assert_eq!(queue.expire(Timestamp::from_ms(9)), 2);
         assert_eq!((queue.first(), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_tenant_has_so_many_mails_an_hour_whatever_others_have() {
+        let (one, other) = (TenantId::from_parts(1, 1), TenantId::from_parts(1, 2));
+        let minute = |minute: i64| Timestamp::from_ms(minute * 60_000);
+        let mut hour = Hour::default();
+        let had = [(one, 60), (one, 61), (one, 119), (other, 119), (one, 120), (one, 119), (one, 121)]
+            .map(|(tenant, at)| hour.may_have(tenant, minute(at), 2));
+        assert_eq!(had, [true, true, false, true, true, true, false]);
     }
 
     #[test]

@@ -6,12 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lettre::address::Envelope;
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{
     AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters, TlsParametersBuilder,
 };
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
@@ -23,18 +23,19 @@ use crate::domain::secret::Secret;
 
 /// How long a server may take its leave.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
-/// Answers that are about us, not about the mail: the server is about to close, or wants other credentials.
-const ABOUT_US: [u16; 6] = [421, 454, 530, 534, 535, 538];
+/// How long it may take over one mail once it knows who sends it. Longer than for the rest: what it has read and not yet
+/// acknowledged would be sent twice.
+const HANDING_OVER_LIMIT: Duration = Duration::from_secs(120);
 /// What a server says of a mailbox that cannot be.
 const MAILBOX_NAME_NOT_ALLOWED: u16 = 553;
 
 /// Why a mail was not taken. Tells nothing of what the server said but its number: it may repeat the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// The server takes nothing for now.
+    /// The server takes nothing for now, from us: it did not come as far as the address.
     Server(String),
-    /// Not this one for now, with that number.
-    ForNow(u16),
+    /// Not this one for now, with that number; without one the conversation broke off.
+    ForNow(Option<u16>),
     /// Not this one, ever.
     ForGood(u16),
 }
@@ -129,19 +130,26 @@ impl MailServer {
         let (Ok(from), Ok(recipient)) = (self.from.expose().parse(), to.expose().parse()) else {
             return Err(Refused::ForGood(MAILBOX_NAME_NOT_ALLOWED));
         };
-        let Ok(envelope) = Envelope::new(Some(from), vec![recipient]) else {
-            return Err(Refused::ForGood(MAILBOX_NAME_NOT_ALLOWED));
-        };
-        let converse = async {
-            let mut connection = self.connect().await.map_err(|error| Refused::Server(describe(&error)))?;
-            connection.send(&envelope, mail.as_bytes()).await.map_err(|error| of_mail(&error))?;
-            Ok(connection)
-        };
         let late = |_| Refused::Server("it did not answer in time".into());
-        let mut connection = timeout(self.limit, converse).await.map_err(late)??;
+        let began = timeout(self.limit, self.begin(from)).await.map_err(late)?;
+        let mut connection = began.map_err(|error| Refused::Server(describe(&error)))?;
+        let hand_over = async {
+            connection.command(Rcpt::new(recipient, vec![])).await?;
+            connection.command(Data).await?;
+            connection.message(mail.as_bytes()).await
+        };
+        let handed_over = timeout(HANDING_OVER_LIMIT, hand_over).await.map_err(|_| Refused::ForNow(None))?;
+        handed_over.map_err(|error| of_mail(&error))?;
         // What it has taken it has taken, however it takes its leave.
         drop(timeout(QUIT_LIMIT, connection.quit()).await);
         Ok(())
+    }
+
+    /// Up to the sender, who is the same for all mails: what is refused until then is refused to all.
+    async fn begin(&self, from: lettre::Address) -> Result<AsyncSmtpConnection, SmtpError> {
+        let mut connection = self.connect().await?;
+        connection.command(Mail::new(Some(from), vec![])).await?;
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, SmtpError> {
@@ -186,13 +194,12 @@ fn tls(host: &str, ca_file: &Path) -> Result<TlsParameters, String> {
     builder.build().map_err(|error| format!("mail.url: no TLS with that host: {error}"))
 }
 
-/// What became of a mail on a connection that stood.
+/// What became of a mail whose sender was accepted. Whoever chose the address may have chosen the answer too: it keeps
+/// no other mail waiting.
 fn of_mail(error: &SmtpError) -> Refused {
     match error.status().map(u16::from) {
-        Some(number) if ABOUT_US.contains(&number) => Refused::Server(describe(error)),
         Some(number) if error.is_permanent() => Refused::ForGood(number),
-        Some(number) => Refused::ForNow(number),
-        None => Refused::Server(describe(error)),
+        number => Refused::ForNow(number),
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! - They are few: [`MAX_HEADERS`], and [`MAX_TOTAL_BYTES`] of names and values. First come those of [`TELLING`], in that
 //!   order, then the others as they came. What does not fit is left out.
-//! - None is a credential: neither by its name ([`WITHHELD`]), nor by what stands in it. Of an address nothing is kept
-//!   behind its `?` or `#`, and no user.
+//! - None is a credential: neither by its name ([`WITHHELD`]), nor by what stands in it.
 //!
-//! What an endpoint sends back of a subscription's custom headers is hidden behind this, where they are known.
+//! What an endpoint sends back of a subscription's custom headers is hidden behind this, where they are known, and what
+//! may let somebody in behind that ([`without_access`]).
 
 use reqwest::header::HeaderMap;
 
@@ -79,7 +79,7 @@ fn is_withheld(name: &str) -> bool {
 /// The value as it is kept; `None` of a credential.
 fn shown(value: &[u8]) -> Option<String> {
     let (text, _) = excerpt(value, MAX_VALUE_BYTES);
-    (!is_credential(&text)).then(|| without_user(without_query(text)))
+    (!is_credential(&text)).then_some(text)
 }
 
 fn is_credential(value: &str) -> bool {
@@ -98,23 +98,20 @@ fn follows_scheme(value: &str) -> bool {
     SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) && !rest.trim_end_matches('=').contains('=')
 }
 
-/// What stands behind `?` or `#` of an address may let whoever has it in.
-fn without_query(mut value: String) -> String {
-    if let Some(end) = value.find(['?', '#']) {
-        value.truncate(end + 1);
-        value.push_str(MASK);
+/// The value without what may let whoever has it in: what stands behind `?` or `#` of an address, and users before a host.
+/// Goes behind the hiding of what is known to be secret, which must find it whole.
+pub fn without_access(value: &str) -> String {
+    let end = value.find(['?', '#']);
+    let mut kept = end.map_or_else(|| value.to_owned(), |end| format!("{}{MASK}", &value[..=end]));
+    let mut from = 0;
+    while let Some(slashes) = kept[from..].find("//") {
+        from += slashes + 2;
+        let authority = kept[from..].split(['/', ' ', ',', ';', '"', '<', '>']).next().unwrap_or_default();
+        if let Some(user) = authority.rfind('@') {
+            kept.replace_range(from..from + user, MASK);
+        }
     }
-    value
-}
-
-fn without_user(mut value: String) -> String {
-    let Some((scheme, rest)) = value.split_once("://") else { return value };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    if let Some(at) = authority.rfind('@') {
-        let begin = scheme.len() + "://".len();
-        value.replace_range(begin..begin + at, MASK);
-    }
-    value
+    kept
 }
 
 #[cfg(test)]
@@ -134,7 +131,7 @@ mod tests {
     }
 
     fn value_of(name: &str, value: &str) -> Option<String> {
-        kept_of([(name, value.as_bytes())]).pop().map(|(_, value)| value)
+        kept_of([(name, value.as_bytes())]).pop().map(|(_, value)| without_access(&value))
     }
 
     #[test]
@@ -187,6 +184,9 @@ mod tests {
             ("https://user:secret@example.com/x", "https://***@example.com/x"),
             ("https://example.com/@user", "https://example.com/@user"),
             ("/plain", "/plain"),
+            ("//user:secret@example.com/", "//***@example.com/"),
+            ("<https://a:b@x.example/>, <https://c:d@y.example>", "<https://***@x.example/>, <https://***@y.example>"),
+            ("a//b//c", "a//b//c"),
         ] {
             assert_eq!(value_of("location", given).as_deref(), Some(kept));
         }

@@ -25,6 +25,7 @@ mod answer_headers;
 mod retry_after;
 mod client;
 
+pub use answer_headers::without_access;
 pub use client::{Fetch, Gate, HttpClient, Request, Transport};
 pub use policy::{EgressPolicy, HostPattern, Nat64};
 pub use url::{EndpointHost, EndpointUrl, MAX_URL_BYTES, UrlRefusal};

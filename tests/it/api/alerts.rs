@@ -109,7 +109,8 @@ async fn of_very_many_alerts_the_newest_hundred_are_told() {
     let (clock, endpoint) = (Steered::new(), Arc::new(Chosen(AtomicU16::new(410))));
     let settings = Settings { transport: Some(endpoint as _), ..Settings::default() };
     let api = Api::build(Arc::new(MemoryStore::new(1)), Arc::clone(&clock) as _, settings).await;
-    let create = "mutation($url: String!) { createWebhook(input: { url: $url, eventFilters: [\"**\"], enabled: true }) {
+    let create =
+        "mutation($url: String!) { createWebhook(input: { url: $url, eventFilters: [\"**\"], enabled: true }) {
         webhook { id } } }";
     for _ in 0..100 {
         api.data(create, json!({ "url": URL })).await;
