@@ -185,13 +185,13 @@ fn failure(code: FailureCode) -> &'static str {
     }
 }
 
-/// The URL as far as it holds no secrets: no user, no query, no fragment.
+/// Where it is, and nothing of the URL that may let somebody in: no user, and no path either, which many services take
+/// for a password.
 fn endpoint(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
-    visible(&format!("{scheme}://{host}{path}"))
+    visible(&format!("{scheme}://{host}"))
 }
 
 /// One line of visible ASCII, of bounded length.

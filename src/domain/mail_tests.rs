@@ -78,7 +78,7 @@ fn a_mail_says_what_happened_to_which_webhook() {
         "",
         "When:      2025-11-23T10:40:15Z",
         &format!("Webhook:   {}", SubscriptionId::from_parts(1, 1)),
-        "Endpoint:  https://example.com:8443/hooks/axie",
+        "Endpoint:  https://example.com:8443",
         "Profile:   axie-v1",
         &format!("Tenant:    {}", TenantId::from_parts(1, 2)),
         "",
@@ -92,20 +92,21 @@ fn a_mail_says_what_happened_to_which_webhook() {
 #[test]
 fn what_is_said_of_a_url_holds_no_secrets() {
     for url in [
+        "https://example.com/services/hunter2",
         "https://example.com/hook?token=hunter2",
         "https://user:hunter2@example.com/hook",
         "https://hunter2@example.com/hook#hunter2",
         "https://a:b@hunter2@example.com/hook?x=1",
     ] {
         let mail = mail(url);
-        assert!(mail.contains("Endpoint:  https://example.com/hook\r\n") && !mail.contains("hunter2"), "{mail}");
+        assert!(mail.contains("Endpoint:  https://example.com\r\n") && !mail.contains("hunter2"), "{mail}");
     }
 }
 
 #[test]
 fn no_url_adds_a_header_or_a_line_and_none_makes_a_line_too_long() {
     let usual = mail("https://example.com/");
-    let long = format!("https://example.com/{}", "a".repeat(5_000));
+    let long = format!("https://{}.example.com/", "a".repeat(5_000));
     for url in [
         "https://example.com/\r\nBcc: victim@example.com\r\n\r\nbuy",
         "https://evil\r\nBcc: victim@example.com/",
