@@ -194,8 +194,9 @@ impl Filter {
     /// It is too long for that.
     pub fn meant(self, star: TrailingStar) -> Result<Self, InvalidFilter> {
         let takes_rest = star == TrailingStar::Rest && self.segments().last() == Some(Segment::One);
-        // No name has more segments than that: there is no rest.
-        if !takes_rest || self.segments().count() == MAX_SEGMENTS {
+        // No name has more segments than that: there is no rest, unless a `**` takes none.
+        let takes_all = || self.segments().count() == MAX_SEGMENTS && self.segments().all(|it| it != Segment::Any);
+        if !takes_rest || takes_all() {
             return Ok(self);
         }
         Self::parse(&format!("{self}.**"))
@@ -428,7 +429,10 @@ mod tests {
         assert!(picks("platform.saml.*.**", "platform.saml.provider.enabled"));
         assert!(!picks("platform.saml.*.**", "platform.saml"));
         let long = format!("{}.*", "a".repeat(MAX_BYTES - 2));
-        assert_eq!(meant(&long, TrailingStar::Rest).unwrap_err().code(), ErrorCode::WebhookFilterInvalid);
+        // The `**` may take no segment, so a name may have more behind the `*`.
+        for too_long in [long.as_str(), "a.**.a.a.a.a.a.a.a.*"] {
+            assert_eq!(meant(too_long, TrailingStar::Rest).unwrap_err().code(), ErrorCode::WebhookFilterInvalid);
+        }
     }
 
     #[test]
