@@ -176,15 +176,14 @@ impl Follower {
         let after = Position { shard: self.shard, seq: self.read };
         let log = &self.shared.log;
         let page = match log.read_log(after, PAGE).await {
-            Err(ReadError::Damaged { position, .. }) => {
-                // What cannot be read is told of elsewhere; what stands before it is told.
-                let before = usize::try_from(position.seq.saturating_sub(after.seq + 1)).unwrap_or(PAGE);
-                if before == 0 {
+            // What cannot be read is told of elsewhere; what stands before it is told, one after the other.
+            Err(ReadError::Damaged { .. }) => match log.read_log(after, 1).await {
+                Err(ReadError::Damaged { position, .. }) => {
                     self.read = self.read.max(position.seq);
                     return Ok(0);
                 }
-                log.read_log(after, before.min(PAGE)).await?
-            }
+                first => first?,
+            },
             page => page?,
         };
         if page.is_empty() {
