@@ -46,10 +46,10 @@ impl Lived {
             let message = lived.publish(n).await;
             lived.messages.push(message);
         }
-        lived.receiver.wait_for(3 * MESSAGES).await;
+        // Before the deletion: it cancels what is not recorded yet, also what has arrived.
+        lived.settle().await;
         let goes = lived.webhook_at("/goes").await;
         lived.server.data(DELETE, json!({ "input": { "webhookId": goes } })).await;
-        lived.settle().await;
         lived
     }
 
