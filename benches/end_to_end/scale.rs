@@ -45,7 +45,7 @@ pub(crate) async fn memory() {
     sleep(Duration::from_millis(60_000 + half)).await;
     server.kill_and_restart();
     // A wake-up may be early after a restart: each is loaded once, and leaves again.
-    sleep(Duration::from_secs(100)).await;
+    sleep(Duration::from_secs(130)).await;
     let due = settled(&server).await;
     println!(
         "memory: out of memory, with a retry due: {due:.0} MiB, {:.0} bytes each more than only known",

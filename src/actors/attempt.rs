@@ -16,64 +16,27 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use super::Context;
 use super::dispatcher::Permit;
 use super::region::Regions;
 use super::subscription::SubscriptionMessage;
+use super::target::{CurrentTarget, Target};
 use crate::codec::{self, DecodeError};
 use crate::domain::event::{Event, ExpiryReason, MessageEvent, MessagePublished};
 use crate::domain::filter::EventType;
 use crate::domain::header::CustomHeaders;
-use crate::domain::id::{DeliveryId, MessageId, SecretId, SubscriptionId, TenantId};
+use crate::domain::id::{DeliveryId, MessageId, SubscriptionId};
 use crate::domain::outcome::{Exchange, Failure, FailureCode};
-use crate::domain::profile::{Profile, UrlAsOf};
+use crate::domain::profile::UrlAsOf;
 use crate::domain::signing::{self, Content};
-use crate::domain::subscription::{Finished, Settings};
+use crate::domain::subscription::Finished;
 use crate::domain::time::Timestamp;
 use crate::event_store::{Position, ReadError};
 use crate::execute::contents;
 use crate::execute::history::{self, AsOf, Budget, HistoryError};
 use crate::execute::vault::{Binding, VaultError};
 use crate::outbound::{Request, without_access};
-
-/// Where and how to send: what an attempt needs of a subscription's settings.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Target {
-    /// Whose delivery.
-    pub subscription: SubscriptionId,
-    /// Whose subscription.
-    pub tenant: TenantId,
-    /// Where to.
-    pub url: String,
-    /// In which manner.
-    pub profile: &'static Profile,
-    /// The secrets that sign, the current one first.
-    pub secrets: Vec<SecretId>,
-    /// The custom headers that go along.
-    pub headers: Option<SecretId>,
-    /// Limit for one attempt, in milliseconds.
-    pub timeout_ms: u64,
-    /// Under which revision.
-    pub revision: u64,
-}
-
-impl Target {
-    /// The target as of `now`; `None` if the profile is unknown to this program.
-    pub(super) fn of(settings: &Settings, now: Timestamp) -> Option<Self> {
-        Some(Self {
-            subscription: settings.id,
-            tenant: settings.tenant,
-            url: settings.url.clone(),
-            profile: settings.profile().ok()?,
-            secrets: settings.signing_secrets(now),
-            headers: settings.headers.as_ref().map(|headers| headers.secret),
-            timeout_ms: settings.rules().ok()?.timeout_ms,
-            revision: settings.revision,
-        })
-    }
-}
 
 /// Why an attempt could not be made at all. Its text goes to the log, not to the tenant.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +78,6 @@ impl Unmade {
     }
 }
 
-/// Where a subscription sends now, for its attempts that have not begun; `None` while it sends nothing.
-pub(super) type CurrentTarget = watch::Receiver<Option<Arc<Target>>>;
-
 /// Which attempt of which delivery.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
@@ -141,14 +101,14 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
         let _permit = permit;
         let withdraw = || {
             // The successor of an actor that has gone may have started the same attempt, and would take it for that.
-            if current.has_changed().is_ok() {
+            if !current.is_over() {
                 regions.send(subscription, SubscriptionMessage::AttemptWithdrawn { delivery, number });
             }
         };
         if context.is_stopping() {
             return;
         }
-        let Some(target) = target_of(&current) else { return withdraw() };
+        let Some(target) = current.target() else { return withdraw() };
         let now = context.clock.now();
         let finished = Finished {
             delivery,
@@ -168,7 +128,7 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
                 return withdraw();
             }
             // A rotation that came between the lookup and the reading of the secret destroyed it.
-            Err(_) if target_of(&current).is_none_or(|newer| newer.revision != target.revision) => {
+            Err(_) if current.target().is_none_or(|newer| newer.revision != target.revision) => {
                 report.finished = None;
                 return withdraw();
             }
@@ -187,12 +147,6 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
             finished.exchange = exchange;
         }
     });
-}
-
-/// The target, unless nothing is to be sent, or the actor has gone and its successor decides anew.
-fn target_of(current: &CurrentTarget) -> Option<Arc<Target>> {
-    current.has_changed().ok()?;
-    current.borrow().clone()
 }
 
 fn aborted(detail: &str) -> Exchange {
@@ -234,7 +188,7 @@ async fn attempt(
     let url = url(context, target, due.revision).await?;
     let (request, custom) = request(context, target, url, &content, at, target.timeout_ms).await?;
     // Whatever was decided while all this was read counts: nothing waits between this look and the sending.
-    if target_of(current).is_none_or(|newest| newest.revision != target.revision) {
+    if current.target().is_none_or(|newest| newest.revision != target.revision) {
         return Err(Unmade::Withdrawn);
     }
     // What was erased meanwhile is sent no more.

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::attempt::{Target, TestDelivery};
+use super::attempt::TestDelivery;
 use super::lookups::Lookups;
 use super::quarantine::Quarantined;
 use super::region::Regions;
 use super::subscription::{Request as SubscriptionRequest, SubscriptionMessage, TimersQuestion};
+use super::target::Target;
 use super::{Context, attempt, intake};
 use crate::codec;
 use crate::domain::erasure as erasure_rules;

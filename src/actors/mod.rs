@@ -33,6 +33,7 @@ mod quarantine;
 mod region;
 mod root;
 mod subscription;
+mod target;
 mod timers;
 
 use std::sync::Arc;
@@ -48,7 +49,7 @@ use crate::execute;
 use crate::execute::vault::{KeyBytes, Vault};
 use crate::outbound::Transport;
 
-pub use attempt::{Target, TestDelivery};
+pub use attempt::TestDelivery;
 pub use engine::{
     Backlog, Depth, Done, Engine, EngineError, Erased, NewJob, NewSubscription, Published, RunningJob, Sealable,
     SubjectErasure, TestReport,
@@ -57,6 +58,7 @@ pub use janitor::{Applied, Retention};
 pub use jobs::{Candidates, Found, Pick, Unavailable, Wanted};
 pub use quarantine::{Held, Quarantined};
 pub use root::{Ports, Running, start};
+pub use target::Target;
 
 /// Bounds of the running system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,19 +18,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use self::gate::{Effect, Gate};
 use self::job::Looking;
 use self::outbox::Outbox;
 use self::rest::Wakeup;
 pub(super) use self::timers::TimersQuestion;
+use super::Context;
 use super::dispatcher::{self, Permit};
 use super::engine::{Done, EngineError};
 use super::matcher::{MatchAck, Room};
 use super::region::{RegionMessage, Regions};
+use super::target::TargetSource;
 use super::timers::Generation;
-use super::{Context, attempt};
 use crate::domain::circuit::Allowance;
 use crate::domain::event::{DeliveryEvent, Event, ExpiryReason, SubscriptionEvent};
 use crate::domain::id::{DeliveryId, SubscriptionId, TenantId};
@@ -127,7 +128,7 @@ pub(super) struct State {
     permits: Vec<Permit>,
     /// The revision whose terms the dispatcher has.
     terms_of: Option<u64>,
-    target: watch::Sender<Option<Arc<attempt::Target>>>,
+    target: TargetSource,
     generation: Generation,
     armed: Option<Timestamp>,
     /// No attempt begins before this while the endpoint recovers.
@@ -172,7 +173,7 @@ impl Actor for SubscriptionActor {
             place,
             permits: vec![],
             terms_of: None,
-            target: watch::Sender::new(None),
+            target: TargetSource::new(),
             generation: 0,
             armed: None,
             begin_at: Timestamp::from_ms(0),
@@ -189,50 +190,59 @@ impl Actor for SubscriptionActor {
         Ok(state)
     }
 
-    async fn handle(
+    /// No block: what a handler that never waits would keep while it waits, each subscription would have room for.
+    fn handle(
         &self,
         me: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            SubscriptionMessage::Command(request) => state.request(&me, *request)?,
-            SubscriptionMessage::Timers(question) => {
-                state.tell_timers(*question);
-                return Ok(());
-            }
-            SubscriptionMessage::Matched { matches, ack } => state.matched(&me, matches, ack)?,
-            SubscriptionMessage::MatchesGone { through, ack } => {
-                state.carry_out(&me, Command::LoseMatches { gone_through: through })?;
-                state.gate.push(&state.loaded, Effect::Ack(ack));
-            }
-            SubscriptionMessage::Due(generation) if generation == state.generation => state.armed = None,
-            SubscriptionMessage::Due(_) => return Ok(()),
-            SubscriptionMessage::Granted(permit) => {
-                state.place.received();
-                state.permits.push(permit);
-            }
-            SubscriptionMessage::AttemptDone(finished) => state.attempt_done(&me, *finished)?,
-            SubscriptionMessage::AttemptWithdrawn { delivery, number } => state.attempt_ended(delivery, number),
-            SubscriptionMessage::MessageGone { delivery, number, reason } => {
-                state.attempt_ended(delivery, number);
-                state.carry_out(&me, Command::Expire { delivery, reason })?;
-            }
-            SubscriptionMessage::JobStep(step) => state.take_step(&me, step.map(|step| *step))?,
-            SubscriptionMessage::SecretsDestroyed { at, result } => state.secrets_destroyed(&me, at, result)?,
-            SubscriptionMessage::OpenPeriod { through, gone_through } => {
-                state.open_period(&me, through, gone_through)?;
-            }
-            SubscriptionMessage::Place(place) => state.take_place(&me, place?)?,
-            SubscriptionMessage::Appended { number, result } => state.appended(number, result)?,
-            SubscriptionMessage::Rest => return state.rest(&me),
-            SubscriptionMessage::Flush(waiter) => state.gate.push(&state.loaded, Effect::Flushed(waiter)),
-        }
-        state.proceed(&me)
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        std::future::ready(state.handle(&me, message))
     }
 }
 
 impl State {
+    fn handle(
+        &mut self,
+        me: &ActorRef<SubscriptionMessage>,
+        message: SubscriptionMessage,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SubscriptionMessage::Command(request) => self.request(me, *request)?,
+            SubscriptionMessage::Timers(question) => {
+                self.tell_timers(*question);
+                return Ok(());
+            }
+            SubscriptionMessage::Matched { matches, ack } => self.matched(me, matches, ack)?,
+            SubscriptionMessage::MatchesGone { through, ack } => {
+                self.carry_out(me, Command::LoseMatches { gone_through: through })?;
+                self.gate.push(&self.loaded, Effect::Ack(ack));
+            }
+            SubscriptionMessage::Due(generation) if generation == self.generation => self.armed = None,
+            SubscriptionMessage::Due(_) => return Ok(()),
+            SubscriptionMessage::Granted(permit) => {
+                self.place.received();
+                self.permits.push(permit);
+            }
+            SubscriptionMessage::AttemptDone(finished) => self.attempt_done(me, *finished)?,
+            SubscriptionMessage::AttemptWithdrawn { delivery, number } => self.attempt_ended(delivery, number),
+            SubscriptionMessage::MessageGone { delivery, number, reason } => {
+                self.attempt_ended(delivery, number);
+                self.carry_out(me, Command::Expire { delivery, reason })?;
+            }
+            SubscriptionMessage::JobStep(step) => self.take_step(me, step.map(|step| *step))?,
+            SubscriptionMessage::SecretsDestroyed { at, result } => self.secrets_destroyed(me, at, result)?,
+            SubscriptionMessage::OpenPeriod { through, gone_through } => {
+                self.open_period(me, through, gone_through)?;
+            }
+            SubscriptionMessage::Place(place) => self.take_place(me, place?)?,
+            SubscriptionMessage::Appended { number, result } => self.appended(number, result)?,
+            SubscriptionMessage::Rest => return self.rest(me),
+            SubscriptionMessage::Flush(waiter) => self.gate.push(&self.loaded, Effect::Flushed(waiter)),
+        }
+        self.proceed(me)
+    }
+
     /// Does what is due.
     fn proceed(&mut self, me: &ActorRef<SubscriptionMessage>) -> Result<(), ActorProcessingErr> {
         self.probe(me)?;
@@ -356,6 +366,10 @@ impl State {
     fn attempt_ended(&mut self, delivery: DeliveryId, number: u32) {
         if self.in_flight.get(&delivery) == Some(&number) {
             self.in_flight.remove(&delivery);
+        }
+        if self.in_flight.is_empty() {
+            self.in_flight = HashMap::new();
+            self.target.set(None);
         }
     }
 

@@ -12,7 +12,7 @@
 
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
@@ -168,7 +168,7 @@ pub struct Account {
     /// The number of the event that left the circuit last: from there on the matcher looks for what waited.
     freed_at: u64,
     waiting: Waiting,
-    open: BTreeMap<DeliveryId, Owed>,
+    open: HashMap<DeliveryId, Owed>,
     /// Those that a period which is being read has not carried yet.
     uncarried: BTreeSet<DeliveryId>,
     /// The place of the newest match that was scheduled.
@@ -199,7 +199,7 @@ impl Account {
             tripped_through: None,
             freed_at: 0,
             waiting: Waiting::default(),
-            open: BTreeMap::new(),
+            open: HashMap::new(),
             uncarried: BTreeSet::new(),
             sequence: 0,
             begun: Begun::NotYet,
@@ -391,7 +391,11 @@ impl Account {
     /// How many matches that ends.
     fn end(&mut self, delivery: DeliveryId, findings: &mut Vec<Finding>) -> u64 {
         self.uncarried.remove(&delivery);
-        match self.open.remove(&delivery) {
+        let removed = self.open.remove(&delivery);
+        if self.open.is_empty() {
+            self.open = HashMap::new();
+        }
+        match removed {
             Some(owed) => u64::from(owed.first),
             None => {
                 self.twice(Finding::NotOpen { delivery }, findings);

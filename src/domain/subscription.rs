@@ -23,6 +23,7 @@ mod history;
 mod job;
 mod refusal;
 mod settings;
+mod sorted;
 mod timers;
 mod trial;
 
@@ -70,7 +71,7 @@ pub struct Subscription {
     pub circuit: Circuit,
     /// The job that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<Job>,
+    pub job: Option<Box<Job>>,
     /// When it was last recorded that the operator's rules kept an attempt from being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_at: Option<Timestamp>,
@@ -142,7 +143,7 @@ pub fn decide(state: &Subscription, command: Command) -> Result<Vec<Event>, Refu
         }
         Command::OpenPeriod { gone_through } => {
             state.settings()?;
-            let events = state.deliveries.open_period(gone_through, &state.circuit, state.job.as_ref());
+            let events = state.deliveries.open_period(gone_through, &state.circuit, state.job.as_deref());
             Ok(events.into_iter().map(Event::Delivery).collect())
         }
         Command::Delete { expected_revision } => {
@@ -206,9 +207,9 @@ fn change(settings: &Settings, update: Update) -> Result<Vec<Event>, Refusal> {
         filters: difference(&settings.filters, filters),
         rate_limit_per_s: difference(&settings.rate_limit_per_s, update.rate_limit_per_s),
         ordered: difference(&settings.ordered, update.ordered),
-        retry_policy: difference(&settings.retry_policy, update.retry_policy),
-        headers: resealed(&settings.headers, update.headers, SealedHeaders::says_the_same),
-        recipients: resealed(&settings.recipients, update.recipients, SealedRecipients::says_the_same),
+        retry_policy: difference(&settings.retry_policy.as_deref().cloned(), update.retry_policy),
+        headers: resealed(settings.headers.as_deref(), update.headers, SealedHeaders::says_the_same),
+        recipients: resealed(settings.recipients.as_deref(), update.recipients, SealedRecipients::says_the_same),
     };
     Ok(if event == SubscriptionUpdated::default() {
         vec![]
@@ -223,7 +224,7 @@ fn difference<T: Clone + PartialEq>(from: &T, to: Option<T>) -> Option<Change<T>
 
 /// The same under another seal is no change.
 fn resealed<T: Clone>(
-    from: &Option<T>,
+    from: Option<&T>,
     to: Option<Option<T>>,
     says_the_same: impl Fn(&T, &T) -> bool,
 ) -> Option<Change<Option<T>>> {
@@ -232,7 +233,7 @@ fn resealed<T: Clone>(
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };
-    to.filter(|to| !same(to)).map(|to| Change { from: from.clone(), to })
+    to.filter(|to| !same(to)).map(|to| Change { from: from.cloned(), to })
 }
 
 fn check_revision(settings: &Settings, expected: Option<u64>) -> Result<(), Refusal> {
@@ -378,7 +379,7 @@ impl Subscription {
             .flatten()
             .take(if probing { 1 } else { usize::MAX })
             .take_while(move |(due_at, _)| probing || *due_at <= now)
-            .map(|(_, delivery)| (delivery, &self.deliveries.open[&delivery]))
+            .map(|(_, delivery)| (delivery, &*self.deliveries.open[&delivery]))
     }
 
     /// When something is to be done next; `None` if nothing is owed or nothing may be sent. Of one that was deleted its
@@ -394,7 +395,7 @@ impl Subscription {
         let waits = |at: &Timestamp| *at > now;
         let later = || match self.is_ordered() {
             true => self.deliveries.head().filter(|head| *head >= after),
-            false => self.deliveries.agenda.range(after..).next().copied(),
+            false => self.deliveries.agenda.not_before(&after).next().copied(),
         };
         // Beside a probe no other delivery has its turn, whenever it is due.
         let first = self.first_due(self.agenda().next()).filter(waits);
@@ -425,7 +426,7 @@ impl Subscription {
 
     /// The deliveries that have not ended, by the time of their next attempt, whether anything may be sent or not.
     pub fn open(&self) -> impl Iterator<Item = (DeliveryId, &Open)> {
-        self.deliveries.agenda.iter().map(|(_, delivery)| (*delivery, &self.deliveries.open[delivery]))
+        self.deliveries.agenda.iter().map(|(_, delivery)| (*delivery, &*self.deliveries.open[delivery]))
     }
 
     /// How many deliveries have not ended.

@@ -104,5 +104,5 @@ fn a_deleted_one_comes_back_with_its_policy() {
     let gone = Event::Subscription(SubscriptionEvent::Deleted(gone));
     let restore = Restore { matched_through: 7, too_late: false, at: START };
     let state = given([created, gone]).when(Command::Restore(restore)).state;
-    assert_eq!(state.settings().unwrap().retry_policy, Some(once()));
+    assert_eq!(state.settings().unwrap().retry_policy.as_deref(), Some(&once()));
 }

@@ -412,8 +412,8 @@ mod change {
         assert_eq!(settings.filters, filters(&["role.changed"]));
         assert_eq!(settings.rate_limit_per_s, Some(5));
         assert!(settings.ordered);
-        assert_eq!(settings.headers, Some(header::headers("aa")));
-        assert_eq!(settings.recipients, Some(header::recipients("bb")));
+        assert_eq!(settings.headers.as_deref(), Some(&header::headers("aa")));
+        assert_eq!(settings.recipients.as_deref(), Some(&header::recipients("bb")));
         assert_eq!(settings.revision, 2);
     }
 

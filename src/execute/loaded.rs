@@ -415,18 +415,22 @@ fn samples() -> [Saved; 3] {
         rate_limit_per_s: Some(1),
         ordered: true,
         hold_until: Some(at),
-        headers: Some(SealedHeaders {
+        headers: Some(Box::new(SealedHeaders {
             secret: SecretId::from_parts(1, 1),
             names: vec!["X-Sample".into()],
             fingerprint: "00".into(),
-        }),
-        retry_policy: Some(RetryPolicy {
+        })),
+        retry_policy: Some(Box::new(RetryPolicy {
             max_attempts: Some(1),
             delays_s: Some(vec![1]),
             timeout_s: Some(1),
             success: Some(SuccessRule::Only200),
-        }),
-        recipients: Some(SealedRecipients { secret: SecretId::from_parts(1, 1), count: 1, fingerprint: "00".into() }),
+        })),
+        recipients: Some(Box::new(SealedRecipients {
+            secret: SecretId::from_parts(1, 1),
+            count: 1,
+            fingerprint: "00".into(),
+        })),
     };
     let owed = subscription::Open {
         message: MessageId::from_parts(1, 1),
@@ -465,7 +469,7 @@ fn samples() -> [Saved; 3] {
             life: lives[index].clone(),
             deliveries: deliveries(),
             circuit: Circuit { phase: phases[index].clone(), hold_until: Some(at) },
-            job: Some(job.clone()),
+            job: Some(Box::new(job.clone())),
             blocked_at: Some(at),
             trial: Trial { url_since: 1, stood: Some(1) },
         },

@@ -115,9 +115,9 @@ fn settings(version: &Version) -> Value {
         "rate_limit_per_s": rate_limit_per_s,
         "ordered": ordered,
         "hold_until": hold_until.map(Timestamp::to_rfc3339_ms),
-        "headers": headers.as_ref().map(SealedHeaders::told),
+        "headers": headers.as_deref().map(SealedHeaders::told),
         "retry_policy": retry_policy,
-        "recipients": recipients.as_ref().map(SealedRecipients::told),
+        "recipients": recipients.as_deref().map(SealedRecipients::told),
         "revision": revision,
         "secrets": version.secrets.iter().map(secret).collect::<Vec<_>>(),
     })

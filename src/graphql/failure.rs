@@ -123,7 +123,8 @@ impl From<EngineError> for Failure {
         match UserErrorCode::of(error.code()) {
             Some(code) => UserError::new(code, &error, &place(&error)).because(error.reason()).into(),
             None if error.code() == ErrorCode::Overloaded => {
-                tracing::warn!("a request was turned away: {error}");
+                // A line for each message of each request would be work of its own; the depths of the queues are measured.
+                tracing::debug!("a request was turned away: {error}");
                 Self::Failed(fault(ErrorCode::Overloaded, "too much is under way; try again"))
             }
             // The log has said so itself, once: a line for each request would fill the next disk.

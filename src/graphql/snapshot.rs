@@ -164,13 +164,13 @@ impl WebhookSnapshot {
 
     /// Headers that it sent beside those of its profile, without their values.
     async fn headers(&self) -> Vec<WebhookHeader> {
-        header::shown(self.recorded.version.settings.headers.as_ref())
+        header::shown(self.recorded.version.settings.headers.as_deref())
     }
 
     /// By which rules it judged its attempts and made them again; null if its profile is not known any more.
     async fn retry_policy(&self) -> Option<RetryPolicy> {
         let settings = &self.recorded.version.settings;
-        RetryPolicy::of(&settings.profile, settings.retry_policy.as_ref()).ok()
+        RetryPolicy::of(&settings.profile, settings.retry_policy.as_deref()).ok()
     }
 
     /// How many addresses were told by e-mail what happened to it. The addresses themselves are kept as long as they are in

@@ -103,6 +103,10 @@ impl Gate {
             self.deliveries_version = waiting.deliveries_version;
             waiting.effect.release((waiting.append == number).then_some(appended.last));
         }
+        // Subscriptions mostly wait, and are many: none keeps room for what may come.
+        if self.is_idle() {
+            self.waiting = VecDeque::new();
+        }
     }
 }
 

@@ -72,6 +72,6 @@ impl State {
     /// The job as callers see it.
     pub(super) fn running_job(&self) -> Option<RunningJob> {
         let waiting = self.loaded.state.job_waits(self.arguments.context.clock.now());
-        self.loaded.state.job.clone().map(|job| RunningJob { job, waiting })
+        self.loaded.state.job.as_deref().cloned().map(|job| RunningJob { job, waiting })
     }
 }

@@ -11,18 +11,14 @@ use ractor::{ActorProcessingErr, ActorRef};
 use super::{State, SubscriptionMessage};
 use crate::event_store::{Append, Place};
 
-/// What is still to be queued, in the order in which it was decided.
+/// What is still to be queued, in the order in which it was decided, with its numbers. A place is asked for as long as
+/// there is something. Mostly there is nothing: then it takes no memory.
 #[derive(Default)]
-pub(super) struct Outbox {
-    /// With their numbers.
-    waiting: VecDeque<(u64, Append)>,
-    /// Whether a place was asked for that has not come.
-    asked: bool,
-}
+pub(super) struct Outbox(VecDeque<(u64, Append)>);
 
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.0.is_empty()
     }
 }
 
@@ -34,44 +30,41 @@ impl State {
         append: Append,
     ) -> Result<(), ActorProcessingErr> {
         let number = self.gate.next(&self.loaded);
-        self.outbox.waiting.push_back((number, append));
-        match self.outbox.asked {
-            true => Ok(()),
-            false => self.queue_appends(me, None),
+        if !self.outbox.is_empty() {
+            self.outbox.0.push_back((number, append));
+            return Ok(());
         }
+        let shard = self.shard()?;
+        match self.arguments.context.log.try_place(shard)? {
+            Some(free) => put(me, free, number, append),
+            None => {
+                self.outbox.0.push_back((number, append));
+                self.ask_for_place(me.clone(), shard);
+            }
+        }
+        Ok(())
     }
 
-    /// A place has come that was asked for.
+    /// A place has come that was asked for: queues as much as there are places for, and asks for one for the rest.
     pub(super) fn take_place(
         &mut self,
         me: &ActorRef<SubscriptionMessage>,
         place: Place,
     ) -> Result<(), ActorProcessingErr> {
-        self.outbox.asked = false;
-        self.queue_appends(me, Some(place))
-    }
-
-    /// Queues as much as there are places for, and asks for one for the rest.
-    fn queue_appends(
-        &mut self,
-        me: &ActorRef<SubscriptionMessage>,
-        mut place: Option<Place>,
-    ) -> Result<(), ActorProcessingErr> {
         let shard = self.shard()?;
-        while !self.outbox.is_empty() {
-            let free = match place.take() {
-                Some(place) => Some(place),
-                None => self.arguments.context.log.try_place(shard)?,
+        let mut next = Some(place);
+        while let Some(free) = next
+            && let Some((number, append)) = self.outbox.0.pop_front()
+        {
+            put(me, free, number, append);
+            next = match self.outbox.is_empty() {
+                true => None,
+                false => self.arguments.context.log.try_place(shard)?,
             };
-            let Some(free) = free else {
-                self.outbox.asked = true;
-                self.ask_for_place(me.clone(), shard);
-                return Ok(());
-            };
-            let Some((number, append)) = self.outbox.waiting.pop_front() else { return Ok(()) };
-            let me = me.clone();
-            // A dead actor has nothing to let out.
-            free.put(append, Box::new(move |result| drop(me.cast(SubscriptionMessage::Appended { number, result }))));
+        }
+        match self.outbox.is_empty() {
+            true => self.outbox = Outbox::default(),
+            false => self.ask_for_place(me.clone(), shard),
         }
         Ok(())
     }
@@ -83,4 +76,10 @@ impl State {
             drop(me.cast(SubscriptionMessage::Place(log.place(shard).await)));
         });
     }
+}
+
+fn put(me: &ActorRef<SubscriptionMessage>, place: Place, number: u64, append: Append) {
+    let me = me.clone();
+    // A dead actor has nothing to let out.
+    place.put(append, Box::new(move |result| drop(me.cast(SubscriptionMessage::Appended { number, result }))));
 }

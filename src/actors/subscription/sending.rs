@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Arguments, State};
 use crate::actors::attempt;
 use crate::actors::dispatcher::{self, Permit};
+use crate::actors::target::Target;
 use crate::domain::id::DeliveryId;
 use crate::domain::subscription::Open;
 use crate::domain::time::Timestamp;
@@ -22,7 +23,7 @@ impl State {
             let message = Position { shard, seq: open.message_seq };
             let Open { sequence, revision, .. } = open;
             let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision };
-            attempt::start(Arc::clone(context), regions.clone(), self.target.subscribe(), due, permit);
+            attempt::start(Arc::clone(context), regions.clone(), self.target.follow(), due, permit);
         }
     }
 
@@ -51,17 +52,17 @@ impl State {
     /// Makes the target what the settings say; `false` if there is none.
     pub(super) fn set_target(&mut self, now: Timestamp) -> bool {
         let Ok(settings) = self.loaded.state.settings() else { return false };
-        let fresh = |target: &Arc<attempt::Target>| {
+        let fresh = |target: Arc<Target>| {
             target.revision == settings.revision && target.secrets.len() == settings.signing_secrets(now).len()
         };
-        if self.target.borrow().as_ref().is_some_and(fresh) {
+        if self.target.target().is_some_and(fresh) {
             return true;
         }
-        let Some(target) = attempt::Target::of(settings, now) else {
+        let Some(target) = Target::of(settings, now) else {
             tracing::error!(subscription.id = %settings.id, "nothing is sent: profile '{}' is unknown", settings.profile);
             return false;
         };
-        self.target.send_replace(Some(Arc::new(target)));
+        self.target.set(Some(target));
         true
     }
 
@@ -70,12 +71,8 @@ impl State {
         let state = &self.loaded.state;
         let sends = state.may_send() && state.held_until().is_none_or(|until| until <= now);
         let revision = state.settings().ok().filter(|_| sends).map(|settings| settings.revision);
-        self.target.send_if_modified(|target| {
-            let old = target.as_ref().is_some_and(|target| Some(target.revision) != revision);
-            if old {
-                *target = None;
-            }
-            old
-        });
+        if self.target.target().is_some_and(|target| Some(target.revision) != revision) {
+            self.target.set(None);
+        }
     }
 }

@@ -61,6 +61,9 @@ impl Waiting {
         while let Some((first, _)) = self.listed.front().filter(|(first, _)| *first <= seq).copied() {
             if first == seq {
                 self.listed.pop_front();
+                if self.listed.is_empty() {
+                    self.listed = VecDeque::new();
+                }
                 return true;
             }
             self.drop_through(first, find);

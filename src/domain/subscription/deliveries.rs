@@ -1,9 +1,10 @@
 //! What a subscription owes, and how that is carried from period to period.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::sorted::Sorted;
 use crate::domain::circuit::Circuit;
 use crate::domain::event::{
     AttemptFailed, CarriedDelivery, DeliveriesCarried, DeliveriesPeriodOpened, DeliveryBackfilled, DeliveryCancelled,
@@ -21,11 +22,12 @@ const CARRIED_PER_EVENT: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Listed", into = "Listed")]
 pub struct Deliveries {
-    pub(super) open: HashMap<DeliveryId, Open>,
+    /// Boxed: the smallest table has room for four.
+    pub(super) open: HashMap<DeliveryId, Box<Open>>,
     /// The open ones by the time of their next attempt.
-    pub(super) agenda: BTreeSet<(Timestamp, DeliveryId)>,
+    pub(super) agenda: Sorted<(Timestamp, DeliveryId)>,
     /// The open ones by the number of their message: whose turn it is where order counts.
-    pub(super) line: BTreeSet<(u64, DeliveryId)>,
+    pub(super) line: Sorted<(u64, DeliveryId)>,
     pub(super) matched_through: u64,
     /// The highest place that a matched message has got.
     pub(super) sequence: u64,
@@ -69,7 +71,7 @@ struct Listed {
 
 impl From<Deliveries> for Listed {
     fn from(deliveries: Deliveries) -> Self {
-        let open = deliveries.agenda.iter().map(|(_, delivery)| (*delivery, deliveries.open[delivery])).collect();
+        let open = deliveries.agenda.iter().map(|(_, delivery)| (*delivery, *deliveries.open[delivery])).collect();
         Self { matched_through: deliveries.matched_through, sequence: deliveries.sequence, open }
     }
 }
@@ -79,7 +81,8 @@ impl From<Listed> for Deliveries {
         let agenda = listed.open.iter().map(|(delivery, open)| (open.due_at, *delivery)).collect();
         let line = listed.open.iter().map(|(delivery, open)| (open.message_seq, *delivery)).collect();
         let Listed { matched_through, sequence, open } = listed;
-        Self { open: open.into_iter().collect(), agenda, line, matched_through, sequence }
+        let open = open.into_iter().map(|(delivery, open)| (delivery, Box::new(open))).collect();
+        Self { open, agenda, line, matched_through, sequence }
     }
 }
 
@@ -199,14 +202,17 @@ impl Deliveries {
     fn insert(&mut self, delivery: DeliveryId, open: Open) {
         self.agenda.insert((open.due_at, delivery));
         self.line.insert((open.message_seq, delivery));
-        self.open.insert(delivery, open);
+        self.open.insert(delivery, Box::new(open));
     }
 
     fn remove(&mut self, delivery: DeliveryId) -> Option<Open> {
         let open = self.open.remove(&delivery)?;
         self.agenda.remove(&(open.due_at, delivery));
         self.line.remove(&(open.message_seq, delivery));
-        Some(open)
+        if self.open.is_empty() {
+            self.open = HashMap::new();
+        }
+        Some(*open)
     }
 }
 

@@ -209,7 +209,7 @@ fn fields((settings, secrets): State<'_>) -> [(Field, Value); 12] {
         retry_policy,
         recipients,
     } = settings;
-    let (headers, recipients) = (headers.as_ref(), recipients.as_ref());
+    let (headers, recipients) = (headers.as_deref(), recipients.as_deref());
     let current = secrets
         .first()
         .map_or(Value::Null, |secret| json!({ "version": secret.version, "fingerprint": secret.fingerprint }));

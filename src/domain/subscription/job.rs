@@ -193,6 +193,6 @@ impl Subscription {
     }
 
     pub(super) fn start_job(&mut self, started: &JobStarted, at: Timestamp) {
-        self.job = Some(Job::new(started.clone(), at));
+        self.job = Some(Box::new(Job::new(started.clone(), at)));
     }
 }

@@ -45,13 +45,13 @@ pub struct Settings {
     pub hold_until: Option<Timestamp>,
     /// The custom headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub headers: Option<SealedHeaders>,
+    pub headers: Option<Box<SealedHeaders>>,
     /// Its own rules of trying again, in place of the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_policy: Option<RetryPolicy>,
+    pub retry_policy: Option<Box<RetryPolicy>>,
     /// Who is told what happens to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipients: Option<SealedRecipients>,
+    pub recipients: Option<Box<SealedRecipients>>,
 }
 
 /// What is known of a signing secret: everything but the secret.
@@ -74,7 +74,7 @@ impl Settings {
 
     /// The profile, with the subscription's own rules in place of the profile's: by these attempts are judged and made again.
     pub fn rules(&self) -> Result<Cow<'static, Profile>, UnknownProfile> {
-        retry_policy::rules(&self.profile, self.retry_policy.as_ref())
+        retry_policy::rules(&self.profile, self.retry_policy.as_deref())
     }
 
     /// The secrets that sign at `now`, the current one first.
@@ -106,9 +106,9 @@ impl Settings {
             rate_limit_per_s: created.rate_limit_per_s,
             ordered: created.ordered,
             hold_until: None,
-            headers: created.headers.clone(),
-            retry_policy: created.retry_policy.clone(),
-            recipients: created.recipients.clone(),
+            headers: created.headers.clone().map(Box::new),
+            retry_policy: created.retry_policy.clone().map(Box::new),
+            recipients: created.recipients.clone().map(Box::new),
         }
     }
 
@@ -132,13 +132,13 @@ impl Settings {
                     self.ordered = change.to;
                 }
                 if let Some(change) = &updated.headers {
-                    self.headers.clone_from(&change.to);
+                    self.headers = change.to.clone().map(Box::new);
                 }
                 if let Some(change) = &updated.retry_policy {
-                    self.retry_policy.clone_from(&change.to);
+                    self.retry_policy = change.to.clone().map(Box::new);
                 }
                 if let Some(change) = &updated.recipients {
-                    self.recipients.clone_from(&change.to);
+                    self.recipients = change.to.clone().map(Box::new);
                 }
             }
             SubscriptionEvent::Enabled(_) => self.enabled = true,

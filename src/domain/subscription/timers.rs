@@ -1,7 +1,5 @@
 //! What waits, until when and why; and how people move or call off what waits.
 
-use std::ops::Bound;
-
 use super::{Open, Refusal, Reschedule, Subscription};
 use crate::domain::circuit::Circuit;
 use crate::domain::event::{
@@ -87,10 +85,10 @@ impl Subscription {
     ) -> Result<Timers, Refusal> {
         let settings = self.settings()?;
         let first = self.agenda().next();
-        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut behind = self.deliveries.agenda.range((begin, Bound::Unbounded)).peekable();
+        let agenda = &self.deliveries.agenda;
+        let mut behind = after.map_or_else(|| agenda.iter(), |after| agenda.behind(&after)).peekable();
         let timer = |(due_at, delivery): &(Timestamp, DeliveryId)| {
-            let open = self.deliveries.open[delivery];
+            let open = *self.deliveries.open[delivery];
             let (wait, not_before) = match under_way(*delivery) {
                 true => (Wait::UnderWay, None),
                 false => self.wait(now, &open, first == Some((*due_at, *delivery))),

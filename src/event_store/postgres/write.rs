@@ -142,7 +142,6 @@ pub(super) async fn commit(
     match try_to_commit(connection, target, batch).await {
         Err(Failure::NoPartition) => {
             // Outside the transaction of the append, which has failed: other appends need not wait for it.
-            sqlx::query("ROLLBACK").execute(&mut *connection).await?;
             let writes = batch.iter().flat_map(|append| &append.writes);
             let buckets: BTreeSet<Bucket> = writes.filter_map(|write| write.lifetime.bucket()).collect();
             for bucket in buckets {
@@ -188,6 +187,18 @@ fn first_writes(batch: &[Append]) -> HashMap<&str, &StreamWrite> {
 
 async fn look_and_write(connection: &mut PgConnection, target: Target, batch: &[Append]) -> Result<Committed, Failure> {
     sqlx::query("BEGIN").execute(&mut *connection).await?;
+    let committed = write_locked(connection, target, batch).await;
+    let end = match &committed {
+        Ok(_) => "COMMIT",
+        Err(Failure::NoPartition) => "ROLLBACK",
+        // The connection is not used again.
+        Err(_) => return committed,
+    };
+    sqlx::query(end).execute(connection).await?;
+    committed
+}
+
+async fn write_locked(connection: &mut PgConnection, target: Target, batch: &[Append]) -> Result<Committed, Failure> {
     let rows =
         sqlx::query(LOCK).bind(i32::from(target.shard)).bind(integer(target.epoch)).fetch_all(&mut *connection).await?;
     let row = rows.first().ok_or(Failure::Fenced)?;
@@ -202,7 +213,6 @@ async fn look_and_write(connection: &mut PgConnection, target: Target, batch: &[
         write(connection, found, &rows).await?.ok_or(Failure::Raced)?;
         turn + 1
     };
-    sqlx::query("COMMIT").execute(connection).await?;
     Ok(Committed { answers: answers(target.shard, plan, head), turn })
 }
 
