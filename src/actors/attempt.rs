@@ -91,6 +91,8 @@ pub(super) struct Due {
     pub(super) sequence: Option<u64>,
     /// The revision under which the delivery was scheduled, as far as it is known.
     pub(super) revision: Option<u64>,
+    /// Whatever the clock says, it begins behind this.
+    pub(super) behind: Option<Timestamp>,
 }
 
 /// Starts an attempt of a subscription's open delivery.
@@ -114,7 +116,7 @@ pub(super) fn start(context: Arc<Context>, regions: Regions, current: CurrentTar
             delivery,
             number,
             revision: target.revision,
-            started_at: now,
+            started_at: due.behind.map_or(now, |behind| behind.max(now)),
             ended_at: now,
             exchange: aborted("the attempt was interrupted"),
             random: context.clock.random_u64(),

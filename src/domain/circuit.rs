@@ -2,7 +2,9 @@
 //!
 //! - It trips at a run of hard failures over several deliveries, or at a very long run of soft ones. What counts is a
 //!   value of the profile ([`Breaker`]); any success ends a run.
-//! - A burst counts once: a hard failure counts only if its attempt began after the last counted one had ended.
+//! - A burst counts once: a hard failure counts only if its attempt began after the last counted one had ended. That holds
+//!   on the way back too. Whoever begins an attempt dates it no earlier than [`Circuit::known_through`], so that a clock
+//!   that is set back does not hide failures.
 //! - While it is open nothing is sent and nothing is lost: what is owed waits, and messages that match from then on wait
 //!   in the log, without an event for each.
 //! - From open it goes on by hand, or by itself where the profile says so: one probe with the oldest delivery, then ever
@@ -138,8 +140,11 @@ pub struct Recovery {
     pub level: Option<u8>,
     /// Successes on this level.
     pub successes: u8,
-    /// Hard failures in a row.
+    /// Hard failures in a row that count.
     pub failures: u8,
+    /// When the last attempt that counts ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ended_at: Option<Timestamp>,
     /// Whether it began by itself.
     pub automatic: bool,
     /// As in [`Opened`].
@@ -207,6 +212,15 @@ impl Circuit {
         }
     }
 
+    /// The latest time that it compares beginnings of attempts with; `None`: there is none.
+    pub fn known_through(&self) -> Option<Timestamp> {
+        match &self.phase {
+            Phase::Closed(run) => run.last_ended_at,
+            Phase::HalfOpen(recovery) => recovery.last_ended_at.max(Some(recovery.since)),
+            Phase::Open(_) => None,
+        }
+    }
+
     /// Remembers an attempt that failed.
     pub fn fail(&mut self, failed: &Failed) {
         if !self.is_open() {
@@ -219,7 +233,11 @@ impl Circuit {
                 run.soft_since.get_or_insert(failed.ended_at);
             }
             (Phase::HalfOpen(recovery), FailureClass::Hard) if failed.started_at >= recovery.since => {
-                recovery.failures = recovery.failures.saturating_add(1);
+                recovery.successes = 0;
+                if recovery.last_ended_at.is_none_or(|last_ended_at| failed.started_at >= last_ended_at) {
+                    recovery.failures = recovery.failures.saturating_add(1);
+                    recovery.last_ended_at = Some(failed.ended_at);
+                }
             }
             (Phase::HalfOpen(recovery), FailureClass::Soft) if failed.started_at >= recovery.since => {
                 recovery.successes = 0;
@@ -237,6 +255,7 @@ impl Circuit {
             Phase::Closed(run) => *run = Run::default(),
             Phase::HalfOpen(recovery) if started_at >= recovery.since => {
                 recovery.failures = 0;
+                recovery.last_ended_at = None;
                 recovery.successes = recovery.successes.saturating_add(1);
                 recovery.level = match recovery.level {
                     None => Some(0),
@@ -301,7 +320,15 @@ impl Circuit {
     /// The way is open for a probe.
     pub fn recover(&mut self, automatic: bool, at: Timestamp) {
         let failed_probes = if automatic { self.failed_probes() } else { 0 };
-        let recovery = Recovery { since: at, level: None, successes: 0, failures: 0, automatic, failed_probes };
+        let recovery = Recovery {
+            since: at,
+            level: None,
+            successes: 0,
+            failures: 0,
+            last_ended_at: None,
+            automatic,
+            failed_probes,
+        };
         *self = Self { phase: Phase::HalfOpen(recovery), hold_until: None };
     }
 

@@ -167,6 +167,41 @@ fn two_hard_failures_in_a_row_end_the_way_back_and_one_between_successes_does_no
 }
 
 #[test]
+fn a_burst_counts_once_on_the_way_back_too() {
+    // S24: four attempts at a time meet one short outage.
+    let mut circuit = after_successes(25);
+    (0..4).for_each(|n| circuit.fail(&failed(FailureClass::Hard, n, 1)));
+    assert_eq!((circuit.consecutive_failures(), trips(&circuit, 2)), (1, None));
+    circuit.fail(&failed(FailureClass::Hard, 5, 3));
+    assert_eq!(trips(&circuit, 4), Some(TripCause::RecoveryFailed));
+}
+
+#[test]
+fn only_successes_in_a_row_lead_to_the_next_level() {
+    let mut circuit = after_successes(1 + 9);
+    circuit.fail(&failed(FailureClass::Hard, 1, 1));
+    (0..9).for_each(|_| circuit.succeed(START));
+    assert_eq!(circuit.allowance().concurrent, Some(1));
+    circuit.succeed(START);
+    assert_eq!(circuit.allowance().concurrent, Some(2));
+}
+
+#[test]
+fn an_attempt_that_is_dated_as_the_circuit_asks_counts_whatever_the_clock_says() {
+    let behind = |circuit: &Circuit| {
+        let started_at = circuit.known_through().expect("it compares with something");
+        Failed { started_at, ended_at: started_at.plus_ms(1), ..failed(FailureClass::Hard, 2, 0) }
+    };
+    let mut circuit = after([failed(FailureClass::Hard, 1, 3_600)]);
+    circuit.fail(&behind(&circuit));
+    assert_eq!(circuit.consecutive_failures(), 2);
+    let mut circuit = open();
+    circuit.recover(false, START.plus_ms(3_600 * SECOND));
+    circuit.fail(&behind(&circuit));
+    assert_eq!(trips(&circuit, 1), Some(TripCause::ProbeFailed));
+}
+
+#[test]
 fn a_soft_failure_takes_the_way_back_a_level_down() {
     // S23
     let mut circuit = after_successes(25);

@@ -301,7 +301,7 @@ fn schedule(state: &Subscription, matches: &Matches) -> Result<Vec<Event>, Refus
 }
 
 fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Refusal> {
-    let Redeliver { original, original_failed, delivery, message, message_seq, sequence, queue } = request;
+    let Redeliver { original, original_failed, delivery, message, message_seq, sequence, queue, room } = request;
     let settings = state.settings()?;
     let profile = profile::find(&settings.profile)?;
     if state.deliveries.open.contains_key(&original) {
@@ -312,6 +312,9 @@ fn redeliver(state: &Subscription, request: Redeliver) -> Result<Vec<Event>, Ref
     }
     if state.circuit.is_open() && !queue {
         return Err(Refusal::CircuitOpen);
+    }
+    if !room {
+        return Err(Refusal::NoRoom(state.open_count()));
     }
     match profile.redelivery {
         Redelivery::Failed if !original_failed => return Err(Refusal::Succeeded(original, profile.name.clone())),

@@ -325,6 +325,8 @@ mod tripping {
         let Command::Redeliver(request) = again(D1, false) else { unreachable!("it asks for a redelivery") };
         let then = given(past()).when(Command::Redeliver(Redeliver { queue: true, ..request }));
         assert_eq!((then.state.open_count(), then.state.next_due()), (1, None));
+        let crowded = Command::Redeliver(Redeliver { queue: true, room: false, ..request });
+        given(past()).when(crowded).refused(Refusal::NoRoom(0), ErrorCode::LimitExceeded);
     }
 
     #[test]

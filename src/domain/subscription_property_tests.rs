@@ -213,6 +213,7 @@ impl History {
                     message_seq,
                     sequence: None,
                     queue,
+                    room: true,
                 })
             }
             Step::StartJob { rate_per_s, queue } => {

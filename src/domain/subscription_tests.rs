@@ -283,6 +283,7 @@ fn again(original: DeliveryId, original_failed: bool) -> Command {
         message_seq: 7,
         sequence: None,
         queue: false,
+        room: true,
     })
 }
 

@@ -27,7 +27,7 @@ use crate::domain::time::Timestamp;
 use crate::event_store::{EventReader, Lifetime, Log, NewEvent, Period, ReadError, Recorded, Snapshot, StreamWrite};
 
 /// Raised by hand whenever `evolve` makes another state of the same events, and the form of the state stays the same.
-const STATE_VERSION: u32 = 7;
+const STATE_VERSION: u32 = 8;
 
 /// A subscription as the log tells it, with the versions of its two streams.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -454,7 +454,15 @@ fn samples() -> [Saved; 3] {
         soft_since: Some(at),
     };
     let opened = Opened { since: at, cause: TripCause::HardFailures, probe_at: Some(at), failed_probes: 1 };
-    let recovery = Recovery { since: at, level: Some(1), successes: 1, failures: 1, automatic: true, failed_probes: 1 };
+    let recovery = Recovery {
+        since: at,
+        level: Some(1),
+        successes: 1,
+        failures: 1,
+        last_ended_at: Some(at),
+        automatic: true,
+        failed_probes: 1,
+    };
     let source = Source::Redelivery(vec![Ended::Failed]);
     let filters = vec![Filter::parse("**").expect("it is a filter")];
     let selection = Selection { source, after: 1, through: 1, filters };

@@ -307,6 +307,7 @@ fn place(error: &EngineError) -> Vec<&'static str> {
             | subscription::Refusal::CircuitOpen
             | subscription::Refusal::MatchMissing { .. }
             | subscription::Refusal::JobRunning(_)
+            | subscription::Refusal::NoRoom(_)
             | subscription::Refusal::JobMoved { .. }
             | subscription::Refusal::JobWaits
             | subscription::Refusal::NotPending(_) => &[],

@@ -19,7 +19,7 @@ use super::statement::STATEMENTS;
 use crate::event_store::sqlite::background;
 
 /// Raised when the tables or the way they are folded change: rows of another version are thrown away.
-const VERSION: i64 = 9;
+const VERSION: i64 = 10;
 /// How long a statement waits for another program that holds the file, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queries that run at once; each is a thread with a page cache.

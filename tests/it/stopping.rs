@@ -1,6 +1,7 @@
 //! What a server that stops in order tells everybody who is connected, and what it has kept of what they sent.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::api::live::{Events, Socket};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, Script};
 use crate::support::server::{Kind, Server, on_both};
 use crate::support::stored_log::{messages_in_file, messages_in_postgres};
 
@@ -134,7 +135,10 @@ async fn lines_that_are_written_while_the_server_stops_are_answered_and_kept_or_
     assert_eq!(stored.into_iter().collect::<HashSet<_>>(), accepted);
 }
 
-on_both!(lines_that_are_written_while_the_server_stops_are_answered_and_kept_or_neither);
+on_both!(
+    lines_that_are_written_while_the_server_stops_are_answered_and_kept_or_neither,
+    nothing_that_is_under_way_at_a_stop_is_sent_twice,
+);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_lines_that_wait_for_points() {
@@ -166,4 +170,38 @@ async fn a_stop_does_not_wait_for_lines_that_wait_for_points() {
     let (code, server) = stopping.await.unwrap();
     assert_eq!(code, Some(0));
     assert!(!server.stderr().contains("still under way"), "{}", server.stderr());
+}
+
+const CREATE: &str =
+    "mutation($input: CreateWebhookInput!) { createWebhook(input: $input) { userErrors { code message } } }";
+const PUBLISH: &str =
+    "mutation($input: PublishMessageInput!) { publishMessage(input: $input) { userErrors { code message } } }";
+const ENDED: &str = "{ deliveries(first: 100, filter: { statuses: [SUCCEEDED] }) { nodes { attemptCount } } }";
+
+/// Messages of which a part is under way when the server stops: more than a subscription sends at a time.
+const PUBLISHED: usize = 90;
+
+async fn nothing_that_is_under_way_at_a_stop_is_sent_twice(kind: Kind) {
+    // Fault 20 (graceful): SIGTERM with requests that the endpoint has not answered.
+    let receiver = Receiver::start().await;
+    receiver.on("/hook", Script::status(200).after(Duration::from_millis(700)));
+    let server = Server::start_on(kind, &receiver.ca_file()).await;
+    let webhook = json!({ "url": receiver.url("/hook"), "eventFilters": ["**"], "enabled": true });
+    server.data(CREATE, json!({ "input": webhook })).await;
+    for n in 0..PUBLISHED {
+        server.data(PUBLISH, json!({ "input": { "type": "user.created", "data": { "n": n } } })).await;
+    }
+    receiver.wait_for(1).await;
+    let (code, mut server) = stop(server).await.unwrap();
+    assert_eq!(code, Some(0), "{}", server.stderr());
+    let before = receiver.requests().len();
+    assert!(before < PUBLISHED, "nothing was left to be sent");
+
+    server.restart();
+    let all_ended = |data: &Value| data["deliveries"]["nodes"].as_array().unwrap().len() == PUBLISHED;
+    let ended = server.until(ENDED, json!({}), all_ended).await;
+    assert!(ended["deliveries"]["nodes"].as_array().unwrap().iter().all(|node| node["attemptCount"] == 1));
+    let requests = receiver.requests();
+    let ids: HashSet<_> = requests.iter().map(|request| request.header("webhook-id").unwrap()).collect();
+    assert_eq!((requests.len(), ids.len()), (PUBLISHED, PUBLISHED), "{before} before the stop");
 }

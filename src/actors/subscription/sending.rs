@@ -22,7 +22,8 @@ impl State {
             let Arguments { context, regions, id, .. } = &self.arguments;
             let message = Position { shard, seq: open.message_seq };
             let Open { sequence, revision, .. } = open;
-            let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision };
+            let behind = self.loaded.state.circuit.known_through();
+            let due = attempt::Due { subscription: *id, delivery, number, message, sequence, revision, behind };
             attempt::start(Arc::clone(context), regions.clone(), self.target.follow(), due, permit);
         }
     }

@@ -27,6 +27,9 @@ impl State {
         if let Command::Reschedule(reschedule) = &mut command {
             reschedule.under_way = self.in_flight.contains_key(&reschedule.delivery);
         }
+        if let Command::Redeliver(redeliver) = &mut command {
+            redeliver.room = self.loaded.state.open_count() < self.arguments.context.config.max_open_deliveries;
+        }
         command
     }
 

@@ -211,4 +211,6 @@ pub struct Redeliver {
     pub sequence: Option<u64>,
     /// Whether it may wait while the circuit is open.
     pub queue: bool,
+    /// Whether one more delivery may be open: what the subscription's actor knows.
+    pub room: bool,
 }

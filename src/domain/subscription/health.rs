@@ -86,7 +86,7 @@ fn fail(
         class,
         failures,
         due_at,
-        hold_until: pause_ms(state, profile, class, asked_ms).map(|ms| ended_at.plus_ms(ms)),
+        hold_until: hold_until(state, profile, class, asked_ms, ended_at, due_at),
     };
     let mut events = Vec::new();
     events.extend(blocked(state, &failed, ended_at));
@@ -111,14 +111,26 @@ fn blocked(state: &Subscription, failed: &AttemptFailed, ended_at: Timestamp) ->
     })
 }
 
-/// For how long nothing else is sent to the endpoint; `None`: it goes on.
-fn pause_ms(state: &Subscription, profile: &Profile, class: FailureClass, asked_ms: Option<u64>) -> Option<u64> {
-    if class != FailureClass::Soft {
-        return None;
+/// Until when nothing else is sent to the endpoint; `None`: it goes on.
+fn hold_until(
+    state: &Subscription,
+    profile: &Profile,
+    class: FailureClass,
+    asked_ms: Option<u64>,
+    ended_at: Timestamp,
+    due_at: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let is_probing = state.circuit.is_probing();
+    match class {
+        FailureClass::Soft => {
+            let pause_ms = asked_ms.unwrap_or(profile.classes.soft_pause_ms);
+            let least_ms = if is_probing { SOFT_PROBE_PAUSE_MS } else { 0 };
+            Some(pause_ms.max(least_ms)).filter(|ms| *ms > 0).map(|ms| ended_at.plus_ms(ms))
+        }
+        // It says nothing, so the probe is still to be made: when this delivery is due again, and not at once.
+        FailureClass::Local if is_probing => Some(due_at.unwrap_or(ended_at.plus_ms(LOCAL_RETRY_MS))),
+        FailureClass::Local | FailureClass::Hard | FailureClass::Gone => None,
     }
-    let pause_ms = asked_ms.unwrap_or(profile.classes.soft_pause_ms);
-    let least_ms = if state.circuit.is_probing() { SOFT_PROBE_PAUSE_MS } else { 0 };
-    Some(pause_ms.max(least_ms)).filter(|ms| *ms > 0)
 }
 
 fn tripped(

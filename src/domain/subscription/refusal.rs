@@ -92,6 +92,9 @@ pub enum Refusal {
     /// Nothing is sent while the circuit is open.
     #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
     CircuitOpen,
+    /// A job would wait for room.
+    #[error("{0} deliveries of the webhook are open: that is as many as may be")]
+    NoRoom(usize),
     /// The delivery is unknown here, or has ended.
     #[error("delivery {0} does not wait for an attempt any more")]
     Ended(DeliveryId),
@@ -137,7 +140,7 @@ impl Refusal {
             Self::StillOpen(_) | Self::Succeeded(..) | Self::OnlyFailed(_) | Self::Disabled => {
                 ErrorCode::NotRedeliverable
             }
-            Self::JobRunning(_) => ErrorCode::LimitExceeded,
+            Self::JobRunning(_) | Self::NoRoom(_) => ErrorCode::LimitExceeded,
             Self::NotRestorable(_) => ErrorCode::WebhookNotRestorable,
             Self::CircuitOpen => ErrorCode::WebhookCircuitOpen,
             Self::TestRequired { .. } => ErrorCode::WebhookTestRequired,

@@ -259,6 +259,7 @@ async fn redeliver(ctx: &Context<'_>, input: RedeliverDeliveryInput) -> Result<R
         message_seq: original.message_seq,
         sequence: original.sequence,
         queue: input.queue,
+        room: true,
     };
     let command = Command::Redeliver(request);
     let done = state(ctx).engine.subscription(tenant, original.subscription, command, caller(ctx).meta()).await?;

@@ -330,6 +330,7 @@ async fn redeliver_one(
         message_seq: original.message_seq,
         sequence: original.sequence,
         queue,
+        room: true,
     };
     let command = Command::Redeliver(request);
     let done = state(ctx).engine.subscription(scope.0, original.subscription, command, caller(ctx).meta()).await?;

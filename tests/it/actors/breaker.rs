@@ -173,6 +173,38 @@ async fn a_probe_in_vain_opens_it_again_and_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_through_our_own_fault_is_made_again_when_its_delivery_is_due() {
+    // S22: what waited is not used up by attempts that say nothing.
+    let world = World::under("axissynapse-v1", Config::default()).await;
+    let (id, mut messages) = tripped(&world).await;
+    messages.extend(publish_many(&world, 20).await);
+    world.let_pass(60 * MINUTE_MS).await;
+    world.endpoint.answers([Answer::Panic; 5]);
+    reenable(&world, id, Backlog::Drain).await;
+    world.succeeded(id, messages.len()).await;
+    let times = &world.endpoint.times()[10..];
+    let pauses: Vec<_> = times[..6].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.iter().all(|pause| *pause >= 1_000), "{pauses:?}");
+    assert_eq!(sorted(world.messages_delivered(id).await), sorted(messages));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_in_vain_opens_it_again_also_when_the_clock_was_set_back() {
+    let world = World::under("axissynapse-v1", Config::default()).await;
+    let (id, _) = tripped(&world).await;
+    world.let_pass(120 * MINUTE_MS).await;
+    world.endpoint.answers([Answer::Late(500, 10 * MINUTE_MS)]);
+    reenable(&world, id, Backlog::Drain).await;
+    world.endpoint.called(11).await;
+
+    let world = World::again(&world.store, world.now_ms() - 60 * MINUTE_MS).await;
+    world.endpoint.answers([Answer::Status(500); 100]);
+    until_circuit(&world, id, &["tripped", "reenabled", "tripped"]).await;
+    world.let_pass(MINUTE_MS).await;
+    assert_eq!(world.endpoint.calls().len(), 1, "more than a probe was sent");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_burst_of_failures_trips_nothing_and_many_at_once_trip_it_once() {
     // S24, S29
     let world = World::under("axissynapse-v1", Config::default()).await;

@@ -392,6 +392,7 @@ impl Simulation {
             message_seq: owed.message_seq,
             sequence: owed.sequence,
             queue: self.chance.one_in(2),
+            room: true,
         }))
     }
 

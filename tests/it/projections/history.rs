@@ -306,8 +306,16 @@ impl History {
         let index = (pick as usize).checked_rem(self.ended.len())?;
         let (id, original, message, message_seq, original_failed) = self.ended[index];
         let delivery = self.clock.delivery_id();
-        let redeliver =
-            Redeliver { original, original_failed, delivery, message, message_seq, sequence: None, queue: false };
+        let redeliver = Redeliver {
+            original,
+            original_failed,
+            delivery,
+            message,
+            message_seq,
+            sequence: None,
+            queue: false,
+            room: true,
+        };
         self.command(id, Command::Redeliver(redeliver)).await.map(|_| delivery)
     }
 
