@@ -5,11 +5,12 @@
 //!
 //! With POSTGRES_TEST_URL the log is kept at that server, in a database for each start; else in SQLite.
 //!
-//! Arguments name the parts: `rates` (the default), `memory`, `restart`, `overload`, `black-holes`, `many`, `publish`, `hostile`.
+//! Arguments name the parts: `rates` (the default), `memory`, `restart`, `overload`, `black-holes`, `many`, `held`, `replay`, `publish`, `hostile`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its result")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to report")]
 
+mod backlog;
 mod cost;
 #[path = "../../tests/it/support/hostile.rs"]
 mod hostile;
@@ -32,6 +33,8 @@ async fn main() {
             "restart" => scale::restart().await,
             "black-holes" => scale::black_holes().await,
             "overload" => scale::overload().await,
+            "held" => backlog::held().await,
+            "replay" => backlog::replay().await,
             "publish" => cost::publishing().await,
             "hostile" => cost::hostile().await,
             "many" => scale::many().await,

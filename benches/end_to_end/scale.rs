@@ -54,7 +54,7 @@ pub(crate) async fn memory() {
 }
 
 /// The resident memory once nothing has happened for a while.
-async fn settled(server: &Server) -> f64 {
+pub(crate) async fn settled(server: &Server) -> f64 {
     sleep(Duration::from_secs(5)).await;
     server.resident_mib()
 }
@@ -247,7 +247,7 @@ async fn steady(server: &Server, ticks: u64, rate: u64, messages: impl Fn(u64) -
     publishing.join_all().await;
 }
 
-async fn steady_latencies(
+pub(crate) async fn steady_latencies(
     server: &Server,
     receivers: &Receivers,
     ticks: u64,

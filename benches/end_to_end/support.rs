@@ -366,6 +366,10 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     match request.uri().path() {
         "/hang" => return std::future::pending().await,
+        "/again" => {
+            drop(request.into_body().collect().await);
+            return Ok(Response::new(Full::new(Bytes::from_static(b"ok"))));
+        }
         "/slow" => tokio::time::sleep(Duration::from_millis(200)).await,
         "/fail" => {
             let mut refusal = Response::new(Full::new(Bytes::from_static(b"no")));

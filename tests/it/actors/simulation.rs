@@ -473,8 +473,10 @@ impl Simulation {
         }
         for (id, account) in &ledger.accounts {
             for (message, at_ms) in &account.successes {
-                let call = (*id, message.to_string(), *at_ms);
-                assert!(succeeded.contains(&call), "a success that no endpoint knows of: {call:?}");
+                let (first, call) = ((*id, message.to_string(), 0), (*id, message.to_string(), *at_ms));
+                // At that time, or before it: where the clock was set back attempts are dated later.
+                let known = succeeded.range(first..=call.clone()).next().is_some();
+                assert!(known, "a success that no endpoint knows of: {call:?}");
             }
         }
     }
