@@ -12,7 +12,7 @@ use tidings::domain::subscription::{Command, Update};
 use tidings::event_store::{EventReader, MemoryStore};
 use tidings::execute::{Meta, retention, subscription_stream};
 
-use crate::support::simulation::{Answer, START, World, life};
+use crate::support::simulation::{Answer, START, World, life, new_subscription};
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -219,6 +219,38 @@ async fn a_burst_of_failures_trips_nothing_and_many_at_once_trip_it_once() {
     until_circuit(&world, id, &["tripped"]).await;
     world.let_pass(MINUTE_MS).await;
     assert_eq!(circuit(&world, id).await, ["tripped"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_are_silent_trip_once_each_beside_healthy_ones_that_get_everything() {
+    // Fault 12, S22
+    let world = World::under("axissynapse-v1", Config::default()).await;
+    let (mut silent, mut healthy) = (vec![], vec![]);
+    for n in 0..110 {
+        let url = format!("https://127.0.1.{n}:9443/hook");
+        let id = world.subscribe_as(new_subscription(&url, &["user.created"])).await;
+        match n % 11 {
+            0 => healthy.push(id),
+            _ => {
+                world.endpoint.always(&url, Answer::Silence(30_000));
+                silent.push(id);
+            }
+        }
+    }
+    let mut messages = vec![];
+    for _ in 0..20 {
+        messages.push(world.publish().await.message.to_string());
+        world.let_pass(MINUTE_MS).await;
+    }
+    for id in silent {
+        assert_eq!(circuit(&world, id).await, ["tripped"]);
+    }
+    let calls = world.endpoint.calls().len();
+    world.let_pass(60 * MINUTE_MS).await;
+    assert_eq!(world.endpoint.calls().len(), calls, "an open circuit was called");
+    for id in healthy {
+        assert_eq!(sorted(world.messages_delivered(id).await), sorted(messages.clone()));
+    }
 }
 
 #[tokio::test(start_paused = true)]
