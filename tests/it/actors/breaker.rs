@@ -1,6 +1,7 @@
 //! The circuit breaker at work: nothing is sent while it is open, nothing is lost, and the way back is slow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidings::actors::{Backlog, Config, Retention, Sealable};
 use tidings::clock::{Clock, SeededClock};
@@ -9,6 +10,7 @@ use tidings::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::SubscriptionId;
 use tidings::domain::subscription::{Command, Update};
+use tidings::domain::time::Timestamp;
 use tidings::event_store::{EventReader, MemoryStore};
 use tidings::execute::{Meta, retention, subscription_stream};
 
@@ -202,6 +204,40 @@ async fn a_probe_in_vain_opens_it_again_also_when_the_clock_was_set_back() {
     until_circuit(&world, id, &["tripped", "reenabled", "tripped"]).await;
     world.let_pass(MINUTE_MS).await;
     assert_eq!(world.endpoint.calls().len(), 1, "more than a probe was sent");
+}
+
+/// A clock that is set while it is looked at.
+struct SetClock {
+    steady: SeededClock,
+    ahead_ms: AtomicI64,
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_ms(self.steady.now().as_ms() + self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    fn fill(&self, buffer: &mut [u8]) {
+        self.steady.fill(buffer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_while_it_runs_hides_no_failures() {
+    // S22
+    let clock = Arc::new(SetClock { steady: SeededClock::new(START, 1), ahead_ms: AtomicI64::new(0) });
+    let world = World::over(MemoryStore::new(1), Arc::clone(&clock) as Arc<dyn Clock>, Config::default()).await;
+    world.found_tenant("axissynapse-v1").await;
+    let id = world.subscribe().await;
+    world.endpoint.answers([Answer::Status(500); 100]);
+    for n in 0..10 {
+        if n == 3 {
+            clock.ahead_ms.store(-60 * MINUTE_MS as i64, Ordering::Relaxed);
+        }
+        world.publish().await;
+        world.let_pass(1_000).await;
+    }
+    assert_eq!(circuit(&world, id).await, ["tripped"]);
 }
 
 #[tokio::test(start_paused = true)]
