@@ -28,6 +28,10 @@ impl<T: Ord> FromIterator<T> for Sorted<T> {
 impl<T: Ord> Sorted<T> {
     pub(super) fn insert(&mut self, entry: T) {
         if let Err(at) = self.0.binary_search(&entry) {
+            // Else the first one would make room for four.
+            if self.0.is_empty() {
+                self.0.reserve_exact(1);
+            }
             self.0.insert(at, entry);
         }
     }

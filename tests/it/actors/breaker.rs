@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tidings::actors::{Backlog, Config, Retention, Sealable};
+use tidings::actors::{Backlog, Config, EngineError, Retention, Sealable};
 use tidings::clock::{Clock, SeededClock};
 use tidings::codec;
-use tidings::domain::event::{DeliveryEvent, Event, SubscriptionEvent};
+use tidings::domain::event::{DeliveryEvent, DeliveryScheduled, Event, SubscriptionEvent};
 use tidings::domain::filter::Filter;
 use tidings::domain::id::SubscriptionId;
-use tidings::domain::subscription::{Command, Update};
+use tidings::domain::subscription::{Command, Redeliver, Refusal, Update};
 use tidings::domain::time::Timestamp;
 use tidings::event_store::{EventReader, MemoryStore};
 use tidings::execute::{Meta, retention, subscription_stream};
@@ -287,6 +287,41 @@ async fn endpoints_that_are_silent_trip_once_each_beside_healthy_ones_that_get_e
     for id in healthy {
         assert_eq!(sorted(world.messages_delivered(id).await), sorted(messages.clone()));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_wait_for_an_open_circuit_is_bounded() {
+    // S22, S26
+    let max_open_deliveries = 88;
+    let world = World::under("axissynapse-v1", Config { max_open_deliveries, ..Config::default() }).await;
+    let (id, _) = tripped(&world).await;
+    let open = world.deliveries(id).await;
+    let DeliveryEvent::Scheduled(first) = open[0].clone() else { panic!("{:?}", open[0]) };
+    let DeliveryScheduled { message, message_seq, sequence, .. } = first;
+    let again = || {
+        let (original, delivery) = (world.clock.delivery_id(), world.clock.delivery_id());
+        let (original_failed, queue, room) = (true, true, true);
+        Command::Redeliver(Redeliver {
+            original,
+            original_failed,
+            delivery,
+            message,
+            message_seq,
+            sequence,
+            queue,
+            room,
+        })
+    };
+    let mut taken = 0;
+    let refusal = loop {
+        match world.engine.subscription(world.tenant, id, again(), Meta::system()).await {
+            Ok(_) => taken += 1,
+            Err(EngineError::Subscription(refusal)) => break refusal,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(refusal, Refusal::NoRoom(max_open_deliveries));
+    assert_eq!(taken, max_open_deliveries - 10);
 }
 
 #[tokio::test(start_paused = true)]
