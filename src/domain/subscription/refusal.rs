@@ -92,7 +92,7 @@ pub enum Refusal {
     /// Nothing is sent while the circuit is open.
     #[error("the webhook's circuit is open: nothing is sent until it is enabled again")]
     CircuitOpen,
-    /// A job would wait for room.
+    /// As many deliveries are open as may be; a job would wait for room.
     #[error("{0} deliveries of the webhook are open: that is as many as may be")]
     NoRoom(usize),
     /// The delivery is unknown here, or has ended.
